@@ -1,0 +1,58 @@
+"""Package metadata of speechbrain_ext."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = next(
+    line.split('"')[1]
+    for line in (ROOT / "speechbrain_ext/__init__.py").read_text().splitlines()
+    if line.startswith("__version__")
+)
+
+EXTRAS = {
+    # The embedded synthesiser; the package carries espeak-ng, which is GPL-3.
+    "demo": ["espeakng-loader>=0.2"],
+    "tensorboard": ["tensorboard"],
+}
+EXTRAS["test"] = ["pytest>=7", "tensorboard"] + EXTRAS["demo"]
+
+setup(
+    name="speechbrain-interventional",
+    version=VERSION,
+    description=(
+        "Interventional post-training of speech foundation models: "
+        "SpeechBrain recipes for speaker and content subspaces"
+    ),
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["speechbrain_ext", "speechbrain_ext.*"])
+    + ["speechbrain_ext.hparams"],
+    package_dir={"speechbrain_ext.hparams": "hparams"},
+    package_data={
+        "speechbrain_ext.hparams": ["*/*.yaml"],
+        "speechbrain_ext.synthesis": ["data/*"],
+    },
+    install_requires=[
+        "speechbrain>=1.1",
+        "torch>=2.1",
+        # torch 2.15 for Linux is built for CUDA 13.2; torchaudio 2.11, the
+        # newest, for 13.0, and it refuses to be imported beside another.
+        'torch<2.15; sys_platform == "linux"',
+        "torchaudio>=2.1",
+        "hyperpyyaml>=1.2",
+        "sentencepiece>=0.1.91",
+        "transformers>=4.48",
+        "soundfile>=0.12.1",
+        "safetensors>=0.4",
+        "scikit-learn>=1.3",
+        "matplotlib>=3.7",
+        "numpy>=1.24",
+        "scipy>=1.10",
+        "tqdm>=4.42",
+    ],
+    extras_require=EXTRAS,
+)

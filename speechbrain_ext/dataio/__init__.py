@@ -1,0 +1,1 @@
+"""Manifests, factor grids, block sampling and the pooled-feature cache."""

@@ -1,0 +1,320 @@
+"""Pooled features of a data set: computed once, kept as one array.
+
+Frame-level features of all layers take about a hundred times the room of
+their means over time, so the encoder pools first and the cache keeps one
+vector per utterance and layer.
+"""
+
+import hashlib
+import json
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from speechbrain.dataio.batch import PaddedBatch
+from speechbrain.utils.logger import get_logger
+from tqdm import tqdm
+
+from speechbrain_ext.dataio.manifest import add_audio_pipeline
+from speechbrain_ext.utils.errors import InputError
+from speechbrain_ext.utils.files import replacing
+
+logger = get_logger(__name__)
+
+# Raised when a change of this module makes older caches wrong.
+CACHE_FORMAT = 1
+
+
+class PooledFeatures:
+    """Pooled features of utterances, memory-mapped.
+
+    Arguments
+    ---------
+    array : numpy.ndarray
+        Shape [utterances, layers, dim].
+    ids : list of str
+        The utterances, in the order of the rows.
+
+    Example
+    -------
+    >>> features = PooledFeatures(np.zeros((2, 1, 4), "float16"), ["a", "b"])
+    >>> features.select(["b"], layers=[0]).shape
+    torch.Size([1, 1, 4])
+    """
+
+    def __init__(self, array, ids):
+        self.array, self.ids = array, list(ids)
+        self._row = {key: i for i, key in enumerate(self.ids)}
+
+    def select(self, ids, layers=None):
+        """Features of some utterances, in that order, in memory.
+
+        Arguments
+        ---------
+        ids : list of str
+            Utterances.
+        layers : list of int
+            Layers to keep. Default: all.
+
+        Returns
+        -------
+        torch.Tensor
+            float32, shape [len(ids), layers, dim].
+        """
+        rows = self.array[[self._row[key] for key in ids]]
+        if layers is not None:
+            rows = rows[:, layers]
+        return torch.from_numpy(np.asarray(rows, dtype=np.float32))
+
+
+def _write_json(path, obj):
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(obj), encoding="utf-8")
+
+
+def audio_digests(dataset, memo=None):
+    """Digest of the audio content of every utterance.
+
+    Arguments
+    ---------
+    dataset : DynamicItemDataset
+        From :func:`speechbrain_ext.dataio.manifest.load_manifest`.
+    memo : Path
+        File in which digests are remembered by path, size and time of
+        change, so that a large corpus is read only once.
+
+    Returns
+    -------
+    list of str
+        In the order of the dataset; a segment's start and stop count.
+    """
+    known = {}
+    if memo is not None and memo.is_file():
+        known = json.loads(memo.read_text(encoding="utf-8"))
+    digests, fresh = [], {}
+    for row in dataset.data.values():
+        wav = row["wav"]
+        stat = os.stat(wav)
+        stamp = [stat.st_size, stat.st_mtime_ns]
+        if wav not in fresh:
+            if known.get(wav, [None])[0] != stamp:
+                content = hashlib.blake2b(
+                    Path(wav).read_bytes(), digest_size=16
+                )
+                known[wav] = [stamp, content.hexdigest()]
+            fresh[wav] = known[wav][1]
+        segment = f"{row.get('start', '')}:{row.get('stop', '')}"
+        digests.append(fresh[wav] + segment)
+    if memo is not None:
+        _write_json(memo, known)
+    return digests
+
+
+def _batches(durations, batch_size, batch_seconds):
+    """Row numbers in batches of similar length, longest first.
+
+    Longest first shows at once whether the memory suffices.
+    """
+    order = np.argsort(-np.asarray(durations), kind="stable")
+    batch = []
+    for row in order.tolist():
+        longest = durations[batch[0]] if batch else 0.0
+        if batch and (
+            len(batch) == batch_size
+            or longest * (len(batch) + 1) > batch_seconds
+        ):
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
+
+
+def _open_complete(folder, spec):
+    """The finished cache in a folder, after checking that it is ours."""
+    try:
+        index = json.loads((folder / "index.json").read_text("utf-8"))
+        array = np.load(folder / "features.npy", mmap_mode="r")
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"Feature cache {folder} cannot be read ({error}): delete the "
+            "folder to compute it again"
+        )
+    differing = [key for key in spec if index.get(key) != spec[key]]
+    if differing or len(array) != len(spec["ids"]):
+        raise InputError(
+            f"Feature cache {folder} does not match this run (differs in "
+            f"{', '.join(differing) or 'number of rows'}): delete the folder "
+            "to compute it again"
+        )
+    return PooledFeatures(array, spec["ids"])
+
+
+def extract_features(
+    dataset,
+    encoder,
+    cache_folder,
+    name="features",
+    channel=None,
+    dtype="float32",
+    device="cpu",
+    batch_size=32,
+    batch_seconds=160.0,
+    num_workers=0,
+    progress=True,
+):
+    """Pooled features of all layers for every utterance of a dataset.
+
+    The result is kept in ``<cache_folder>/<name>-<key>/``; the key is a digest
+    of the encoder (its parameters, revision or weights), the pooling, the
+    channel, the type, and the IDs and audio content of the utterances, so no
+    change of any of them can find features that are out of date. An
+    interrupted run goes on where it stopped.
+
+    Arguments
+    ---------
+    dataset : DynamicItemDataset
+        From :func:`speechbrain_ext.dataio.manifest.load_manifest`, checked by
+        ``check_audio`` (which fills in the durations).
+    encoder : speechbrain_ext.lobes.encoders.PooledEncoder
+        The frozen encoder.
+    cache_folder : str or Path
+        Folder of all caches.
+    name : str
+        Readable first part of the folder's name.
+    channel : callable
+        ``channel(signal, key) -> signal`` with a JSON-able ``identity``, such
+        as :class:`speechbrain_ext.augment.channel.RandomChannel`.
+    dtype : str
+        ``"float32"`` or ``"float16"``.
+    device : str
+        Where the encoder runs.
+    batch_size : int
+        Utterances a batch, at most.
+    batch_seconds : float
+        Seconds of audio a batch with its padding, at most.
+    num_workers : int
+        Processes that read audio.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    PooledFeatures
+        Memory-mapped, [utterances, layers, dim], in the dataset's order.
+
+    Raises
+    ------
+    InputError
+        If audio cannot be read or is not finite, if features are not finite,
+        or if the folder holds something else under the same name.
+    """
+    cache_folder = Path(cache_folder)
+    cache_folder.mkdir(parents=True, exist_ok=True)
+    ids = list(dataset.data)
+    spec = {
+        "format": CACHE_FORMAT,
+        "encoder": encoder.identity,
+        "pooling": "mean",
+        "channel": None if channel is None else channel.identity,
+        "dtype": dtype,
+        "shape": [len(ids), encoder.n_layers, encoder.dim],
+        "ids": ids,
+        "digests": audio_digests(dataset, cache_folder / "digests.json"),
+    }
+    # A round trip, so that what is compared is what a file can hold.
+    spec = json.loads(json.dumps(spec))
+    key = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()
+    folder = cache_folder / f"{name}-{key[:12]}"
+    if folder.is_dir():
+        logger.info(f"Features found in {folder}")
+        return _open_complete(folder, spec)
+
+    partial = folder.with_name(folder.name + ".partial")
+    array, done = _open_partial(partial, spec)
+    durations = [row["duration"] for row in dataset.data.values()]
+    missing = np.flatnonzero(done == 0)
+    if 0 < len(missing) < len(ids):
+        logger.info(f"Resuming {partial}: {len(missing)} utterances are left")
+    audio = add_audio_pipeline(dataset, encoder.sample_rate, channel)
+    batches = [
+        missing[batch].tolist()
+        for batch in _batches(
+            [durations[i] for i in missing], batch_size, batch_seconds
+        )
+    ]
+    loader = torch.utils.data.DataLoader(
+        audio,
+        batch_sampler=batches,
+        collate_fn=PaddedBatch,
+        num_workers=num_workers,
+    )
+    encoder = encoder.to(device)
+    bar = tqdm(
+        total=sum(durations[i] for i in missing),
+        desc=name,
+        unit="s",
+        unit_scale=True,
+        disable=not progress,
+        dynamic_ncols=True,
+    )
+    begin, seconds = time.monotonic(), 0.0
+    try:
+        for rows, batch in zip(batches, loader):
+            wavs, lens = batch.sig
+            features = encoder(wavs.to(device), lens.to(device))
+            features = features.cpu().numpy().astype(dtype)
+            finite = np.isfinite(features).all(axis=(1, 2))
+            if not finite.all():
+                bad = batch.id[int(np.argmin(finite))]
+                raise InputError(
+                    f"Utterance '{bad}': its features are not finite in "
+                    f"{dtype}; check the audio, or use --feature_dtype float32"
+                )
+            # Features first: a row is done only once it is there.
+            array[rows] = features
+            array.flush()
+            done[rows] = 1
+            done.flush()
+            length = sum(durations[i] for i in rows)
+            seconds += length
+            bar.update(length)
+            rate = seconds / max(time.monotonic() - begin, 1e-9)
+            bar.set_postfix_str(f"{rate:.0f} x real time")
+    except InputError as error:
+        # A worker's error carries its traceback: keep the message.
+        raise InputError(
+            str(error).strip().splitlines()[-1].split("InputError: ")[-1]
+        )
+    finally:
+        bar.close()
+    if seconds:
+        rate = seconds / (time.monotonic() - begin)
+        logger.info(
+            f"{len(missing)} utterances, {seconds / 3600:.2f} h, encoded at "
+            f"{rate:.0f} x real time into {folder}"
+        )
+    del array, done
+    os.rename(partial, folder)
+    return _open_complete(folder, spec)
+
+
+def _open_partial(partial, spec):
+    """Array and marks of an unfinished cache, made where there is none."""
+    index = partial / "index.json"
+    if not index.is_file():
+        partial.mkdir(exist_ok=True)
+        array = np.lib.format.open_memmap(
+            partial / "features.npy", "w+", spec["dtype"], tuple(spec["shape"])
+        )
+        done = np.lib.format.open_memmap(
+            partial / "done.npy", "w+", np.uint8, (len(spec["ids"]),)
+        )
+        # Last: its presence says that the arrays are laid out.
+        _write_json(index, spec)
+        return array, done
+    array = np.load(partial / "features.npy", mmap_mode="r+")
+    done = np.load(partial / "done.npy", mmap_mode="r+")
+    return array, done

@@ -1,0 +1,263 @@
+"""A grid of factors, the blocks that are drawn from it, and their features."""
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Sampler
+
+from speechbrain_ext.utils.errors import InputError
+
+
+class Grid:
+    """Which utterances stand at which cell of a grid of factors.
+
+    A cell is one combination of values, such as (speaker, content). It may
+    hold no utterance, one, or several takes.
+
+    Arguments
+    ---------
+    labels : dict
+        Factor -> its value for each utterance, sequences of equal length.
+
+    Attributes
+    ----------
+    factors : list of str
+        The names, in the order given.
+    values : dict
+        Factor -> its distinct values, sorted.
+    codes : numpy.ndarray
+        Position of each utterance's value in ``values``, int64, shape
+        [utterances, factors].
+
+    Raises
+    ------
+    InputError
+        If there is no utterance, or a factor has fewer than two values.
+
+    Example
+    -------
+    >>> grid = Grid({"speaker": ["a", "a", "b"], "content": ["x", "y", "x"]})
+    >>> grid.shape, len(grid), grid.n_cells
+    ((2, 2), 3, 3)
+    """
+
+    def __init__(self, labels):
+        self.factors = list(labels)
+        self.values, codes = {}, []
+        for factor, column in labels.items():
+            values, code = np.unique(np.asarray(column), return_inverse=True)
+            if len(values) < 2:
+                raise InputError(
+                    f"Factor '{factor}' has {len(values)} value(s) in "
+                    f"{len(column)} utterances; contrasts need two or more"
+                )
+            self.values[factor] = values
+            codes.append(code.reshape(-1))
+        self.codes = np.stack(codes, axis=1).astype(np.int64)
+        # Takes of a cell stand together in `order`, from `first` on.
+        cells = np.ravel_multi_index(self.codes.T, self.shape)
+        self.order = np.argsort(cells, kind="stable")
+        self.cells, self.first, self.takes = np.unique(
+            cells[self.order], return_index=True, return_counts=True
+        )
+
+    def __len__(self):
+        return len(self.codes)
+
+    @property
+    def shape(self):
+        """Number of values of each factor, in order."""
+        return tuple(len(self.values[factor]) for factor in self.factors)
+
+    @property
+    def n_cells(self):
+        """Number of cells that hold an utterance."""
+        return len(self.cells)
+
+    def labels(self, factor):
+        """Values of one factor, shape [utterances]."""
+        return self.values[factor][self.codes[:, self.factors.index(factor)]]
+
+    def draw(self, chosen, rng):
+        """One take at random of every cell of a block.
+
+        Arguments
+        ---------
+        chosen : list of numpy.ndarray
+            Codes of the values of each factor.
+        rng : numpy.random.Generator
+            Where the takes come from.
+
+        Returns
+        -------
+        numpy.ndarray
+            Utterance numbers; empty cells are passed over.
+        """
+        mesh = np.meshgrid(*chosen, indexing="ij")
+        wanted = np.ravel_multi_index([m.ravel() for m in mesh], self.shape)
+        found = np.minimum(
+            np.searchsorted(self.cells, wanted), self.n_cells - 1
+        )
+        found = found[self.cells[found] == wanted]
+        take = (rng.random(len(found)) * self.takes[found]).astype(np.int64)
+        return self.order[self.first[found] + take]
+
+
+class BlockSampler(Sampler):
+    """Batches that are blocks of a grid: a few values of every factor.
+
+    Each epoch passes over the grid once: the values of the first factor are
+    divided at random into groups, for each group those of the second, and so
+    on; a batch is one group a factor, one take drawn at random in each cell.
+    Where the number of values is no multiple of the block's, the last group
+    is filled up with values of the others, so that every block has the full
+    shape and every cell is met. Blocks that hold no utterance at all (grids
+    with many holes) are replaced by blocks around a cell drawn at random.
+
+    Arguments
+    ---------
+    grid : Grid
+        The utterances.
+    block : dict
+        Factor -> number of distinct values a block. Factors that are left
+        out contribute all their values.
+    seed : int
+        With the epoch, decides all draws.
+    shuffle : bool
+        Off: values in order, the same takes each time (for validation).
+    multiple_of : int
+        Add blocks until the length is a multiple of this, e.g. of the number
+        of processes.
+
+    Raises
+    ------
+    InputError
+        If a block names an unknown factor, or wants more values than there
+        are.
+
+    Example
+    -------
+    >>> speakers, contents = np.divmod(np.arange(12), 4)
+    >>> grid = Grid({"speaker": speakers, "content": contents})
+    >>> sampler = BlockSampler(grid, {"speaker": 3, "content": 2})
+    >>> [len(batch) for batch in sampler]
+    [6, 6]
+    """
+
+    def __init__(self, grid, block, seed=0, shuffle=True, multiple_of=1):
+        unknown = set(block) - set(grid.factors)
+        if unknown:
+            raise InputError(
+                f"Block factor '{min(unknown)}' is not in the grid, which has "
+                f"{', '.join(grid.factors)}"
+            )
+        self.grid, self.seed, self.shuffle = grid, seed, shuffle
+        self.sizes = []
+        for factor, n_values in zip(grid.factors, grid.shape):
+            size = block.get(factor, n_values)
+            if not 1 <= size <= n_values:
+                raise InputError(
+                    f"A block of {size} values of '{factor}' does not fit the "
+                    f"grid, which has {n_values}: choose 1 to {n_values}"
+                )
+            self.sizes.append(size)
+        passes = [-(-n // s) for n, s in zip(grid.shape, self.sizes)]
+        n_blocks = int(np.prod(passes))
+        self.n_blocks = -(-n_blocks // multiple_of) * multiple_of
+        self.epoch = 0
+
+    def set_epoch(self, epoch):
+        """Choose the epoch whose blocks are drawn next."""
+        self.epoch = epoch
+
+    def __len__(self):
+        return self.n_blocks
+
+    def _groups(self, axis, rng):
+        """Groups of the values of one factor that cover all of them."""
+        n_values, size = self.grid.shape[axis], self.sizes[axis]
+        values = np.arange(n_values)
+        if self.shuffle:
+            rng.shuffle(values)
+        short = -n_values % size
+        if short:
+            others = values[: n_values - (size - short)]
+            values = np.append(values, rng.permutation(others)[:short])
+        return values.reshape(-1, size)
+
+    def _choices(self, rng, axis=0, chosen=()):
+        """All blocks of an epoch, as codes a factor."""
+        if axis == len(self.sizes):
+            yield list(chosen)
+            return
+        for group in self._groups(axis, rng):
+            yield from self._choices(rng, axis + 1, (*chosen, group))
+
+    def _around_a_cell(self, rng):
+        """A block at random that holds at least one utterance."""
+        codes = self.grid.codes[rng.integers(len(self.grid))]
+        chosen = []
+        for code, n_values, size in zip(codes, self.grid.shape, self.sizes):
+            others = np.delete(np.arange(n_values), code)
+            chosen.append(np.append(rng.permutation(others)[: size - 1], code))
+        return chosen
+
+    def __iter__(self):
+        rng = np.random.default_rng(
+            [self.seed, self.epoch if self.shuffle else 0]
+        )
+        choices = list(self._choices(rng))
+        if self.shuffle:
+            rng.shuffle(choices)
+        for i in range(self.n_blocks):
+            block = choices[i % len(choices)]
+            batch = self.grid.draw(block, rng)
+            if len(batch) == 0:
+                batch = self.grid.draw(self._around_a_cell(rng), rng)
+            yield batch.tolist()
+
+
+class GridFeatures(Dataset):
+    """Pooled features and factor codes of the utterances of a grid.
+
+    Arguments
+    ---------
+    features : torch.Tensor
+        Shape [utterances, layers, dim], any float type.
+    grid : Grid
+        Labels of the same utterances.
+
+    Example
+    -------
+    >>> grid = Grid({"speaker": [0, 0, 1], "content": [0, 1, 0]})
+    >>> dataset = GridFeatures(torch.zeros(3, 1, 8), grid)
+    >>> features, codes = dataset.__getitems__([0, 2])
+    >>> features.shape, codes["speaker"]
+    (torch.Size([2, 1, 8]), tensor([0, 1]))
+    """
+
+    def __init__(self, features, grid):
+        if len(features) != len(grid):
+            raise ValueError(
+                f"{len(features)} features for {len(grid)} utterances"
+            )
+        self.features, self.grid = features, grid
+        self.codes = torch.from_numpy(grid.codes)
+
+    def __len__(self):
+        return len(self.grid)
+
+    def __getitem__(self, index):
+        return self.__getitems__([index])
+
+    def __getitems__(self, indices):
+        """A whole block: features [B, layers, dim] and codes a factor."""
+        codes = self.codes[indices]
+        return (
+            self.features[indices].float(),
+            {f: codes[:, i] for i, f in enumerate(self.grid.factors)},
+        )
+
+    @staticmethod
+    def collate(block):
+        """Blocks come whole: nothing to collate."""
+        return block

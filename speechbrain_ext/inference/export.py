@@ -1,0 +1,128 @@
+"""Writing a trained head as a folder that SpeechBrain's inference loads."""
+
+import os
+import shutil
+from pathlib import Path
+
+import torch
+import yaml
+
+from speechbrain_ext.lobes.encoders import encoder_reference, pack_encoder
+
+_HYPERPARAMS = """\
+# Subspaces of a frozen speech encoder: {subspaces}.
+# Load it with speechbrain_ext.inference.SubspaceEncoder, or with SpeechBrain's
+# own EncoderClassifier or SpeakerRecognition, from_hparams(source=FOLDER).
+
+# The subspace that embeddings are taken from, one of the above.
+subspace: {subspace}
+sample_rate: {sample_rate}
+
+{encoder}
+network: !new:{network_class}
+{network_config}
+
+embedding_model: !new:speechbrain_ext.lobes.subspaces.SubspaceEmbedding
+    encoder: !ref <encoder>
+    network: !ref <network>
+    layers: {layers}
+    subspace: !ref <subspace>
+
+# The encoder takes waveforms, so what stock classes run before it, and the
+# classifier after it, are identities that accept lengths.
+compute_features: !new:torch.nn.Identity
+mean_var_norm: !new:speechbrain.nnet.containers.LengthsCapableSequential
+    - !ref <compute_features>
+mean_var_norm_emb: !ref <mean_var_norm>
+classifier: !ref <compute_features>
+
+modules:
+    compute_features: !ref <compute_features>
+    mean_var_norm: !ref <mean_var_norm>
+    embedding_model: !ref <embedding_model>
+    mean_var_norm_emb: !ref <mean_var_norm_emb>
+    classifier: !ref <classifier>
+
+# Cosine score above which two utterances are called the same, a subspace:
+# where both errors are equal on the validation grid.
+thresholds: {thresholds}
+
+pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
+    loadables:
+{loadables}
+"""
+
+
+def _flow(obj):
+    """An object as YAML in one line."""
+    text = yaml.safe_dump(obj, default_flow_style=True, width=10**6)
+    return text.replace("\n...", "").strip()
+
+
+def _block(mapping, indent=4):
+    """A mapping as YAML lines, indented."""
+    return "\n".join(
+        f"{' ' * indent}{key}: {_flow(value)}" for key, value in mapping.items()
+    )
+
+
+def export_subspaces(
+    folder, encoder, network, layers, subspace=None, thresholds=None
+):
+    """Write encoder and network to a folder, complete or not at all.
+
+    The encoder is named by its id and revision; one that was loaded from a
+    local folder is copied in, so the export holds no path of this machine.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Where to. An earlier export there is replaced.
+    encoder : speechbrain_ext.lobes.encoders.PooledEncoder
+        The frozen encoder.
+    network : torch.nn.Module
+        With the attributes ``config`` (its arguments), ``subspaces`` and a
+        ``state_dict``.
+    layers : list of int
+        Layers of the encoder that the network takes.
+    subspace : str
+        Default subspace of the export. Default: the first.
+    thresholds : dict
+        Subspace -> cosine threshold of a verification decision.
+    """
+    folder = Path(folder)
+    beside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    loadables = {"network": "!ref <network>"}
+    reference = encoder_reference(encoder)
+    if reference is None:
+        pack_encoder(encoder, beside / "encoder.ckpt")
+        loadables["encoder"] = "!ref <encoder>"
+        encoder_yaml = "encoder: !new:speechbrain_ext.lobes.encoders.PackedEncoder\n"
+    else:
+        encoder_yaml = (
+            "encoder: !apply:speechbrain_ext.lobes.encoders.load_encoder\n"
+            f"{_block(reference)}\n"
+        )
+    torch.save(network.state_dict(), beside / "network.ckpt")
+    kind = type(network)
+    text = _HYPERPARAMS.format(
+        subspaces=", ".join(network.subspaces),
+        subspace=subspace or network.subspaces[0],
+        sample_rate=encoder.sample_rate,
+        encoder=encoder_yaml,
+        network_class=f"{kind.__module__}.{kind.__qualname__}",
+        network_config=_block(network.config),
+        layers=_flow(list(layers)),
+        thresholds=_flow(dict(thresholds or {})),
+        loadables="\n".join(f"        {k}: {v}" for k, v in loadables.items()),
+    )
+    (beside / "hyperparams.yaml").write_text(text, encoding="utf-8")
+    if folder.exists():
+        old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+        os.rename(folder, old)
+        os.rename(beside, folder)
+        shutil.rmtree(old)
+    else:
+        os.rename(beside, folder)

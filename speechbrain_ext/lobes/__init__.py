@@ -1,0 +1,1 @@
+"""Frozen encoders with per-utterance pooling, and subspace networks."""

@@ -1,0 +1,265 @@
+"""Networks that map pooled features to subspaces, one a factor."""
+
+import torch
+
+from speechbrain_ext.utils.errors import InputError
+
+
+class FeatureStandardiser(torch.nn.Module):
+    """Subtract a mean and divide by a deviation, per layer and dimension.
+
+    Until :meth:`fit` is called it changes nothing.
+
+    Arguments
+    ---------
+    shape : list of int
+        [layers, dim] of the features.
+
+    Example
+    -------
+    >>> features = 3 * torch.randn(100, 1, 4) + 1
+    >>> standardiser = FeatureStandardiser([1, 4]).fit(features)
+    >>> bool(standardiser(features).std(dim=0).allclose(torch.ones(1, 4)))
+    True
+    """
+
+    def __init__(self, shape):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(*shape))
+        self.register_buffer("std", torch.ones(*shape))
+
+    def fit(self, features):
+        """Estimate the statistics.
+
+        Arguments
+        ---------
+        features : torch.Tensor
+            Shape [utterances, layers, dim], two utterances or more.
+
+        Returns
+        -------
+        FeatureStandardiser
+            Itself.
+        """
+        if len(features) < 2:
+            raise InputError(
+                f"Statistics need at least 2 utterances, got {len(features)}"
+            )
+        features = features.to(self.mean.device, torch.float64)
+        std, mean = torch.std_mean(features, dim=0)
+        self.mean.copy_(mean)
+        # A dimension that never changes is left alone, not blown up.
+        self.std.copy_(torch.where(std > 1e-6, std, torch.ones_like(std)))
+        return self
+
+    def forward(self, features):
+        """Standardised features, same shape [B, layers, dim]."""
+        return (features - self.mean) / self.std
+
+
+class SubspaceNetwork(torch.nn.Module):
+    """A multi-layer perceptron whose output is cut in one slice a factor.
+
+    The reference configuration of Cox and Barker (Interspeech 2026, arXiv
+    2606.17967) is 768 -> 768 -> 768 -> 2 x 384 with ReLU between.
+
+    Arguments
+    ---------
+    input_shape : list of int
+        [layers, dim] of the features.
+    factors : list of str
+        Subspaces, in the order of their slices.
+    widths : dict
+        Factor -> dimension of its subspace. May name more than ``factors``.
+    hidden : list of int
+        Sizes of the hidden layers; none makes the map linear.
+    residual_width : int
+        Dimension of a further subspace ``residual`` that no factor trains.
+    layer_mixture : bool
+        Learn for each subspace a softmax-weighted sum of the layers, instead
+        of concatenating them.
+    standardise : bool
+        Whether :meth:`fit_statistics` estimates statistics of the input. The
+        published configuration uses features as they are.
+    activation : type
+        Class of the activation.
+
+    Raises
+    ------
+    InputError
+        If there is no factor, or one has no width.
+
+    Example
+    -------
+    >>> network = SubspaceNetwork(
+    ...     [1, 768], ["speaker", "content"], {"speaker": 384, "content": 384},
+    ...     hidden=[768, 768],
+    ... )
+    >>> sum(p.numel() for p in network.parameters())
+    1771776
+    >>> network(torch.randn(4, 1, 768))["content"].shape
+    torch.Size([4, 384])
+    """
+
+    def __init__(
+        self,
+        input_shape,
+        factors,
+        widths,
+        hidden=(768, 768),
+        residual_width=0,
+        layer_mixture=False,
+        standardise=False,
+        activation=torch.nn.ReLU,
+    ):
+        super().__init__()
+        missing = [factor for factor in factors if factor not in widths]
+        if missing or not factors:
+            raise InputError(
+                f"No width for subspace '{missing[0]}': add it to "
+                "subspace_widths"
+                if missing
+                else "The list of factors is empty: name at least one"
+            )
+        # What an export needs to build the same network again.
+        self.config = dict(
+            input_shape=list(input_shape),
+            factors=list(factors),
+            widths={factor: widths[factor] for factor in factors},
+            hidden=list(hidden),
+            residual_width=residual_width,
+            layer_mixture=layer_mixture,
+            standardise=standardise,
+        )
+        if activation is not torch.nn.ReLU:
+            self.config["activation"] = activation
+        self.standardise = standardise
+        self.standardiser = FeatureStandardiser(input_shape)
+        self.widths = dict(self.config["widths"])
+        if residual_width:
+            self.widths["residual"] = residual_width
+
+        n_layers, dim = input_shape
+        self.mixture = None
+        if layer_mixture:
+            # Zeros: all layers weigh the same at the start.
+            self.mixture = torch.nn.Parameter(
+                torch.zeros(len(self.widths), n_layers)
+            )
+        sizes = [dim if layer_mixture else n_layers * dim, *hidden]
+        layers = []
+        for size_in, size_out in zip(sizes, sizes[1:]):
+            layers += [torch.nn.Linear(size_in, size_out), activation()]
+        layers.append(torch.nn.Linear(sizes[-1], sum(self.widths.values())))
+        self.mlp = torch.nn.Sequential(*layers)
+
+    @property
+    def subspaces(self):
+        """Names of the subspaces, in order."""
+        return list(self.widths)
+
+    def fit_statistics(self, features):
+        """Estimate the input statistics where ``standardise`` is on.
+
+        Arguments
+        ---------
+        features : torch.Tensor
+            Shape [utterances, layers, dim].
+        """
+        if self.standardise:
+            self.standardiser.fit(features)
+
+    def forward(self, features):
+        """Map features to subspaces.
+
+        Arguments
+        ---------
+        features : torch.Tensor
+            Shape [B, layers, dim].
+
+        Returns
+        -------
+        dict
+            Subspace -> torch.Tensor of shape [B, width], not normalised.
+        """
+        x = self.standardiser(features)
+        widths = list(self.widths.values())
+        if self.mixture is None:
+            slices = self.mlp(x.flatten(1)).split(widths, dim=-1)
+        else:
+            weights = self.mixture.softmax(dim=-1)
+            mixed = torch.einsum("sl,bld->sbd", weights, x)
+            # Each subspace keeps its own slice of its own mixture's output.
+            slices = [
+                self.mlp(one).split(widths, dim=-1)[i]
+                for i, one in enumerate(mixed)
+            ]
+        return dict(zip(self.widths, slices))
+
+
+class SubspaceEmbedding(torch.nn.Module):
+    """Frozen encoder, layer selection and subspace network in one module.
+
+    With the call ``(wavs, wav_lens) -> [B, 1, D]`` it stands where a stock
+    recipe or inference class expects an ``embedding_model``.
+
+    Arguments
+    ---------
+    encoder : speechbrain_ext.lobes.encoders.PooledEncoder
+        The frozen encoder.
+    network : torch.nn.Module
+        A :class:`SubspaceNetwork` or another module with the same ``forward``
+        and the attributes ``subspaces`` and ``standardiser``.
+    layers : list of int
+        Layers of the encoder that the network takes.
+    subspace : str
+        The subspace that ``forward`` returns. Default: the first.
+
+    Raises
+    ------
+    InputError
+        If there is no such subspace.
+    """
+
+    def __init__(self, encoder, network, layers, subspace=None):
+        super().__init__()
+        self.encoder, self.network = encoder, network
+        self.layers = list(layers)
+        self.subspace = self.check_subspace(subspace or network.subspaces[0])
+        for parameter in self.parameters():
+            parameter.requires_grad = False
+
+    def check_subspace(self, name):
+        """The name, if there is such a subspace; else an InputError."""
+        if name not in self.network.subspaces:
+            raise InputError(
+                f"Unknown subspace '{name}': this model has "
+                f"{', '.join(self.network.subspaces)}"
+            )
+        return name
+
+    def pooled(self, wavs, wav_lens=None):
+        """Features that the network takes, shape [B, layers, dim]."""
+        return self.encoder(wavs, wav_lens)[:, self.layers]
+
+    @torch.no_grad()
+    def embed(self, wavs, wav_lens=None):
+        """All subspaces: a dict of tensors of shape [B, D]."""
+        return self.network(self.pooled(wavs, wav_lens))
+
+    def forward(self, wavs, wav_lens=None):
+        """One subspace of a batch of waveforms.
+
+        Arguments
+        ---------
+        wavs : torch.Tensor
+            Shape [B, time], at the encoder's sample rate.
+        wav_lens : torch.Tensor
+            Relative lengths, shape [B]. Default: all full.
+
+        Returns
+        -------
+        torch.Tensor
+            Shape [B, 1, D].
+        """
+        return self.embed(wavs, wav_lens)[self.subspace].unsqueeze(1)

@@ -1,0 +1,227 @@
+"""Losses of interventional post-training.
+
+The method: Cox and Barker, "Learning task-specific subspaces via
+interventional post-training of speech foundation models", Interspeech 2026,
+https://arxiv.org/abs/2606.17967. The contrastive loss is the multi-positive
+one of Khosla et al., "Supervised contrastive learning", NeurIPS 2020
+(https://arxiv.org/abs/2004.11362), with one term per factor.
+"""
+
+import itertools
+
+import torch
+import torch.nn.functional as F
+
+
+def _positives(labels):
+    """Pairs of different rows with the same label, bool [B, B]."""
+    same = labels.unsqueeze(0) == labels.unsqueeze(1)
+    return same.fill_diagonal_(False)
+
+
+def interventional_contrastive_loss(
+    embeddings, labels, temperature=0.1, margin=0.0
+):
+    """Multi-positive contrastive loss of one factor on one block.
+
+    With cosine similarities s(i, j), positives P(i) = the other rows with the
+    label of row i, and A(i) = all other rows, the loss of an anchor i is
+
+        - 1/|P(i)| sum_{p in P(i)} log(
+              exp(l(i, p)) / sum_{a in A(i)} exp(l(i, a)) )
+
+    with l(i, j) = (s(i, j) - margin [j in P(i)]) / temperature. It is averaged
+    over the anchors that have a positive. Its floor is not zero: see
+    :func:`contrastive_floor`.
+
+    Arguments
+    ---------
+    embeddings : torch.Tensor
+        One subspace of a block, shape [B, D]; any scale, they are normalised.
+        Logits are computed in float32.
+    labels : torch.Tensor
+        Integer value of the factor, shape [B].
+    temperature : float
+        Divides the cosine similarities.
+    margin : float
+        Taken off the cosine similarity of the positive pairs.
+
+    Returns
+    -------
+    torch.Tensor
+        A scalar in nats; zero (with a gradient of zero) where no anchor has
+        a positive.
+
+    Example
+    -------
+    >>> emb = torch.tensor([[1.0, 0], [1, 0], [0, 1], [0, 1]])
+    >>> labels = torch.tensor([0, 0, 1, 1])
+    >>> loss = interventional_contrastive_loss(emb, labels, temperature=1.0)
+    >>> bool(torch.isclose(loss, torch.tensor(1 + 2 / torch.e).log()))
+    True
+    """
+    with torch.autocast(embeddings.device.type, enabled=False):
+        z = F.normalize(embeddings.float(), dim=-1)
+        positive = _positives(labels)
+        logits = (z @ z.T - margin * positive) / temperature
+        # Finite, so that a block of one utterance has no NaN gradient.
+        logits = logits.fill_diagonal_(torch.finfo(logits.dtype).min)
+        log_prob = logits.log_softmax(dim=-1)
+        count = positive.sum(dim=-1)
+        total = log_prob.masked_fill(~positive, 0.0).sum(dim=-1)
+        valid = count > 0
+        per_anchor = -total[valid] / count[valid]
+        return per_anchor.sum() / valid.sum().clamp(min=1)
+
+
+def contrastive_floor(labels):
+    """Lower bound of the contrastive loss: mean log number of positives.
+
+    Cross-entropy with a target that is uniform over n positives is at least
+    log n, so only the excess over this compares between block shapes.
+
+    Arguments
+    ---------
+    labels : torch.Tensor
+        Integer value of the factor, shape [B].
+
+    Returns
+    -------
+    torch.Tensor
+        A scalar in nats; zero where no anchor has a positive.
+
+    Example
+    -------
+    >>> labels = torch.arange(16).repeat_interleave(32)
+    >>> round(contrastive_floor(labels).item(), 3)  # log 31
+    3.434
+    """
+    count = _positives(labels).sum(dim=-1)
+    count = count[count > 0].float()
+    return count.log().sum() / max(len(count), 1)
+
+
+def orthogonality_loss(a, b, form="published"):
+    """How much two subspaces of the same utterances share.
+
+    Arguments
+    ---------
+    a, b : torch.Tensor
+        Two subspaces of one block, shapes [B, D1] and [B, D2].
+    form : str
+        ``"published"``: rows are L2-normalised; mean square of the D1 x D2
+        cross-product. ``"published_batch"``: the same with the B x B product
+        of an earlier release, D1 = D2. Neither is centred, and both depend on
+        B and D: for independent rows they are near B / (D1 D2) and 1 / D.
+        ``"cka"``: linear centred kernel alignment (Kornblith et al., ICML
+        2019, https://arxiv.org/abs/1905.00414), 0 for uncorrelated and 1 for
+        equal subspaces up to rotation and scale, whatever B and D.
+
+    Returns
+    -------
+    torch.Tensor
+        A scalar, at least 0.
+
+    Raises
+    ------
+    ValueError
+        If the form is unknown.
+
+    Example
+    -------
+    >>> x = torch.randn(64, 8)
+    >>> round(orthogonality_loss(x, 3 * x + 1, form="cka").item(), 4)
+    1.0
+    """
+    with torch.autocast(a.device.type, enabled=False):
+        a, b = a.float(), b.float()
+        if form == "cka":
+            a, b = a - a.mean(dim=0), b - b.mean(dim=0)
+            shared = (a.T @ b).square().sum()
+            own = (a.T @ a).norm() * (b.T @ b).norm()
+            return shared / own.clamp(min=torch.finfo(own.dtype).tiny)
+        a, b = F.normalize(a, dim=-1), F.normalize(b, dim=-1)
+        if form == "published":
+            return (a.T @ b).square().mean()
+        if form == "published_batch":
+            return (a @ b.T).square().mean()
+    raise ValueError(
+        f"Unknown form '{form}': expected published, published_batch or cka"
+    )
+
+
+class InterventionalLoss(torch.nn.Module):
+    """Contrastive loss of every subspace plus orthogonality of every pair.
+
+    Arguments
+    ---------
+    temperature, margin : float
+        Of :func:`interventional_contrastive_loss`.
+    orthogonality_weight : float
+        Weight of the sum over the pairs of subspaces.
+    orthogonality : str
+        A form of :func:`orthogonality_loss`.
+
+    Example
+    -------
+    >>> loss = InterventionalLoss()
+    >>> z = {"speaker": torch.randn(8, 4), "content": torch.randn(8, 4)}
+    >>> rows = torch.arange(8)
+    >>> codes = {"speaker": rows // 4, "content": rows % 4}
+    >>> total, parts = loss(z, codes)
+    >>> sorted(parts)
+    ['excess', 'excess_content', 'excess_speaker', 'orthogonality']
+    """
+
+    def __init__(
+        self,
+        temperature=0.1,
+        margin=0.0,
+        orthogonality_weight=1.0,
+        orthogonality="published",
+    ):
+        super().__init__()
+        self.temperature, self.margin = temperature, margin
+        self.orthogonality_weight = orthogonality_weight
+        self.orthogonality = orthogonality
+
+    def forward(self, subspaces, codes):
+        """The loss of one block.
+
+        Arguments
+        ---------
+        subspaces : dict
+            Factor -> embeddings, shape [B, D_factor]. Subspaces that are no
+            factor of ``codes`` (a residual one) take part in the
+            orthogonality only.
+        codes : dict
+            Factor -> integer labels, shape [B].
+
+        Returns
+        -------
+        total : torch.Tensor
+            The scalar to minimise.
+        parts : dict
+            Detached scalars to log: ``excess_<factor>`` over the floor in
+            nats, their sum ``excess``, and ``orthogonality``.
+        """
+        total, parts = 0.0, {}
+        for factor, z in subspaces.items():
+            if factor not in codes:
+                continue
+            loss = interventional_contrastive_loss(
+                z, codes[factor], self.temperature, self.margin
+            )
+            total = total + loss
+            floor = contrastive_floor(codes[factor])
+            parts[f"excess_{factor}"] = (loss - floor).detach()
+        parts["excess"] = sum(parts.values())
+        pairs = itertools.combinations(subspaces.values(), 2)
+        shared = [
+            orthogonality_loss(a, b, self.orthogonality) for a, b in pairs
+        ]
+        if shared:
+            parts["orthogonality"] = sum(shared).detach()
+            if self.orthogonality_weight:
+                total = total + self.orthogonality_weight * sum(shared)
+        return total, parts

@@ -1,0 +1,1 @@
+"""Errors, option files and small helpers."""

@@ -1,0 +1,77 @@
+"""Named option files of ``hparams/``, found in a checkout and in a wheel."""
+
+from pathlib import Path
+
+import speechbrain_ext
+from speechbrain_ext.utils.errors import InputError
+
+
+def hparams_folder():
+    """The folder of the named option files.
+
+    Returns
+    -------
+    pathlib.Path
+        ``speechbrain_ext/hparams`` of an installed wheel, or ``hparams``
+        beside the package in a checkout (editable install).
+
+    Raises
+    ------
+    InputError
+        If neither is there.
+
+    Example
+    -------
+    >>> (hparams_folder() / "encoders" / "log_mel.yaml").is_file()
+    True
+    """
+    package = Path(speechbrain_ext.__file__).resolve().parent
+    for folder in (package / "hparams", package.parent / "hparams"):
+        if (folder / "encoders").is_dir():
+            return folder
+    raise InputError(
+        f"No hparams/ folder in {package} or beside it: the installation of "
+        "speechbrain_ext is incomplete; install it again with pip"
+    )
+
+
+def find_hparams(group, name):
+    """Resolve an option file by name or by path.
+
+    HyperPyYAML takes no reference in the path of an ``!include:``, so a file
+    that is chosen on the command line is resolved here.
+
+    Arguments
+    ---------
+    group : str
+        A folder of ``hparams/``, e.g. ``"encoders"``.
+    name : str
+        A name in that folder without ``.yaml``, or the path of a YAML file.
+
+    Returns
+    -------
+    pathlib.Path
+        The file.
+
+    Raises
+    ------
+    InputError
+        If there is no such file; names those that exist.
+
+    Example
+    -------
+    >>> find_hparams("encoders", "log_mel").name
+    'log_mel.yaml'
+    """
+    folder = hparams_folder() / group
+    named = folder / f"{name}.yaml"
+    if named.is_file():
+        return named
+    path = Path(str(name)).expanduser()
+    if path.suffix in (".yaml", ".yml") and path.is_file():
+        return path
+    known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
+    raise InputError(
+        f"Unknown name '{name}' for hparams/{group}: expected one of {known}, "
+        "or the path of an existing .yaml file"
+    )
