@@ -143,6 +143,30 @@ def load_manifest(path, data_root=None, factors=(), columns=None):
     return dataset
 
 
+def subset(dataset, ids):
+    """Some utterances of a dataset, in that order.
+
+    Arguments
+    ---------
+    dataset : DynamicItemDataset
+        From :func:`load_manifest`.
+    ids : list of str
+        Utterances.
+
+    Returns
+    -------
+    DynamicItemDataset
+        Shares the rows of the first.
+
+    Example
+    -------
+    >>> rows = {"u1": {"wav": "a.wav"}, "u2": {"wav": "b.wav"}}
+    >>> list(subset(DynamicItemDataset(rows), ["u2"]).data)
+    ['u2']
+    """
+    return DynamicItemDataset({key: dataset.data[key] for key in ids})
+
+
 def check_audio(dataset, sample_rate=16000, resample=True):
     """Check every file of a dataset before any work starts on it.
 

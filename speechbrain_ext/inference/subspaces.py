@@ -20,7 +20,16 @@ class SubspaceEncoder(Pretrained):
 
     Example
     -------
-    >>> folder = getfixture("small_export")
+    >>> from speechbrain_ext.inference.export import export_subspaces
+    >>> from speechbrain_ext.lobes.encoders import load_encoder
+    >>> from speechbrain_ext.lobes.subspaces import SubspaceNetwork
+    >>> encoder = load_encoder("log_mel")
+    >>> network = SubspaceNetwork(
+    ...     [1, encoder.dim], ["speaker", "content"],
+    ...     {"speaker": 8, "content": 8},
+    ... )
+    >>> folder = str(getfixture("tmp_path") / "export")
+    >>> export_subspaces(folder, encoder, network, layers=[-1])
     >>> model = SubspaceEncoder.from_hparams(source=folder)
     >>> model.subspaces
     ['speaker', 'content']

@@ -1,5 +1,6 @@
 """Named option files of ``hparams/``, found in a checkout and in a wheel."""
 
+import re
 from pathlib import Path
 
 import speechbrain_ext
@@ -75,3 +76,26 @@ def find_hparams(group, name):
         f"Unknown name '{name}' for hparams/{group}: expected one of {known}, "
         "or the path of an existing .yaml file"
     )
+
+
+def run_label(*parts):
+    """A name for files and folders from options such as encoder and source.
+
+    Arguments
+    ---------
+    *parts : str or None
+        Names, paths or hub ids; of a path or an id the last part counts.
+
+    Returns
+    -------
+    str
+        The parts joined by ``-``, of letters, digits, ``.``, ``_`` and ``-``.
+
+    Example
+    -------
+    >>> run_label("hf_encoder", "/models/moonshine-tiny-en/", None)
+    'hf_encoder-moonshine-tiny-en'
+    """
+    names = [Path(str(part)).name for part in parts if part]
+    names = [name.removesuffix(".yaml") for name in names]
+    return re.sub(r"[^\w.-]+", "_", "-".join(names))

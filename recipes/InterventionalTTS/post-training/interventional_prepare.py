@@ -1,0 +1,1 @@
+../interventional_prepare.py

@@ -1,0 +1,226 @@
+#!/usr/bin/env python3
+"""Interventional post-training of a frozen speech encoder.
+
+A frozen encoder gives one vector an utterance; a small network is trained on
+a grid in which every speaker says every sentence, so that its output falls
+into one subspace a factor (Cox and Barker, Interspeech 2026, arXiv
+2606.17967). The grid is synthesised (hparams/interventional.yaml) or comes as
+a manifest with factor columns (hparams/recorded_grid.yaml).
+
+To run this recipe:
+> python train.py hparams/interventional.yaml
+> python train.py hparams/recorded_grid.yaml --data_folder FOLDER
+
+The second form reads FOLDER/manifest.csv, or what --manifest gives.
+"""
+
+import sys
+
+import speechbrain as sb
+import torch
+from hyperpyyaml import load_hyperpyyaml
+from speechbrain.utils.distributed import if_main_process, run_on_main
+from speechbrain.utils.logger import get_logger
+
+from speechbrain_ext.core import InterventionalBrain
+from speechbrain_ext.dataio.feature_cache import extract_features
+from speechbrain_ext.dataio.grid import BlockSampler, Grid, GridFeatures
+from speechbrain_ext.dataio.manifest import (
+    check_audio,
+    load_manifest,
+    split_manifest,
+    subset,
+)
+from speechbrain_ext.evaluation.plots import plot_score_distributions
+from speechbrain_ext.evaluation.report import format_table, write_json
+from speechbrain_ext.evaluation.systems import (
+    PooledBaseline,
+    equal_error_thresholds,
+    evaluate_systems,
+)
+from speechbrain_ext.inference.export import export_subspaces
+from speechbrain_ext.utils.errors import one_line_errors
+
+logger = get_logger(__name__)
+
+
+def load_data(hparams):
+    """The manifest as a dataset whose audio was checked, and its splits."""
+    dataset = load_manifest(
+        hparams["manifest"],
+        hparams["data_folder"],
+        hparams["grid_factors"],
+        hparams["columns"],
+    )
+    splits = split_manifest(dataset, **hparams["split"])
+    check_audio(dataset, hparams["encoder_model"].sample_rate, hparams["resample"])
+    return dataset, splits
+
+
+def extract(hparams, dataset, splits, device):
+    """Pooled features as recorded, in augmented takes, and across channels.
+
+    Training and validation utterances get ``augmented_takes`` versions through
+    random channels, the test utterances one that no training has seen.
+    """
+    channel, seed = hparams["channel"], hparams["channel_seed"]
+    grid_ids = splits["train"] + splits["valid"]
+    wanted = {"clean": (grid_ids + splits["test"], None)}
+    for take in range(1, hparams["augmented_takes"] + 1):
+        wanted[f"take{take}"] = (grid_ids, channel(seed=seed + take))
+    wanted["shifted"] = (splits["test"], channel(seed=seed))
+
+    def run():
+        return {
+            name: extract_features(
+                subset(dataset, ids),
+                hparams["encoder_model"],
+                hparams["cache_folder"],
+                name=f"{hparams['encoder_label']}-{name}",
+                channel=through,
+                device=device,
+                **hparams["extraction"],
+            )
+            for name, (ids, through) in wanted.items()
+        }
+
+    run_on_main(run)  # the other processes then read what it wrote
+    return run()
+
+
+def factor_labels(hparams, dataset, ids):
+    """Factor -> values of some utterances."""
+    return {
+        factor: [dataset.data[key][factor] for key in ids]
+        for factor in hparams["grid_factors"]
+    }
+
+
+def make_grids(hparams, dataset, splits, features):
+    """Training and validation grid; each augmentation is a further take."""
+    sources = [one for name, one in features.items() if name != "shifted"]
+    grids = {}
+    for split in ("train", "valid"):
+        ids = splits[split]
+        rows = [source.select(ids, hparams["layers"]) for source in sources]
+        labels = factor_labels(hparams, dataset, ids * len(sources))
+        grids[split] = GridFeatures(torch.cat(rows), Grid(labels))
+    return grids
+
+
+def fit(brain, hparams, grids):
+    """Train the network on blocks of the training grid."""
+    blocks = {
+        split: BlockSampler(
+            grids[split].grid,
+            hparams[f"{split}_block"],
+            seed=hparams["seed"],
+            shuffle=split == "train",
+        )
+        for split in grids
+    }
+    brain.raw_network().fit_statistics(grids["train"].features)
+    brain.fit_grid(
+        hparams["epoch_counter"],
+        grids["train"],
+        grids["valid"],
+        blocks["train"],
+        blocks["valid"],
+    )
+
+
+def evaluate(hparams, network, dataset, splits, features):
+    """Baselines and network on the test utterances: table, JSON, plots."""
+    layers, ids = hparams["layers"], splits["test"]
+    labels = factor_labels(hparams, dataset, ids)
+    training = features["clean"].select(splits["train"], layers)
+    systems = {
+        "baseline": PooledBaseline(network.subspaces),
+        "baseline_standardised": PooledBaseline(network.subspaces, training),
+        hparams["system_name"]: network,
+    }
+    conditions = {
+        name: features[name].select(ids, layers) for name in ("clean", "shifted")
+    }
+    evaluated, scored = evaluate_systems(
+        systems,
+        conditions,
+        labels[hparams["verification_factor"]],
+        labels[hparams["content_factor"]],
+    )
+    train_labels = factor_labels(hparams, dataset, splits["train"])
+    results = {
+        "encoder": hparams["encoder_model"].identity,
+        "grid": {
+            "factors": {f: len(set(v)) for f, v in train_labels.items()},
+            "utterances": len(splits["train"]),
+            "augmented_takes": hparams["augmented_takes"],
+        },
+        "test_grid": {
+            "factors": {f: len(set(v)) for f, v in labels.items()},
+            "utterances": len(ids),
+        },
+        "layers": layers,
+        "seed": hparams["seed"],
+        "systems": evaluated,
+    }
+    folder = hparams["output_folder"]
+    for condition, scores in scored.items():
+        plot_score_distributions(
+            scores,
+            f"{folder}/scores_{condition}.png",
+            f"{hparams['encoder_label']}, test voices, {condition}",
+        )
+    write_json(f"{folder}/results.json", results)
+    table = format_table(results)
+    logger.info(f"Results in {folder}/results.json")
+    print(f"\n{table}\n")
+
+
+def main(arguments):
+    """The whole job: prepare, extract, train, evaluate, export."""
+    hparams_file, run_opts, overrides = sb.parse_arguments(arguments)
+    sb.utils.distributed.ddp_init_group(run_opts)
+    with open(hparams_file, encoding="utf-8") as file:
+        hparams = load_hyperpyyaml(file, overrides)
+    sb.create_experiment_directory(
+        experiment_directory=hparams["output_folder"],
+        hyperparams_to_save=hparams_file,
+        overrides=overrides,
+    )
+    if "prepare" in hparams:
+        run_on_main(hparams["prepare"])
+    dataset, splits = load_data(hparams)
+
+    brain = InterventionalBrain(
+        modules=hparams["modules"],
+        opt_class=hparams["opt_class"],
+        hparams=hparams,
+        run_opts=run_opts,
+        checkpointer=hparams["checkpointer"],
+    )
+    features = extract(hparams, dataset, splits, brain.device)
+    grids = make_grids(hparams, dataset, splits, features)
+    fit(brain, hparams, grids)
+
+    brain.load_checkpoint(hparams["checkpoint"])
+    if if_main_process():
+        network = brain.raw_network()
+        evaluate(hparams, network, dataset, splits, features)
+        valid = grids["valid"]
+        export_subspaces(
+            f"{hparams['output_folder']}/export",
+            hparams["encoder_model"],
+            network,
+            hparams["layers"],
+            thresholds=equal_error_thresholds(
+                network,
+                valid.features,
+                {f: valid.grid.labels(f) for f in valid.grid.factors},
+            ),
+        )
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main(sys.argv[1:])

@@ -1,0 +1,78 @@
+"""Fixtures: a small grid of real waveforms, and where shared data lies."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """The folder of shared development data, or a skip."""
+    if not SHARED.is_dir():
+        pytest.skip("development data (../shared) is not here")
+    return SHARED
+
+
+def write_manifest(path, rows):
+    """Write rows (dicts of equal keys) as a CSV manifest."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def voiced(speaker, content, take=0, seconds=0.4, rate=16000):
+    """A buzz whose pitch is the speaker's and whose formants the content's."""
+    rng = np.random.default_rng([speaker, content, take])
+    time = np.arange(int(seconds * rate)) / rate
+    wave = np.zeros_like(time)
+    pitch = 90 + 23 * speaker
+    for harmonic in range(1, int(4000 / pitch)):
+        frequency = harmonic * pitch
+        gain = sum(
+            np.exp(-(((frequency - f) / 200) ** 2))
+            for f in (300 + 90 * content, 1200 + 150 * content)
+        )
+        wave += (0.02 + gain) * np.sin(2 * np.pi * frequency * time)
+    wave += 0.01 * rng.standard_normal(len(time))
+    return (0.3 * wave / np.abs(wave).max()).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def small_grid(tmp_path_factory):
+    """A manifest of 8 speakers x 6 contents x 2 takes in three splits.
+
+    One cell of the training part is missing.
+    """
+    folder = tmp_path_factory.mktemp("grid")
+    (folder / "wav").mkdir()
+    rows = []
+    for speaker in range(8):
+        split = "train" if speaker < 4 else "valid" if speaker < 6 else "test"
+        for content in range(6):
+            if (speaker, content) == (0, 0):
+                continue
+            for take in range(2):
+                key = f"s{speaker}_c{content}_{take}"
+                seconds = 0.3 + 0.05 * ((speaker + content + take) % 3)
+                wave = voiced(speaker, content, take, seconds)
+                soundfile.write(folder / f"wav/{key}.wav", wave, 16000)
+                rows.append(
+                    {
+                        "ID": key,
+                        "wav": f"wav/{key}.wav",
+                        "duration": f"{seconds:.2f}",
+                        "speaker": f"s{speaker}",
+                        "content": f"c{content}",
+                        "split": split,
+                    }
+                )
+    write_manifest(folder / "manifest.csv", rows)
+    return folder
