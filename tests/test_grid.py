@@ -120,7 +120,7 @@ def test_refusals():
         BlockSampler(grid, {"speaker": 5})
     with pytest.raises(InputError, match="'style' is not in the grid"):
         BlockSampler(grid, {"style": 1})
-    with pytest.raises(InputError, match="Factor 'speaker' has 1 value"):
+    with pytest.raises(InputError, match="Factor 'speaker' of the grid has 1"):
         Grid({"speaker": ["a", "a"], "content": [1, 2]})
 
 

@@ -27,8 +27,8 @@ def row(key="u1", **changes):
 
 
 def test_csv_and_json_agree(tmp_path):
-    rows = [row("u1"), row("u2", wav="{data_root}/b.wav", start="10", stop="20")]
-    rows[0] |= {"start": "", "stop": ""}
+    first, wav = row("u1", start="", stop=""), "{data_root}/b.wav"
+    rows = [first, row("u2", wav=wav, start="10", stop="20")]
     from_csv = load_manifest(write_manifest(tmp_path / "m.csv", rows), "/root")
     as_json = {r["ID"]: {k: r[k] for k in r if k != "ID"} for r in rows}
     (tmp_path / "m.json").write_text(json.dumps(as_json))

@@ -1,28 +1,27 @@
-"""
-Data preparation for InterventionalTTS, a synthetic grid of speakers and
-sentences.
+"""Synthesises the grid of the recipe: every voice says every sentence.
 
-Every voice of a split says every sentence of the split. Voices, their timbres
-and sentences are disjoint between the splits. The speech is rendered here, so
-nothing has to be downloaded; by default with espeak-ng, from the package
-`espeakng-loader` (GPL-3, extra `demo`).
+Voices and sentences of the three splits are disjoint. Voices that share a
+timbre (espeak-ng's variant, at different pitches or in different accents) are
+kept in one split, or the test voices would be half known from training.
 """
 
 import csv
 import json
-import os
 import random
 from pathlib import Path
 
 from speechbrain.utils.logger import get_logger
 
-from speechbrain_ext.synthesis.grid import PEAK, RMS, Clip, render_grid
+from speechbrain_ext.synthesis.espeak import EspeakSynthesizer
+from speechbrain_ext.synthesis.grid import FORMAT, grid_cells, render_grid
 from speechbrain_ext.synthesis.sentences import generate_sentences
 from speechbrain_ext.utils.errors import InputError
+from speechbrain_ext.utils.files import replacing
 
 logger = get_logger(__name__)
 
-COLUMNS = ("ID", "wav", "duration", "speaker", "content", "split", "text")
+COLUMNS = ["ID", "wav", "duration", "speaker", "content", "split", "text"]
+SETTINGS = "grid_settings.json"
 
 
 def prepare_interventional_tts(
@@ -34,248 +33,298 @@ def prepare_interventional_tts(
     n_valid_sentences=128,
     n_test_voices=16,
     n_test_sentences=64,
-    seed=1234,
+    seed=1986,
     backend=None,
     sample_rate=16000,
     num_workers=None,
     skip_prep=False,
 ):
-    """
-    Renders the grid and writes its manifest.
+    """Renders the grid and writes its manifest.
 
-    The manifest has one row an utterance, with the columns ID, wav (relative
-    to data_folder), duration (seconds), speaker, content, split (train, valid
-    or test) and text. It is written last: where there is a manifest, there is
-    a complete grid. A second call finds it and renders nothing; a call after
-    an interruption renders what is missing. The same arguments give the same
-    files, bit for bit, with the same versions of the packages.
+    A finished grid is recognised and left alone, an unfinished one completed.
+    The manifest is written when all else is done. ``grid_settings.json`` in
+    the data folder says what the audio is, and keeps grids of other settings
+    out of it.
 
     Arguments
     ---------
-    data_folder : str
-        Where the grid goes. The audio is put in its subfolder wav.
-    manifest : str
-        Path of the manifest. Default: <data_folder>/manifest.csv.
-    n_train_voices : int
-        Number of voices for training.
-    n_train_sentences : int
-        Number of sentences for training.
-    n_valid_voices : int
-        Number of voices for validation.
-    n_valid_sentences : int
-        Number of sentences for validation.
-    n_test_voices : int
-        Number of voices for the test.
-    n_test_sentences : int
-        Number of sentences for the test.
+    data_folder : str or Path
+        Gets the audio in ``wav/<voice>/``.
+    manifest : str or Path
+        The table to write (default: ``manifest.csv`` in the data folder),
+        with the columns ID, wav (relative to the data folder), duration in
+        seconds, speaker, content, split and text.
+    n_train_voices, n_valid_voices, n_test_voices : int
+        Speakers of each split.
+    n_train_sentences, n_valid_sentences, n_test_sentences : int
+        Sentences that each of them says.
     seed : int
-        Makes the sentences, and chooses the voices of each split.
-    backend : speechbrain_ext.synthesis.base.Synthesizer
-        The speech synthesiser. Default: espeak-ng.
+        Draws the voices of each split and the sentences.
+    backend : Synthesizer
+        See :mod:`speechbrain_ext.synthesis.base`; None takes espeak-ng.
     sample_rate : int
-        Sampling rate of the audio in Hz.
+        Samples a second of the audio.
     num_workers : int
-        Processes that render. Default: as many as there are cores.
+        Processes that render; None takes one a core.
     skip_prep : bool
-        If True, skip data preparation.
-
-    Returns
-    -------
-    None
+        Take the manifest as it is.
 
     Raises
     ------
     InputError
-        If the backend has not enough voices, or the folder holds a grid made
-        with other settings.
+        If there are too few voices, or the folder holds something else.
 
     Example
     -------
-    >>> data_folder = "/path/to/InterventionalTTS"
-    >>> prepare_interventional_tts(data_folder)  # doctest: +SKIP
+    >>> import pytest, tempfile
+    >>> _ = pytest.importorskip("espeakng_loader")
+    >>> folder = tempfile.mkdtemp()
+    >>> prepare_interventional_tts(folder, None, 2, 2, 1, 2, 1, 2)
+    >>> len(Path(folder, "manifest.csv").read_text().splitlines())
+    9
     """
     if skip_prep:
+        logger.info("Skipping the preparation of the grid")
         return
-    if backend is None:
-        from speechbrain_ext.synthesis.espeak import EspeakSynthesizer
-
-        backend = EspeakSynthesizer()
     data_folder = Path(data_folder)
     manifest = Path(manifest or data_folder / "manifest.csv")
-    sizes = {
-        "train": (n_train_voices, n_train_sentences),
-        "valid": (n_valid_voices, n_valid_sentences),
-        "test": (n_test_voices, n_test_sentences),
-    }
+    synthesizer = backend if backend is not None else EspeakSynthesizer()
     voices = split_voices(
-        backend.voices(), {split: n for split, (n, _) in sizes.items()}, seed
-    )
-    sentences = iter(
-        enumerate(generate_sentences(sum(n for _, n in sizes.values()), seed))
-    )
-    rows, clips = [], []
-    for split, (_, n_sentences) in sizes.items():
-        chosen = [next(sentences) for _ in range(n_sentences)]
-        for voice in voices[split]:
-            for number, text in chosen:
-                content = f"s{number:04d}"
-                wav = f"wav/{split}/{voice.ID}/{content}.wav"
-                rows.append(
-                    {
-                        "ID": f"{voice.ID}_{content}",
-                        "wav": wav,
-                        "speaker": voice.ID,
-                        "content": content,
-                        "split": split,
-                        "text": text,
-                    }
-                )
-                clips.append(Clip(str(data_folder / wav), text, voice))
-
-    settings = {
-        "seed": seed,
-        "sample_rate": sample_rate,
-        "level": [RMS, PEAK],
-        **{f"n_{split}": list(size) for split, size in sizes.items()},
-        **backend.settings,
-        # Catches changed voice and word lists.
-        "voices": {
-            split: [list(voice.as_dict().values()) for voice in chosen]
-            for split, chosen in voices.items()
+        synthesizer.voices(),
+        {
+            "train": n_train_voices,
+            "valid": n_valid_voices,
+            "test": n_test_voices,
         },
-        "sentences": list(dict.fromkeys(clip.text for clip in clips)),
-    }
-    # Settings are written first, so that they hold for half a grid as well.
-    check_settings(data_folder / "grid_settings.json", settings)
-    if manifest.exists() and all(os.path.exists(clip.path) for clip in clips):
-        logger.info(f"{manifest}: found {len(rows)} clips, nothing to do")
-        return
-
-    durations = render_grid(clips, backend, sample_rate, num_workers)
-    for row, seconds in zip(rows, durations):
-        row["duration"] = f"{seconds:.4f}"
-    write_manifest(manifest, rows)
-    logger.info(
-        f"{manifest}: {len(rows)} clips, {sum(durations) / 3600:.1f} hours"
+        seed,
     )
+    sentences = split_sentences(
+        {
+            "train": n_train_sentences,
+            "valid": n_valid_sentences,
+            "test": n_test_sentences,
+        },
+        seed,
+    )
+    settings = {
+        "format": FORMAT,
+        "sample_rate": sample_rate,
+        "seed": seed,
+        **synthesizer.settings,
+        "voices": {
+            split: [voice.as_dict() for voice in voices[split]]
+            for split in voices
+        },
+        "sentences": sentences,
+    }
+    _claim_folder(data_folder, settings)
+
+    wavs = [
+        data_folder / "wav" / wav
+        for split in voices
+        for _, _, wav in grid_cells(voices[split], sentences[split])
+    ]
+    if manifest.exists():
+        if _manifest_ids(manifest) != [wav.stem for wav in wavs]:
+            raise InputError(
+                f"{manifest} is the manifest of something else than this "
+                "grid, and is not overwritten: give another --manifest, or "
+                "use it with --skip_prep True"
+            )
+        if all(wav.is_file() for wav in wavs):
+            logger.info(f"Grid found in {data_folder}: nothing to do")
+            return
+        manifest.unlink()
+    logger.info(f"Rendering {len(wavs)} clips into {data_folder}")
+    rows = []
+    for split in voices:
+        part = render_grid(
+            synthesizer,
+            voices[split],
+            sentences[split],
+            data_folder / "wav",
+            sample_rate,
+            num_workers,
+            description=f"rendering {split}",
+        )
+        rows += [
+            {**row, "wav": f"wav/{row['wav']}", "split": split} for row in part
+        ]
+    with replacing(manifest) as temporary:
+        with open(temporary, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+    hours = sum(row["duration"] for row in rows) / 3600
+    logger.info(f"{manifest}: {len(rows)} utterances, {hours:.1f} hours")
 
 
-def split_voices(voices, sizes, seed):
-    """
-    Chooses the voices of each split, so that no timbre is in two splits.
+def split_voices(voices, counts, seed):
+    """Draws the voices of each split; none shares a variant with another.
 
-    Timbres are drawn at random; all voices of a timbre go where it goes.
+    All variants are dealt out in proportion to the voices wanted, those of
+    each gender by themselves. A split takes one voice of each of its variants
+    before it takes a second one.
 
     Arguments
     ---------
     voices : list of Voice
-        The voices there are.
-    sizes : dict
-        Number of voices of each split.
+        All that the synthesiser has.
+    counts : dict of int
+        Split -> number of voices wanted.
     seed : int
-        Seed of the choice.
+        Of the draw.
 
     Returns
     -------
-    dict
-        The list of voices of each split.
-
-    Example
-    -------
-    >>> from speechbrain_ext.synthesis.base import Voice
-    >>> voices = [
-    ...     Voice(variant + accent, variant, accent)
-    ...     for variant in "abc"
-    ...     for accent in "xy"
-    ... ]
-    >>> chosen = split_voices(voices, {"train": 4, "test": 2}, seed=0)
-    >>> len(chosen["train"])
-    4
-    >>> chosen["test"][0].variant == chosen["test"][1].variant
-    True
-    """
-    timbres = {}
-    for voice in voices:
-        timbres.setdefault(voice.variant, []).append(voice)
-    order = list(timbres)
-    random.Random(seed).shuffle(order)
-    chosen = {}
-    # The smallest split first: what its last timbre has too many is lost.
-    for split in sorted(sizes, key=sizes.get):
-        chosen[split] = []
-        while order and len(chosen[split]) < sizes[split]:
-            chosen[split] += timbres[order.pop()]
-        if len(chosen[split]) < sizes[split]:
-            raise InputError(
-                f"{sum(sizes.values())} voices with different timbres in "
-                f"each split were asked for ({sizes}), but the synthesiser's "
-                f"{len(voices)} voices have no room for them: ask for fewer"
-            )
-        del chosen[split][sizes[split] :]
-    return {split: chosen[split] for split in sizes}
-
-
-def check_settings(path, settings):
-    """
-    Keeps a folder for one grid: stores its settings, or compares them.
-
-    Arguments
-    ---------
-    path : path
-        JSON file of the settings.
-    settings : dict
-        The settings asked for.
+    dict of list
+        Split -> voices.
 
     Raises
     ------
     InputError
-        If the file holds other settings.
+        If there are too few voices.
 
     Example
     -------
-    >>> path = Path(getfixture("tmpdir")) / "settings.json"
-    >>> check_settings(path, {"seed": 1})
-    >>> check_settings(path, {"seed": 1})
-    >>> check_settings(path, {"seed": 2})
-    Traceback (most recent call last):
-    ...
-    speechbrain_ext.utils.errors.InputError: ...
+    >>> from speechbrain_ext.synthesis.base import Voice
+    >>> voices = [Voice(v + a, v, a) for v in "fghm" for a in ("uk", "us")]
+    >>> drawn = split_voices(voices, {"train": 3, "test": 2}, seed=1)
+    >>> [len({voice.variant for voice in drawn[split]}) for split in drawn]
+    [2, 2]
     """
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(settings, indent=1), encoding="utf-8")
-        os.replace(temporary, path)
-        return
-    found = json.loads(path.read_text(encoding="utf-8"))
-    differing = [
-        key
-        for key in dict.fromkeys([*found, *settings])
-        if found.get(key) != settings.get(key)
-    ]
-    if differing:
+    for split, count in counts.items():
+        if count < 1:
+            raise InputError(f"n_{split}_voices is {count}, and must be 1+")
+    variants = {}
+    for voice in voices:
+        variants.setdefault(voice.variant, []).append(voice)
+    order = sorted(variants)
+    random.Random(seed).shuffle(order)
+    # Big ones first, so that the rest can even out the shares.
+    order.sort(key=lambda v: (variants[v][0].gender, -len(variants[v])))
+    pools = {split: [] for split in counts}
+    sizes = dict.fromkeys(counts, 0)
+    for variant in order:
+        split = min(counts, key=lambda s: sizes[s] / counts[s])
+        pools[split].append(variant)
+        sizes[split] += len(variants[variant])
+    short = {s: n for s, n in sizes.items() if n < counts[s]}
+    if short:
         raise InputError(
-            f"{path.parent} holds a grid made with other settings (differing: "
-            f"{', '.join(differing)}; see {path.name}): give another "
-            "data_folder, or delete that one"
+            f"{sum(counts.values())} voices were asked for "
+            f"({', '.join(f'{n} for {s}' for s, n in counts.items())}), but "
+            f"the synthesiser has {len(voices)} of {len(variants)} timbres, "
+            "and a timbre stays in one split, which leaves "
+            f"{', '.join(f'{n} for {s}' for s, n in short.items())}: ask for "
+            "fewer"
         )
+    drawn = {}
+    for split, count in counts.items():
+        random.Random(seed).shuffle(pools[split])
+        turns = [
+            (turn, place, voice)
+            for place, variant in enumerate(pools[split])
+            for turn, voice in enumerate(variants[variant])
+        ]
+        turns.sort(key=lambda one: one[:2])
+        drawn[split] = [voice for _, _, voice in turns[:count]]
+    return drawn
 
 
-def write_manifest(path, rows):
-    """
-    Writes the manifest, which appears when complete.
+def split_sentences(counts, seed):
+    """The sentences of each split, numbered on from one to the next.
 
     Arguments
     ---------
-    path : path
-        The CSV file.
-    rows : list of dict
-        With the keys of the columns.
+    counts : dict of int
+        Split -> number of sentences.
+    seed : int
+        Of the generator.
+
+    Returns
+    -------
+    dict of dict
+        Split -> {ID: text}.
+
+    Raises
+    ------
+    InputError
+        If a number is not positive, or there are not so many sentences.
+
+    Example
+    -------
+    >>> sentences = split_sentences({"train": 2, "test": 1}, seed=1)
+    >>> [list(sentences[split]) for split in sentences]
+    [['s0001', 's0002'], ['s0003']]
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    with open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(temporary, path)
+    for split, count in counts.items():
+        if count < 1:
+            raise InputError(f"n_{split}_sentences is {count}, and must be 1+")
+    texts = iter(
+        enumerate(generate_sentences(sum(counts.values()), seed), start=1)
+    )
+    return {
+        split: {f"s{number:04}": text for number, text in _take(texts, count)}
+        for split, count in counts.items()
+    }
+
+
+def _take(iterator, count):
+    """The next items."""
+    return [next(iterator) for _ in range(count)]
+
+
+def _claim_folder(folder, settings):
+    """Writes the settings into the folder, or finds the same ones there."""
+    path = folder / SETTINGS
+    # As it will be read back, with lists in place of tuples.
+    settings = json.loads(json.dumps(settings))
+    if path.is_file():
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            found = {}
+        differ = [
+            _difference(key, found.get(key), settings.get(key))
+            for key in {**found, **settings}
+            if found.get(key) != settings.get(key)
+        ]
+        if differ:
+            raise InputError(
+                f"{folder} holds a grid of other settings "
+                f"({'; '.join(differ)}): give another --data_folder, delete "
+                "this one to render it anew, or use it as it is with "
+                "--skip_prep True"
+            )
+        return
+    if (folder / "wav").exists():
+        raise InputError(
+            f"{folder} holds a folder wav that this script did not make: "
+            "give another --data_folder"
+        )
+    with replacing(path) as temporary:
+        temporary.write_text(
+            json.dumps(settings, indent=1) + "\n", encoding="utf-8"
+        )
+
+
+def _difference(key, found, wanted):
+    """One difference of settings, in words."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        splits = [
+            f"{len(found.get(split, ()))} -> {len(wanted.get(split, ()))} "
+            f"for {split}"
+            if len(found.get(split, ())) != len(wanted.get(split, ()))
+            else f"others for {split}"
+            for split in wanted
+            if found.get(split) != wanted[split]
+        ]
+        return f"{key}: {', '.join(splits)}"
+    return f"{key}: {found} there, {wanted} wanted"
+
+
+def _manifest_ids(path):
+    """The column ID of a manifest, None if there is no such thing."""
+    with open(path, newline="", encoding="utf-8", errors="replace") as file:
+        return [row.get("ID") for row in csv.DictReader(file)]

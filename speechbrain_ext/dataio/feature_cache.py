@@ -137,7 +137,7 @@ def _open_complete(folder, spec):
     try:
         index = json.loads((folder / "index.json").read_text("utf-8"))
         array = np.load(folder / "features.npy", mmap_mode="r")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise InputError(
             f"Feature cache {folder} cannot be read ({error}): delete the "
             "folder to compute it again"
@@ -253,10 +253,9 @@ def extract_features(
     )
     encoder = encoder.to(device)
     bar = tqdm(
-        total=sum(durations[i] for i in missing),
+        total=len(missing),
         desc=name,
-        unit="s",
-        unit_scale=True,
+        unit="utt",
         disable=not progress,
         dynamic_ncols=True,
     )
@@ -278,9 +277,8 @@ def extract_features(
             array.flush()
             done[rows] = 1
             done.flush()
-            length = sum(durations[i] for i in rows)
-            seconds += length
-            bar.update(length)
+            seconds += sum(durations[i] for i in rows)
+            bar.update(len(rows))
             rate = seconds / max(time.monotonic() - begin, 1e-9)
             bar.set_postfix_str(f"{rate:.0f} x real time")
     except InputError as error:

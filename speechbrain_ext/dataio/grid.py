@@ -17,6 +17,8 @@ class Grid:
     ---------
     labels : dict
         Factor -> its value for each utterance, sequences of equal length.
+    name : str
+        What the grid is, for messages.
 
     Attributes
     ----------
@@ -40,15 +42,16 @@ class Grid:
     ((2, 2), 3, 3)
     """
 
-    def __init__(self, labels):
+    def __init__(self, labels, name="grid"):
         self.factors = list(labels)
         self.values, codes = {}, []
         for factor, column in labels.items():
             values, code = np.unique(np.asarray(column), return_inverse=True)
             if len(values) < 2:
                 raise InputError(
-                    f"Factor '{factor}' has {len(values)} value(s) in "
-                    f"{len(column)} utterances; contrasts need two or more"
+                    f"Factor '{factor}' of the {name} has {len(values)} "
+                    f"value(s) in {len(column)} utterances; contrasts need "
+                    "two or more"
                 )
             self.values[factor] = values
             codes.append(code.reshape(-1))

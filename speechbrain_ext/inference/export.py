@@ -99,7 +99,9 @@ def export_subspaces(
     if reference is None:
         pack_encoder(encoder, beside / "encoder.ckpt")
         loadables["encoder"] = "!ref <encoder>"
-        encoder_yaml = "encoder: !new:speechbrain_ext.lobes.encoders.PackedEncoder\n"
+        encoder_yaml = (
+            "encoder: !new:speechbrain_ext.lobes.encoders.PackedEncoder\n"
+        )
     else:
         encoder_yaml = (
             "encoder: !apply:speechbrain_ext.lobes.encoders.load_encoder\n"

@@ -1,8 +1,8 @@
 """Embedding and verifying utterances in the subspaces of an export."""
 
 import torch
-
 from speechbrain.inference.interfaces import Pretrained
+
 from speechbrain_ext.dataio.manifest import (
     add_audio_pipeline,
     check_audio,

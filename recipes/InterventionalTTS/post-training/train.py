@@ -53,7 +53,9 @@ def load_data(hparams):
         hparams["columns"],
     )
     splits = split_manifest(dataset, **hparams["split"])
-    check_audio(dataset, hparams["encoder_model"].sample_rate, hparams["resample"])
+    check_audio(
+        dataset, hparams["encoder_model"].sample_rate, hparams["resample"]
+    )
     return dataset, splits
 
 
@@ -104,7 +106,7 @@ def make_grids(hparams, dataset, splits, features):
         ids = splits[split]
         rows = [source.select(ids, hparams["layers"]) for source in sources]
         labels = factor_labels(hparams, dataset, ids * len(sources))
-        grids[split] = GridFeatures(torch.cat(rows), Grid(labels))
+        grids[split] = GridFeatures(torch.cat(rows), Grid(labels, f"{split} grid"))
     return grids
 
 
@@ -140,7 +142,8 @@ def evaluate(hparams, network, dataset, splits, features):
         hparams["system_name"]: network,
     }
     conditions = {
-        name: features[name].select(ids, layers) for name in ("clean", "shifted")
+        name: features[name].select(ids, layers)
+        for name in ("clean", "shifted")
     }
     evaluated, scored = evaluate_systems(
         systems,

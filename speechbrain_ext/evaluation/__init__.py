@@ -1,0 +1,1 @@
+"""Verification, content, leakage, baselines, uncertainty and reports."""

@@ -1,0 +1,657 @@
+"""Speaker verification: trials, scores, error rates.
+
+Everything works on plain arrays, and nothing says that the factor is the
+speaker: a trial asks whether two utterances share a value of *some* factor.
+A trial is accepted when its score is *greater* than the threshold, which is
+SpeechBrain's convention (``speechbrain.utils.metric_stats.EER``).
+"""
+
+import dataclasses
+import os
+
+import numpy as np
+from scipy.special import ndtri
+
+from speechbrain_ext.evaluation.arrays import (
+    to_codes,
+    to_matrix,
+    to_numpy,
+    unit_rows,
+)
+from speechbrain_ext.utils.errors import InputError
+from speechbrain_ext.utils.files import replacing
+
+# Above this, "all pairs" is taken for an oversight: 24 bytes a trial.
+MAX_PAIRS = 200_000_000
+CHUNK = 1 << 22
+AUDIO_SUFFIXES = (".wav", ".flac", ".m4a", ".mp3", ".ogg", ".opus")
+
+
+def check_trials(scores, labels):
+    """Scores and labels as arrays, or an error that says what is wrong.
+
+    Arguments
+    ---------
+    scores : array or torch.Tensor
+        [T] finite numbers, higher for the same speaker.
+    labels : array or torch.Tensor
+        [T], 1 = target, 0 = non-target.
+
+    Returns
+    -------
+    scores : numpy.ndarray
+        [T] float64 (float32 stays float32).
+    labels : numpy.ndarray
+        [T] bool.
+
+    Raises
+    ------
+    InputError
+        Different lengths, NaN or infinite scores, other labels than 0 and 1,
+        or a class without trials.
+
+    Example
+    -------
+    >>> check_trials([0.5, 0.1], [1, 0])[1].tolist()
+    [True, False]
+    """
+    scores, labels = to_numpy(scores), to_numpy(labels)
+    if scores.dtype not in (np.float32, np.float64):
+        scores = scores.astype(np.float64)
+    if scores.ndim != 1 or scores.shape != labels.shape:
+        raise InputError(
+            "expected one score and one label a trial, got shapes "
+            f"{scores.shape} and {labels.shape}"
+        )
+    if not np.isfinite(scores).all():
+        bad = np.flatnonzero(~np.isfinite(scores))
+        raise InputError(
+            f"{len(bad)} of {len(scores)} scores are NaN or infinite "
+            f"(first: trial {bad[0]})"
+        )
+    targets = labels == 1
+    if not (targets | (labels == 0)).all():
+        raise InputError("labels must be 1 (target) or 0 (non-target)")
+    if targets.all() or not targets.any():
+        raise InputError(
+            "error rates need target and non-target trials, got "
+            f"{targets.sum()} target and {(~targets).sum()} non-target"
+        )
+    return scores, targets
+
+
+def _error_rates(scores, labels):
+    """Every operating point: false alarms, misses, highest rejected score.
+
+    The first point accepts all trials, point i rejects the scores up to the
+    i-th distinct one. Tied scores are accepted or rejected together.
+    """
+    scores, targets = check_trials(scores, labels)
+    order = np.argsort(scores)
+    scores, targets = scores[order], targets[order]
+    last = np.append(np.flatnonzero(scores[1:] != scores[:-1]), len(scores) - 1)
+    misses = np.cumsum(targets)[last]
+    rejections = last + 1 - misses
+    n_targets, n_nontargets = targets.sum(), (~targets).sum()
+    miss = np.append(0.0, misses / n_targets)
+    false_alarm = np.append(1.0, (n_nontargets - rejections) / n_nontargets)
+    return false_alarm, miss, np.append(-np.inf, scores[last])
+
+
+def _between(thresholds, point):
+    """A threshold for an operating point, halfway to the next score."""
+    if point == 0:
+        return float(np.nextafter(thresholds[1], -np.inf))
+    low = float(thresholds[point])
+    if point + 1 == len(thresholds):
+        return low
+    high = float(thresholds[point + 1])
+    middle = low + (high - low) / 2
+    return middle if middle < high else low
+
+
+def equal_error_rate(scores, labels):
+    """Equal error rate, exact, in O(T log T).
+
+    The rate where the straight lines between neighbouring points of the ROC
+    cross false alarm = miss. Without tied scores it is within
+    1 / min(targets, non-targets) of ``speechbrain.utils.metric_stats.EER``.
+
+    Arguments
+    ---------
+    scores : array or torch.Tensor
+        [T], higher for the same speaker.
+    labels : array or torch.Tensor
+        [T], 1 = target, 0 = non-target.
+
+    Returns
+    -------
+    eer : float
+        As a fraction: 0 when perfect, 0.5 when all scores are tied, 1 when
+        reversed.
+    threshold : float
+        Between two scores, at the point of the ROC where the two rates are
+        nearest to each other; accept what is greater.
+
+    Raises
+    ------
+    InputError
+        On NaN scores, or without both kinds of trials.
+
+    Example
+    -------
+    >>> equal_error_rate([0.9, 0.6, 0.5, 0.1], [1, 1, 0, 0])
+    (0.0, 0.55)
+    >>> equal_error_rate([0.9, 0.4, 0.5, 0.1], [1, 1, 0, 0])[0]
+    0.5
+    """
+    false_alarm, miss, thresholds = _error_rates(scores, labels)
+    gap = false_alarm - miss
+    after = int(np.argmax(gap <= 0))
+    before = after - 1
+    share = gap[before] / (gap[before] - gap[after])
+    eer = miss[before] + share * (miss[after] - miss[before])
+    if gap[after] == 0:  # no rounding where the ROC has the point itself
+        eer = miss[after]
+    nearest = before if gap[before] < -gap[after] else after
+    return float(eer), _between(thresholds, nearest)
+
+
+def min_dcf(scores, labels, p_target=0.01, normalize=True):
+    """Minimum of the detection cost function, exact, in O(T log T).
+
+    The cost ``p_target * miss + (1 - p_target) * false_alarm`` (both kinds of
+    error cost 1), minimised over the threshold (NIST SRE 2010 evaluation
+    plan).
+
+    Arguments
+    ---------
+    scores : array or torch.Tensor
+        [T], higher for the same speaker.
+    labels : array or torch.Tensor
+        [T], 1 = target, 0 = non-target.
+    p_target : float
+        Prior probability of a target trial, in (0, 1).
+    normalize : bool
+        Divide by the cost of deciding without scores,
+        ``min(p_target, 1 - p_target)``, so that 1 means useless. Without,
+        the value is that of ``speechbrain.utils.metric_stats.minDCF`` (for
+        ``p_target`` up to 0.5: that one never tries to accept everything).
+
+    Returns
+    -------
+    cost : float
+
+    Raises
+    ------
+    InputError
+        On NaN scores, without both kinds of trials, or when ``p_target`` is
+        no probability.
+
+    Example
+    -------
+    >>> min_dcf([0.9, 0.4, 0.5, 0.1], [1, 1, 0, 0])
+    0.5
+    >>> min_dcf([0.9, 0.4, 0.5, 0.1], [1, 1, 0, 0], normalize=False)
+    0.005
+    """
+    if not 0 < p_target < 1:
+        raise InputError(f"p_target must be between 0 and 1, got {p_target}")
+    false_alarm, miss, _ = _error_rates(scores, labels)
+    cost = (p_target * miss + (1 - p_target) * false_alarm).min()
+    return float(cost / min(p_target, 1 - p_target) if normalize else cost)
+
+
+def det_curve(scores, labels, max_points=None):
+    """Points of the detection error trade-off (DET) curve.
+
+    A. Martin et al., "The DET curve in assessment of detection task
+    performance", Eurospeech 1997.
+
+    Arguments
+    ---------
+    scores : array or torch.Tensor
+        [T], higher for the same speaker.
+    labels : array or torch.Tensor
+        [T], 1 = target, 0 = non-target.
+    max_points : int, optional
+        Keep about this many points, spread evenly on the normal-deviate axes
+        on which the curve is drawn. Default: one a distinct score.
+
+    Returns
+    -------
+    false_alarm : numpy.ndarray
+        [P], falls from 1 to 0.
+    miss : numpy.ndarray
+        [P], rises from 0 to 1.
+    thresholds : numpy.ndarray
+        [P], from minus infinity up; what is greater is accepted.
+
+    Raises
+    ------
+    InputError
+        On NaN scores, or without both kinds of trials.
+
+    Example
+    -------
+    >>> false_alarm, miss, _ = det_curve([0.9, 0.4, 0.5, 0.1], [1, 1, 0, 0])
+    >>> false_alarm.tolist()
+    [1.0, 0.5, 0.5, 0.0, 0.0]
+    >>> miss.tolist()
+    [0.0, 0.0, 0.5, 0.5, 1.0]
+    """
+    curve = _error_rates(scores, labels)
+    if max_points is not None and len(curve[0]) > max_points:
+        edge = 0.5 / len(curve[0])
+        false_alarm, miss = np.clip(curve[:2], edge, 1 - edge)
+        along = ndtri(miss) - ndtri(false_alarm)
+        even = np.linspace(along[0], along[-1], max(2, max_points))
+        keep = np.unique(np.searchsorted(along, even).clip(max=len(along) - 1))
+        keep = np.union1d(keep, [0, len(along) - 1])
+        curve = tuple(part[keep] for part in curve)
+    return curve
+
+
+def cosine_scores(embeddings, enrol, test, test_embeddings=None):
+    """Cosine similarity of the two sides of each trial.
+
+    Arguments
+    ---------
+    embeddings : array or torch.Tensor
+        [N, D], one row an utterance.
+    enrol : array of int
+        [T] rows of the enrolment side.
+    test : array of int
+        [T] rows of the test side.
+    test_embeddings : array or torch.Tensor, optional
+        [M, D] if the test side has embeddings of its own (another channel).
+        Default: ``embeddings``.
+
+    Returns
+    -------
+    scores : numpy.ndarray
+        [T], in [-1, 1]; 0 where an embedding is all zeros. Memory beside the
+        embeddings is linear in T.
+
+    Raises
+    ------
+    InputError
+        On NaN embeddings or rows that do not exist.
+
+    Example
+    -------
+    >>> import torch
+    >>> cosine_scores(torch.eye(2), [0, 0], [0, 1]).tolist()
+    [1.0, 0.0]
+    """
+    left = unit_rows(to_matrix(embeddings))
+    right = left
+    if test_embeddings is not None:
+        right = unit_rows(to_matrix(test_embeddings, "test embeddings"))
+        if left.shape[1] != right.shape[1]:
+            raise InputError(
+                f"enrolment embeddings have {left.shape[1]} dimensions, "
+                f"test embeddings {right.shape[1]}"
+            )
+    enrol, test = check_rows(enrol, len(left)), check_rows(test, len(right))
+    if len(enrol) != len(test):
+        raise InputError(f"{len(enrol)} enrolment rows, {len(test)} test rows")
+    # All pairs at once when that is no more than the trials need anyway.
+    if len(left) * len(right) <= 4 * len(enrol):
+        scores = (left @ right.T)[enrol, test]
+    else:
+        scores = np.empty(len(enrol), dtype=np.result_type(left, right))
+        step = max(1, CHUNK // left.shape[1])
+        for start in range(0, len(enrol), step):
+            part = slice(start, start + step)
+            np.einsum(
+                "td,td->t", left[enrol[part]], right[test[part]],
+                out=scores[part],
+            )  # fmt: skip
+    return np.clip(scores, -1, 1)
+
+
+def check_rows(rows, count):
+    """Index array into ``count`` rows, or an error.
+
+    Example
+    -------
+    >>> check_rows([0, 2], 3).tolist()
+    [0, 2]
+    """
+    rows = to_numpy(rows)
+    if rows.ndim != 1 or rows.dtype.kind not in "iu":
+        raise InputError(
+            f"trials must be integer row numbers [T], got {rows.dtype} "
+            f"{rows.shape}"
+        )
+    if len(rows) and not (rows.min() >= 0 and rows.max() < count):
+        raise InputError(
+            f"trials name rows {rows.min()} to {rows.max()}, but there are "
+            f"{count} embeddings"
+        )
+    return rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Trials:
+    """Verification trials as rows of an embedding array.
+
+    Arguments
+    ---------
+    enrol : numpy.ndarray
+        [T] int, rows of the enrolment side.
+    test : numpy.ndarray
+        [T] int, rows of the test side.
+    label : numpy.ndarray
+        [T] int, 1 = target, 0 = non-target.
+
+    Example
+    -------
+    >>> trials = Trials(np.array([0]), np.array([1]), np.array([1]))
+    >>> len(trials)
+    1
+    """
+
+    enrol: np.ndarray
+    test: np.ndarray
+    label: np.ndarray
+
+    def __len__(self):
+        return len(self.label)
+
+    @property
+    def targets(self):
+        """Number of target trials."""
+        return int(np.sum(self.label == 1))
+
+    @property
+    def nontargets(self):
+        """Number of non-target trials."""
+        return len(self) - self.targets
+
+    def score(self, embeddings, test_embeddings=None):
+        """Cosine score of each trial, see :func:`cosine_scores`."""
+        return cosine_scores(embeddings, self.enrol, self.test, test_embeddings)
+
+
+def _bare(name):
+    """Utterance name without the suffix of an audio file."""
+    stem, suffix = os.path.splitext(name)
+    return stem if suffix.lower() in AUDIO_SUFFIXES else name
+
+
+def read_trials(path, ids):
+    """Read a trial list in VoxCeleb's format, ``label enrol.wav test.wav``.
+
+    Arguments
+    ---------
+    path : str or pathlib.Path
+        Text file, one trial a line, label 1 = target. The suffix of the audio
+        files may be left out.
+    ids : sequence of str
+        Name of each utterance, in the order of the embeddings; with or
+        without suffix.
+
+    Returns
+    -------
+    trials : Trials
+
+    Raises
+    ------
+    InputError
+        Unreadable file, line of another format, no trials, utterances that
+        ``ids`` does not have (the first is named, and how many they are), or
+        an ``ids`` with duplicates.
+
+    Example
+    -------
+    >>> import tempfile, os
+    >>> path = os.path.join(tempfile.mkdtemp(), "trials.txt")
+    >>> with open(path, "w") as file:
+    ...     _ = file.write("1 a/1.wav a/2.wav")
+    >>> read_trials(path, ["a/2", "a/1"])
+    Trials(enrol=array([1]), test=array([0]), label=array([1]))
+    """
+    rows = {_bare(str(name)): row for row, name in enumerate(ids)}
+    if len(rows) != len(ids):
+        raise InputError(
+            f"{len(ids) - len(rows)} of {len(ids)} utterance names occur twice"
+        )
+    parts, unknown = [], {}
+    try:
+        with open(path, encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                fields = line.split()
+                if not fields:
+                    continue
+                if len(fields) != 3 or fields[0] not in ("0", "1"):
+                    raise InputError(
+                        f"{path}, line {number}: expected 'label enrol.wav "
+                        f"test.wav' with label 0 or 1, got {line.strip()!r}"
+                    )
+                sides = [rows.get(_bare(name)) for name in fields[1:]]
+                for name, row in zip(fields[1:], sides, strict=True):
+                    if row is None:
+                        unknown.setdefault(name, number)
+                parts.append((*sides, int(fields[0])))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot read the trial list ({error})")
+    if unknown:
+        first, number = next(iter(unknown.items()))
+        raise InputError(
+            f"{path}: {len(unknown)} utterances of the trials are unknown, "
+            f"first {first!r} (line {number})"
+        )
+    if not parts:
+        raise InputError(f"{path}: no trials in the list")
+    return Trials(*np.array(parts, dtype=np.int64).T.copy())
+
+
+def write_trials(path, trials, ids):
+    """Write a trial list in VoxCeleb's format, atomically.
+
+    Arguments
+    ---------
+    path : str or pathlib.Path
+        File to write.
+    trials : Trials
+        Trials on the rows of ``ids``.
+    ids : sequence of str
+        Name of each utterance; ``.wav`` is added where there is no suffix.
+
+    Example
+    -------
+    >>> import tempfile, pathlib
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "trials.txt"
+    >>> one = np.array([1])
+    >>> write_trials(path, Trials(one - 1, one, one), ["a/1", "a/2"])
+    >>> path.read_text()
+    '1 a/1.wav a/2.wav\\n'
+    """
+    names = [str(i) if _bare(str(i)) != str(i) else f"{i}.wav" for i in ids]
+    with replacing(path) as temporary:
+        with open(temporary, "w", encoding="utf-8") as file:
+            for enrol, test, label in zip(
+                trials.enrol, trials.test, trials.label, strict=True
+            ):
+                file.write(f"{label} {names[enrol]} {names[test]}\n")
+
+
+def _pairs_of(codes):
+    """Number of unordered pairs with the same code."""
+    counts = np.unique(codes, return_counts=True)[1].astype(object)
+    return int((counts * (counts - 1) // 2).sum())
+
+
+def _joint(*codes):
+    """One code for each combination of codes."""
+    joint = codes[0]
+    for other in codes[1:]:
+        joint = joint * (other.max() + 1) + other
+        joint = np.unique(joint, return_inverse=True)[1].astype(np.int64)
+    return joint
+
+
+class _PairSpace:
+    """All pairs in the same group but in different blocks of it, numbered.
+
+    With utterances sorted by group and block, the partners of an utterance
+    that come after it are one range: from the end of its block to the end of
+    its group. A running sum over the lengths of these ranges numbers the
+    pairs, in memory linear in the utterances.
+    """
+
+    def __init__(self, group, block):
+        self.order = np.lexsort((block, group))
+        group, block = group[self.order], block[self.order]
+        new_group = np.append(group[1:] != group[:-1], True)
+        new_block = new_group | np.append(block[1:] != block[:-1], True)
+        ends = np.arange(1, len(group) + 1)
+        group_end = self._next(ends, new_group)
+        self.start = self._next(ends, new_block)
+        self.cumulated = np.append(0, np.cumsum(group_end - self.start))
+        self.size = int(self.cumulated[-1])
+
+    @staticmethod
+    def _next(ends, is_end):
+        return ends[is_end][np.cumsum(is_end) - is_end]
+
+    def pair(self, number):
+        """Rows of both utterances of the pairs with these numbers."""
+        first = np.searchsorted(self.cumulated, number, side="right") - 1
+        second = self.start[first] + number - self.cumulated[first]
+        return self.order[first], self.order[second]
+
+
+def _select(space, forbidden, eligible, maximum, rng):
+    """Numbers of ``maximum`` eligible pairs, of all if there are no more."""
+
+    def allowed(numbers):
+        if forbidden is None:
+            return numbers
+        one, other = space.pair(numbers)
+        return numbers[forbidden[one] != forbidden[other]]
+
+    wanted = eligible if maximum is None else min(maximum, eligible)
+    if wanted == eligible or space.size <= 8 * wanted:
+        numbers = np.concatenate(
+            [
+                allowed(np.arange(low, min(low + CHUNK, space.size)))
+                for low in range(0, space.size, CHUNK)
+            ]
+        )
+        if wanted < len(numbers):
+            numbers = rng.choice(numbers, wanted, replace=False)
+        return np.sort(numbers)
+    # Few out of many: draw, drop what is forbidden or drawn twice, repeat.
+    numbers = np.empty(0, dtype=np.int64)
+    while len(numbers) < wanted:
+        missing = wanted - len(numbers)
+        draw = int(1.3 * missing * space.size / eligible) + 16
+        drawn = rng.integers(space.size, size=min(draw, CHUNK))
+        numbers = np.union1d(numbers, allowed(drawn))
+    return np.sort(rng.choice(numbers, wanted, replace=False))
+
+
+def generate_trials(
+    speakers,
+    contents=None,
+    genders=None,
+    different_content=True,
+    same_gender=False,
+    max_targets=None,
+    max_nontargets=None,
+    seed=0,
+):
+    """Trials from labels: all pairs, or a random selection of them.
+
+    Each unordered pair occurs at most once, and no utterance is compared with
+    itself. Memory is linear in the utterances and in the trials asked for.
+
+    Arguments
+    ---------
+    speakers : sequence
+        [N] speaker (or value of any other factor) of each utterance; a target
+        pair has the same.
+    contents : sequence, optional
+        [N] what is said in each utterance.
+    genders : sequence, optional
+        [N] gender of each utterance's speaker (or any other category).
+    different_content : bool
+        Where ``contents`` is given, take only pairs (target and non-target)
+        of which the two contents differ: otherwise a system that hears the
+        words gets better or worse for it.
+    same_gender : bool
+        Non-target pairs only within a gender; needs ``genders``.
+    max_targets : int, optional
+        At most so many target pairs, drawn without replacement. Default: all.
+    max_nontargets : int, optional
+        The same for non-target pairs.
+    seed : int
+        Seed of the selection.
+
+    Returns
+    -------
+    trials : Trials
+        Targets first; in each trial the lower row is the enrolment side.
+
+    Raises
+    ------
+    InputError
+        If there is no target or no non-target pair, or more pairs than fit in
+        memory and no maximum.
+
+    Example
+    -------
+    >>> trials = generate_trials(["a", "a", "b", "b"], [1, 2, 1, 2])
+    >>> list(zip(trials.enrol, trials.test, trials.label)) == [
+    ...     (0, 1, 1), (2, 3, 1), (0, 3, 0), (1, 2, 0)]
+    True
+    """
+    rng = np.random.default_rng(seed)
+    speaker = to_codes(speakers, None, "speakers")[1]
+    count = len(speaker)
+    if not count:
+        raise InputError("no utterances to make trials from")
+    content = None
+    if contents is not None and different_content:
+        content = to_codes(contents, count, "contents")[1]
+    group = np.zeros(count, dtype=np.int64)
+    if same_gender:
+        if genders is None:
+            raise InputError("same_gender needs the genders of the speakers")
+        group = to_codes(genders, count, "genders")[1]
+
+    targets = _PairSpace(
+        speaker, np.arange(count) if content is None else content
+    )
+    nontargets = _PairSpace(group, speaker)
+    eligible = nontargets.size
+    if content is not None:  # less those that say the same
+        eligible -= _pairs_of(_joint(group, content))
+        eligible += _pairs_of(_joint(group, content, speaker))
+    restriction = "" if content is None else " of different content"
+
+    parts = []
+    for kind, space, forbidden, number, maximum, label in (
+        ("target", targets, None, targets.size, max_targets, 1),
+        ("non-target", nontargets, content, eligible, max_nontargets, 0),
+    ):
+        if maximum is not None and maximum < 1:
+            raise InputError(f"the maximum of {kind} trials is {maximum}")
+        if not number:
+            raise InputError(
+                f"no {kind} pair{restriction} among {count} utterances of "
+                f"{speaker.max() + 1} speaker(s)"
+            )
+        if min(number, maximum or number) > MAX_PAIRS:
+            raise InputError(
+                f"{number} {kind} pairs do not fit in memory: give a maximum"
+            )
+        numbers = _select(space, forbidden, number, maximum, rng)
+        one, other = space.pair(numbers)
+        enrol, test = np.minimum(one, other), np.maximum(one, other)
+        order = np.lexsort((test, enrol))
+        parts.append((enrol[order], test[order], np.full(len(order), label)))
+    return Trials(*(np.concatenate(part) for part in zip(*parts, strict=True)))

@@ -1,0 +1,1 @@
+"""Speech synthesisers behind one interface, and the rendering of grids."""

@@ -1,0 +1,256 @@
+"""The embedded synthesiser: espeak-ng from the package `espeakng-loader`.
+
+espeak-ng is a formant synthesiser under GPL-3, and stays an optional
+dependency. Its library and its voices come in the wheel, so nothing has to be
+installed on the system.
+
+The voices in ``data/espeak_voices.csv`` were chosen by measurement, see
+``recipes/InterventionalTTS/select_voices.py``.
+"""
+
+import csv
+import ctypes
+import importlib.metadata
+import os
+from pathlib import Path
+
+import numpy as np
+
+from speechbrain_ext.synthesis.base import Voice
+from speechbrain_ext.utils.errors import InputError
+
+VOICES_CSV = Path(__file__).parent / "data" / "espeak_voices.csv"
+
+# From espeak-ng's speak_lib.h.
+AUDIO_OUTPUT_SYNCHRONOUS = 2  # like RETRIEVAL, in the thread of the caller
+INITIALIZE_DONT_EXIT = 0x8000
+PARAMETER_RATE, PARAMETER_PITCH, PARAMETER_RANGE = 1, 3, 4
+POSITION_CHARACTER = 1
+CHARS_UTF8 = 1
+
+SYNTH_CALLBACK = ctypes.CFUNCTYPE(
+    ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
+)
+
+
+class EspeakSynthesizer:
+    """Speaks with espeak-ng, reproducibly.
+
+    By itself espeak-ng seeds its noise with the time of day, and phases,
+    filters and echoes carry over from one clip to the next, even if it is
+    terminated and initialised in between. Here the noise is seeded, and the
+    library is unloaded after every clip (0.5 ms): the same text and voice
+    give the same samples alone, after other clips and in another process.
+
+    Arguments
+    ---------
+    rate : int
+        Speaking rate in words a minute, the same for all voices.
+
+    Raises
+    ------
+    InputError
+        If `espeakng-loader` is not installed.
+
+    Example
+    -------
+    >>> import pytest
+    >>> _ = pytest.importorskip("espeakng_loader")
+    >>> synthesizer = EspeakSynthesizer()
+    >>> samples, rate = synthesizer.synthesize(
+    ...     "Hello there.", Voice("f2", "f2", "en-us")
+    ... )
+    >>> rate, samples.dtype, bool(0.5 < len(samples) / rate < 1.5)
+    (22050, dtype('float32'), True)
+    """
+
+    def __init__(self, rate=175):
+        try:
+            import espeakng_loader
+        except ImportError:
+            raise InputError(
+                "The package espeakng-loader is not installed: install the "
+                "extra `demo`, as in "
+                "pip install 'speechbrain-interventional[demo]'"
+            )
+        self.rate = rate
+        self.library_path = espeakng_loader.get_library_path()
+        self.data_path = espeakng_loader.get_data_path()
+        self.settings = {
+            "backend": "espeak-ng",
+            "espeakng-loader": importlib.metadata.version("espeakng-loader"),
+            "rate": rate,
+        }
+
+    def voices(self):
+        """The measured voices, most distinct first.
+
+        Returns
+        -------
+        list of Voice
+        """
+        return read_voices(VOICES_CSV)
+
+    def synthesize(self, text, voice):
+        """Speaks a text.
+
+        Arguments
+        ---------
+        text : str
+            English text.
+        voice : Voice
+            Any variant of ``espeak-ng-data/voices/!v`` with any accent.
+
+        Returns
+        -------
+        samples : numpy.ndarray
+            Float32 [time] in [-1, 1], without silence around.
+        rate : int
+            22050.
+
+        Raises
+        ------
+        InputError
+            If espeak-ng has no such voice, or nothing to say.
+        """
+        # espeak-ng silently falls back to a plain voice here.
+        if not Path(self.data_path, "voices/!v", voice.variant).is_file():
+            raise InputError(
+                f"espeak-ng has no variant {voice.variant!r} "
+                f"(voice {voice.ID!r})"
+            )
+        chunks = []
+
+        @SYNTH_CALLBACK
+        def collect(samples, count, events):
+            if samples and count > 0:
+                chunks.append(ctypes.string_at(samples, 2 * count))
+            return 0
+
+        library = self._load()
+        try:
+            rate = library.espeak_Initialize(
+                AUDIO_OUTPUT_SYNCHRONOUS,
+                0,
+                os.fsencode(self.data_path),
+                INITIALIZE_DONT_EXIT,
+            )
+            if rate <= 0:
+                raise RuntimeError(f"espeak-ng did not start: {rate}")
+            # Noise comes from two generators: espeak-ng's own, seeded with
+            # the time of day by espeak_Initialize, and the C library's, in
+            # some voices. (Windows looks only into the library itself.)
+            library.espeak_ng_SetRandSeed(ctypes.c_long(1))
+            if hasattr(library, "srand"):
+                library.srand(ctypes.c_uint(1))
+            library.espeak_SetSynthCallback(collect)
+            name = f"{voice.accent}+{voice.variant}"
+            if library.espeak_SetVoiceByName(name.encode()) != 0:
+                raise InputError(
+                    f"espeak-ng has no accent {voice.accent!r} "
+                    f"(voice {voice.ID!r})"
+                )
+            library.espeak_SetParameter(PARAMETER_RATE, self.rate, 0)
+            library.espeak_SetParameter(PARAMETER_PITCH, voice.pitch, 0)
+            library.espeak_SetParameter(PARAMETER_RANGE, voice.range, 0)
+            data = text.encode("utf-8")
+            library.espeak_Synth(
+                data,
+                ctypes.c_size_t(len(data) + 1),
+                0,
+                POSITION_CHARACTER,
+                0,
+                CHARS_UTF8,
+                None,
+                None,
+            )
+            library.espeak_Terminate()
+        finally:
+            _unload(library)
+        if not chunks:
+            raise InputError(f"espeak-ng says nothing for the text {text!r}")
+        samples = np.frombuffer(b"".join(chunks), dtype=np.int16)
+        return samples.astype(np.float32) / 32768, rate
+
+    def _load(self):
+        """Loads the library afresh, so that all its variables are initial."""
+        if _is_loaded(self.library_path):
+            raise RuntimeError(
+                "espeak-ng is in use by another part of this process, or can "
+                "not be unloaded on this system: it would not render "
+                "reproducibly"
+            )
+        return ctypes.CDLL(self.library_path)
+
+
+def _is_loaded(path):
+    """Whether this process holds the library (False where one cannot ask)."""
+    noload = getattr(os, "RTLD_NOLOAD", None)
+    if noload is None:
+        return False
+    try:
+        _unload(ctypes.CDLL(path, mode=noload))
+    except OSError:
+        return False
+    return True
+
+
+def _unload(library):
+    """Closes a handle of ctypes, which never does so by itself."""
+    import _ctypes
+
+    getattr(_ctypes, "dlclose", getattr(_ctypes, "FreeLibrary", None))(
+        library._handle
+    )
+
+
+def read_voices(path):
+    """Reads a table of voices.
+
+    Arguments
+    ---------
+    path : str or path
+        CSV with the columns variant, accent, pitch, range and gender.
+
+    Returns
+    -------
+    list of Voice
+        In the order of the file.
+
+    Example
+    -------
+    >>> len({voice.ID for voice in read_voices(VOICES_CSV)}) >= 56
+    True
+    """
+    with open(path, newline="", encoding="utf-8") as file:
+        return [
+            make_voice(
+                row["variant"],
+                row["accent"],
+                int(row["pitch"]),
+                int(row["range"]),
+                row["gender"],
+            )
+            for row in csv.DictReader(file)
+        ]
+
+
+def make_voice(variant, accent, pitch=50, range=50, gender=""):
+    """A :class:`Voice` with an ID made of its other fields.
+
+    Arguments
+    ---------
+    variant, accent, pitch, range, gender
+        See :class:`Voice`.
+
+    Returns
+    -------
+    Voice
+
+    Example
+    -------
+    >>> make_voice("Mr serious", "en-gb-x-rp").ID
+    'mr-serious_en-gb-x-rp_p50_r50'
+    """
+    ID = f"{variant}_{accent}_p{pitch}_r{range}".lower().replace(" ", "-")
+    return Voice(ID, variant, accent, pitch, range, gender)
