@@ -284,7 +284,12 @@ def _claim_folder(folder, settings):
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
-            found = {}
+            found = None
+        if not isinstance(found, dict):
+            raise InputError(
+                f"{path} is no settings file of a grid: give another "
+                "--data_folder"
+            )
         differ = [
             _difference(key, found.get(key), settings.get(key))
             for key in {**found, **settings}
@@ -298,6 +303,8 @@ def _claim_folder(folder, settings):
                 "--skip_prep True"
             )
         return
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"The data folder {folder} is a file")
     if (folder / "wav").exists():
         raise InputError(
             f"{folder} holds a folder wav that this script did not make: "
@@ -325,6 +332,6 @@ def _difference(key, found, wanted):
 
 
 def _manifest_ids(path):
-    """The column ID of a manifest, None if there is no such thing."""
+    """The column ID of a manifest."""
     with open(path, newline="", encoding="utf-8", errors="replace") as file:
         return [row.get("ID") for row in csv.DictReader(file)]

@@ -92,8 +92,9 @@ class RandomChannel:
         }
         return {"class": type(self).__name__, "version": VERSION, **ranges}
 
-    def _equaliser(self, frequency, rng):
-        """Gain at each frequency in Hz, shape [frequencies]."""
+    def _equaliser(self, rng):
+        """Gain at the frequencies of ``_grid``."""
+        frequency = self._grid()
         low, high = np.exp(
             [
                 rng.uniform(*np.log(self.low_cut_hz)),
@@ -121,17 +122,25 @@ class RandomChannel:
         tail *= ratio / np.linalg.norm(tail)
         return np.concatenate([[1.0], tail])
 
+    def _grid(self):
+        """Frequencies in Hz that the gains are computed at."""
+        return np.linspace(0.0, self.sample_rate / 2, 1025)
+
+    def _resample(self, gain, size):
+        """Gains on ``_grid`` at the frequencies of a real FFT of a size."""
+        return np.interp(
+            np.linspace(0.0, 1024.0, size // 2 + 1), np.arange(1025), gain
+        ).astype(np.float32)
+
     def _noise(self, n_samples, rng):
         """Coloured noise of unknown level, shape [n_samples]."""
         slope = rng.uniform(*self.noise_slope_db)
         size = fft.next_fast_len(n_samples, real=True)
         white = rng.standard_normal(size, dtype=np.float32)
-        frequency = np.arange(size // 2 + 1) * self.sample_rate / size
         # 6.02 dB an octave is a factor of 1/f. Flat below 50 Hz, where the
         # power of brown noise would otherwise be.
-        shape = np.maximum(frequency, 50.0) ** (slope / 6.02)
-        shape[0] = 0.0
-        spectrum = fft.rfft(white) * shape.astype(np.float32)
+        shape = np.maximum(self._grid(), 50.0) ** (slope / 6.02)
+        spectrum = fft.rfft(white) * self._resample(shape, size)
         return fft.irfft(spectrum, size)[:n_samples]
 
     def __call__(self, wav, key):
@@ -159,8 +168,7 @@ class RandomChannel:
         room = self._room(rng)
         # Room for the tail of the response, so that nothing wraps around.
         size = fft.next_fast_len(len(clean) + len(room), real=True)
-        frequency = np.arange(size // 2 + 1) * self.sample_rate / size
-        response = self._equaliser(frequency, rng).astype(np.float32)
+        response = self._resample(self._equaliser(rng), size)
         response = response * fft.rfft(room.astype(np.float32), size)
         signal = fft.irfft(fft.rfft(clean, size) * response, size)
         signal = signal[: len(clean)]

@@ -1,6 +1,7 @@
 """Checks and conversions that the metrics share."""
 
 import numpy as np
+from scipy.sparse import csr_matrix
 
 from speechbrain_ext.utils.errors import InputError
 
@@ -117,3 +118,29 @@ def unit_rows(matrix):
     matrix = matrix / np.where(top > 0, top, 1)
     norm = np.linalg.norm(matrix, axis=1, keepdims=True)
     return matrix / np.where(norm > 0, norm, 1)
+
+
+def group_sums(matrix, codes):
+    """Sum of the rows of each group.
+
+    Arguments
+    ---------
+    matrix : numpy.ndarray
+        [N, D].
+    codes : numpy.ndarray
+        [N] int, the group of each row, from 0 up.
+
+    Returns
+    -------
+    sums : numpy.ndarray
+        [groups, D].
+
+    Example
+    -------
+    >>> group_sums(np.array([[1, 2], [3, 4], [5, 6]]), np.array([0, 1, 0]))
+    array([[6., 8.],
+           [3., 4.]])
+    """
+    ones = np.ones(len(codes), dtype=matrix.dtype)
+    rows = np.arange(len(codes))
+    return csr_matrix((ones, (codes, rows))) @ np.asarray(matrix, float)

@@ -49,6 +49,7 @@ def evaluate_subspaces(embeddings, speakers, contents, trials):
 
     Example
     -------
+    >>> import numpy as np
     >>> from speechbrain_ext.evaluation.verification import generate_trials
     >>> speakers, contents = ["a", "a", "b", "b"], [1, 2, 1, 2]
     >>> trials = generate_trials(speakers, contents)
@@ -96,6 +97,7 @@ def evaluate_system(conditions, speakers, contents, trials):
 
     Example
     -------
+    >>> import numpy as np
     >>> from speechbrain_ext.evaluation.verification import generate_trials
     >>> speakers, contents = ["a", "a", "b", "b"], [1, 2, 1, 2]
     >>> trials = generate_trials(speakers, contents)
@@ -120,14 +122,21 @@ def _get(tree, *keys):
     return tree
 
 
-def _cell(value, scale=1, digits=2):
+def format_number(value, scale=1, digits=2):
+    """A number as text, "-" for None and NaN; ``scale`` None: as it is.
+
+    Example
+    -------
+    >>> format_number(0.1234, 100, 1), format_number(None)
+    ('12.3', '-')
+    """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
     return str(value) if scale is None else f"{value * scale:.{digits}f}"
 
 
-def align_columns(rows, header):
-    """Rows of strings as lines: first two columns left, the rest right.
+def align_columns(rows, header, left=2):
+    """Rows of strings as lines: the first columns left, the rest right.
 
     Example
     -------
@@ -140,7 +149,7 @@ def align_columns(rows, header):
     widths = [max(len(row[i]) for row in table) for i in range(len(header))]
     lines = [
         "  ".join(
-            cell.ljust(width) if i < 2 else cell.rjust(width)
+            cell.ljust(width) if i < left else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in table
@@ -184,7 +193,7 @@ def format_table(results):
     rows, notes = [], {}
     for system, entry in results.get("systems", {}).items():
         for name, subspace in entry.get("subspaces", {}).items():
-            row = [system, name, _cell(subspace.get("dim"), None)]
+            row = [system, name, format_number(subspace.get("dim"), None)]
             for path, scale, digits in (
                 (("verification", "eer"), 100, 2),
                 (("verification", "min_dcf"), 1, 3),
@@ -192,7 +201,7 @@ def format_table(results):
             ):
                 for condition in ("clean", "shifted"):
                     value = _get(subspace, condition, *path)
-                    row.append(_cell(value, scale, digits))
+                    row.append(format_number(value, scale, digits))
             rows.append(row)
             trials = _get(subspace, "clean", "verification", "trials")
             chance = _get(subspace, "clean", "content", "chance")
@@ -214,6 +223,7 @@ def to_json(obj):
 
     Example
     -------
+    >>> import numpy as np
     >>> to_json({"eer": np.float32("nan"), 3: (np.int64(1), np.arange(2))})
     {'eer': None, '3': [1, [0, 1]]}
     """

@@ -210,7 +210,7 @@ def load_encoder(name, source=None, revision=None, overrides=None):
     ---------
     name : str
         A name in ``hparams/encoders/`` or the path of such a YAML file.
-    source : str
+    source : str or Path
         Folder or hub id of the model. Default: the file's own.
     revision : str
         Branch, tag or commit of a hub id. Default: the file's own.
@@ -239,25 +239,31 @@ def load_encoder(name, source=None, revision=None, overrides=None):
     given = {"source": source, "revision": revision}
     overrides = {
         **(overrides or {}),
-        **{key: value for key, value in given.items() if value is not None},
+        **{
+            key: str(value) for key, value in given.items() if value is not None
+        },
     }
     try:
-        keys = yaml.compose(text)
-        keys = {key.value: value for key, value in keys.value}
-    except (yaml.YAMLError, AttributeError) as error:
-        raise InputError(f"{file}: not a YAML mapping ({error})")
-    unknown = [key for key in overrides if str(key).split("[")[0] not in keys]
+        mapping = yaml.compose(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{file}: {error}")
+    if not isinstance(mapping, yaml.MappingNode):
+        raise InputError(f"{file}: not a YAML mapping")
+    keys = {key.value: value for key, value in mapping.value}
+    unknown = [key for key in overrides if key not in keys]
     if unknown:
         raise InputError(
             f"Encoder '{name}' takes no {unknown[0]}: the keys of {file.name} "
             f"are {', '.join(keys)}"
         )
+    if source is not None and "revision" in keys:
+        # A revision in the file is one of the file's own source.
+        overrides.setdefault("revision", None)
     for key, value in keys.items():
         if value.tag == "!PLACEHOLDER" and key not in overrides:
             raise InputError(
                 f"Encoder '{name}' needs a {key}"
-                + ": give --encoder_source FOLDER_OR_HUB_ID"
-                * (key == "source")
+                + (key == "source") * ": give --encoder_source FOLDER_OR_HUB_ID"
             )
     # Making a model draws random weights before it loads its own: which
     # encoder is chosen must not change what is drawn after it.
@@ -456,7 +462,10 @@ class PackedEncoder(PooledEncoder):
                 raise InputError(f"{path}: not a packed encoder ({error!r})")
             model = folder / "model"
             self.encoder = load_encoder(
-                str(recipe), str(model) if model.is_dir() else None, None, overrides
+                str(recipe),
+                str(model) if model.is_dir() else None,
+                None,
+                overrides,
             )
         self.archive = Path(path).resolve()
         for name in ("sample_rate", "n_layers", "dim", "identity"):

@@ -167,9 +167,9 @@ class EspeakSynthesizer:
             library.espeak_Terminate()
         finally:
             _unload(library)
-        if not chunks:
-            raise InputError(f"espeak-ng says nothing for the text {text!r}")
         samples = np.frombuffer(b"".join(chunks), dtype=np.int16)
+        if not samples.any():
+            raise InputError(f"espeak-ng says nothing for the text {text!r}")
         return samples.astype(np.float32) / 32768, rate
 
     def _load(self):

@@ -199,7 +199,7 @@ def render_clip(synthesizer, text, voice, sample_rate=16000):
     ...     def synthesize(self, text, voice):
     ...         return np.random.default_rng(0).normal(size=22050), 22050
     >>> samples = render_clip(Noise(), "Shh.", None)
-    >>> samples.shape, samples.dtype, round(samples.std() / 32768, 3)
+    >>> samples.shape, samples.dtype, round(float(samples.std() / 32768), 3)
     ((16000,), dtype('int16'), 0.05)
     """
     samples, rate = synthesizer.synthesize(text, voice)

@@ -80,10 +80,10 @@ WORDS = {
         stumble swim/swam tremble vanish wait wake/woke walk wander whisper
         work worry yawn yell""",
     # What a thing does
-    "happen": """bounce burn collapse crack creak fade fall/fell float freeze/froze
-        glitter glow hang/hung lie/lay lurch melt rattle roll rust shake/shook
-        shine/shone sink/sank slide/slid smoulder sparkle spin/spun split/split
-        squeak sway tumble vanish vibrate wobble""",
+    "happen": """bounce burn collapse crack creak fade fall/fell float
+        freeze/froze glitter glow hang/hung lie/lay lurch melt rattle roll rust
+        shake/shook shine/shone sink/sank slide/slid smoulder sparkle
+        spin/spun split/split squeak sway tumble vanish vibrate wobble""",
     "manner": """again alone already always anyway badly barely boldly bravely
         briefly calmly carefully cautiously daily easily eagerly elsewhere
         forever gently gladly gracefully gradually happily honestly instantly

@@ -153,7 +153,8 @@ def evaluate(hparams, network, dataset, splits, features):
     )
     train_labels = factor_labels(hparams, dataset, splits["train"])
     results = {
-        "encoder": hparams["encoder_model"].identity,
+        "encoder": hparams["encoder_label"],
+        "encoder_identity": hparams["encoder_model"].identity,
         "grid": {
             "factors": {f: len(set(v)) for f, v in train_labels.items()},
             "utterances": len(splits["train"]),

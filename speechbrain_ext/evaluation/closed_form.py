@@ -1,0 +1,288 @@
+"""Closed-form subspaces: the baselines that a trained head must beat.
+
+Each fit returns a
+:class:`~speechbrain_ext.lobes.linear_subspaces.LinearSubspaces`, which is
+evaluated, exported and loaded like a trained network.
+"""
+
+import numpy as np
+import torch
+from scipy.linalg import eigh, svd
+from sklearn.covariance import ledoit_wolf_shrinkage
+from sklearn.decomposition import PCA
+from sklearn.random_projection import GaussianRandomProjection
+
+from speechbrain_ext.evaluation.arrays import group_sums, to_codes, to_matrix
+from speechbrain_ext.lobes.linear_subspaces import LinearSubspaces
+from speechbrain_ext.utils.errors import InputError
+
+
+def within_covariance(vectors, values, shrinkage="auto"):
+    """Class means and shrunk within-class covariance.
+
+    The pooled within-class covariance S is replaced by
+    ``(1 - a) S + a trace(S) / D I`` (Ledoit and Wolf, "A well-conditioned
+    estimator for large-dimensional covariance matrices", 2004), so that more
+    dimensions than utterances do no harm.
+
+    Arguments
+    ---------
+    vectors : array
+        [N, D], with mean zero.
+    values : sequence
+        [N] value of the factor of each row.
+    shrinkage : float or "auto"
+        The ``a`` above, in [0, 1]; ``"auto"`` estimates it.
+
+    Returns
+    -------
+    counts : numpy.ndarray
+        [K] rows of each value.
+    means : numpy.ndarray
+        [K, D] mean of each value.
+    covariance : numpy.ndarray
+        float64 [D, D], positive definite.
+
+    Raises
+    ------
+    InputError
+        With one value, no repeated value, or another shrinkage.
+
+    Example
+    -------
+    >>> vectors = np.array([[-3], [-1], [1], [3.0]])
+    >>> counts, means, covariance = within_covariance(vectors, [0, 0, 1, 1])
+    >>> means.tolist(), covariance.round(3).tolist()
+    ([[-2.0], [2.0]], [[1.0]])
+    """
+    count, size = vectors.shape
+    names, codes = to_codes(values, count, "values")
+    if not 2 <= len(names) < count:
+        raise InputError(
+            f"LDA needs 2 values or more and repeats of them, got {len(names)} "
+            f"values in {count} utterances"
+        )
+    if shrinkage != "auto" and not 0 <= shrinkage <= 1:
+        raise InputError(f"shrinkage must be in [0, 1], got {shrinkage}")
+    counts = np.bincount(codes)
+    means = group_sums(vectors, codes) / counts[:, None]
+    means = means.astype(vectors.dtype)
+    within = vectors - means[codes]
+    if shrinkage == "auto":
+        shrinkage = ledoit_wolf_shrinkage(within, assume_centered=True)
+    covariance = (within.T @ within).astype(np.float64) / count
+    ridge = shrinkage * np.trace(covariance) / size
+    # A floor, for factors that leave no variance within their values.
+    floor = max(1e-6 * np.mean(vectors**2), 1e-30)
+    covariance *= 1 - shrinkage
+    covariance[np.diag_indices(size)] += max(ridge, floor)
+    return counts, means, covariance
+
+
+def lda_directions(vectors, values, dims, shrinkage="auto"):
+    """Directions of a linear discriminant analysis with a shrunk covariance.
+
+    Arguments
+    ---------
+    vectors : array
+        [N, D].
+    values : sequence
+        [N] value of the factor of each row.
+    dims : int
+        Dimensions wanted; at most one less than there are values.
+    shrinkage : float or "auto"
+        See :func:`within_covariance`.
+
+    Returns
+    -------
+    directions : numpy.ndarray
+        [min(dims, values - 1, D), D], most discriminative first, scaled such
+        that the (shrunk) within-class covariance of the projection is the
+        identity.
+
+    Raises
+    ------
+    InputError
+        With one value, no repeated value, or another shrinkage.
+
+    Example
+    -------
+    >>> vectors = np.array([[0, 0], [1, 4], [5, 0], [6, 4.0]])
+    >>> directions = lda_directions(vectors, list("aabb"), 1, 0.1)
+    >>> bool(abs(directions[0, 0]) > abs(directions[0, 1]))
+    True
+    """
+    vectors = to_matrix(vectors, "features").astype(np.float64)
+    vectors = vectors - vectors.mean(axis=0)
+    counts, means, covariance = within_covariance(vectors, values, shrinkage)
+    variances, axes = eigh(covariance)
+    whiten = axes / np.sqrt(variances)
+    between = np.sqrt(counts)[:, None] * (means @ whiten)
+    rotation = svd(between, full_matrices=False)[2]
+    return rotation[: min(dims, len(counts) - 1)] @ whiten.T
+
+
+def _standardised(features, widths, standardise):
+    """An empty network with its statistics, and its inputs as [N, D]."""
+    features = torch.as_tensor(features)
+    if features.dim() != 3:
+        raise InputError(
+            "expected features [utterances, layers, dim], got shape "
+            f"{tuple(features.shape)}"
+        )
+    network = LinearSubspaces(features.shape[1:], widths, standardise)
+    network.fit_statistics(features)
+    vectors = network.standardiser(features.double()).flatten(1)
+    return network, to_matrix(vectors, "features")
+
+
+def _widths(dims, names):
+    """A width a name, from one number or from a mapping."""
+    return dict(dims) if hasattr(dims, "keys") else dict.fromkeys(names, dims)
+
+
+def grid_lda(features, labels, dims=512, shrinkage="auto", standardise=True):
+    """Subspaces by a linear discriminant analysis a factor.
+
+    Arguments
+    ---------
+    features : torch.Tensor
+        [utterances, layers, dim] of a grid.
+    labels : dict
+        Factor -> its value for each utterance.
+    dims : int or dict
+        Dimensions wanted (a factor); a subspace has at most one less than its
+        factor has values.
+    shrinkage : float or "auto"
+        See :func:`lda_directions`.
+    standardise : bool
+        Standardise the input, which also makes the statistics exchangeable
+        for those of a target domain (``fit_statistics``).
+
+    Returns
+    -------
+    network : LinearSubspaces
+        One subspace a factor; the projections have mean zero on the grid.
+
+    Raises
+    ------
+    InputError
+        With NaN features, labels that do not fit, or a factor of one value.
+
+    Example
+    -------
+    >>> features = torch.randn(12, 1, 5)
+    >>> network = grid_lda(features, {"speaker": list("aaabbbcccddd")})
+    >>> network(features)["speaker"].shape
+    torch.Size([12, 3])
+    """
+    if not labels:
+        raise InputError("no factor to make a subspace for")
+    dims = _widths(dims, labels)
+    network, vectors = _standardised(features, {"all": 1}, standardise)
+    directions = {
+        factor: lda_directions(vectors, values, dims[factor], shrinkage)
+        for factor, values in labels.items()
+    }
+    return _filled(network, directions, vectors.mean(axis=0))
+
+
+def _filled(network, directions, mean):
+    """Network of the same input with these projections of ``x - mean``."""
+    widths = {name: len(weight) for name, weight in directions.items()}
+    filled = LinearSubspaces(
+        network.config["input_shape"], widths, network.standardise
+    )
+    filled.standardiser = network.standardiser
+    for name, weight in directions.items():
+        filled.set_projection(name, weight, -weight @ mean)
+    return filled.eval()
+
+
+def pca_subspaces(
+    features, subspaces, dims=384, whiten=False, standardise=True
+):
+    """The same principal components in every subspace: it separates nothing.
+
+    Arguments
+    ---------
+    features : torch.Tensor
+        [utterances, layers, dim].
+    subspaces : list of str
+        Names under which the components are returned.
+    dims : int or dict
+        Components (a subspace); at most the rank of the features.
+    whiten : bool
+        Scale the components to variance one.
+    standardise : bool
+        Standardise the input.
+
+    Returns
+    -------
+    network : LinearSubspaces
+
+    Raises
+    ------
+    InputError
+        With NaN features.
+
+    Example
+    -------
+    >>> network = pca_subspaces(torch.randn(9, 1, 5), ["speaker"], dims=2)
+    >>> network(torch.randn(3, 1, 5))["speaker"].shape
+    torch.Size([3, 2])
+    """
+    dims = _widths(dims, subspaces)
+    network, vectors = _standardised(features, {"all": 1}, standardise)
+    pca = PCA(min(max(dims.values()), *vectors.shape), random_state=0)
+    pca.fit(vectors)
+    weight = pca.components_
+    if whiten:
+        deviation = np.sqrt(pca.explained_variance_)
+        # Components without variance are dropped, not blown up.
+        kept = deviation > deviation[0] * 1e-6
+        weight = weight[kept] / deviation[kept, None]
+    directions = {name: weight[:width] for name, width in dims.items()}
+    return _filled(network, directions, pca.mean_)
+
+
+def random_subspaces(features, subspaces, dims=384, seed=0, standardise=True):
+    """A Gaussian random projection a subspace: dimension without training.
+
+    Arguments
+    ---------
+    features : torch.Tensor
+        [utterances, layers, dim]; only their statistics are used.
+    subspaces : list of str
+        Names of the subspaces; each has a projection of its own.
+    dims : int or dict
+        Dimension (of each subspace).
+    seed : int
+        Seed of the projections.
+    standardise : bool
+        Standardise the input.
+
+    Returns
+    -------
+    network : LinearSubspaces
+
+    Raises
+    ------
+    InputError
+        With NaN features.
+
+    Example
+    -------
+    >>> network = random_subspaces(torch.randn(9, 1, 5), ["speaker"], dims=2)
+    >>> network(torch.randn(3, 1, 5))["speaker"].shape
+    torch.Size([3, 2])
+    """
+    dims = _widths(dims, subspaces)
+    network, vectors = _standardised(features, {"all": 1}, standardise)
+    directions = {}
+    for number, (name, width) in enumerate(dims.items()):
+        projection = GaussianRandomProjection(
+            width, random_state=np.random.RandomState([seed, number])
+        )
+        directions[name] = projection.fit(vectors[:1]).components_
+    return _filled(network, directions, vectors.mean(axis=0))

@@ -1,0 +1,430 @@
+"""Intervals that resample speakers, and paired differences of systems.
+
+Trials share speakers: 37,611 trials of 40 people are 40 independent draws, not
+37,611, and an interval that resamples trials is several times too narrow. Here
+the speakers are drawn with replacement, once for all systems, so that
+differences between systems are paired.
+
+R. M. Bolle, N. K. Ratha, S. Pankanti, "Error analysis of pattern recognition
+systems: the subsets bootstrap", Computer Vision and Image Understanding, 2004.
+"""
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from speechbrain_ext.evaluation.arrays import to_codes, to_numpy
+from speechbrain_ext.evaluation.report import align_columns, format_number
+from speechbrain_ext.evaluation.verification import (
+    check_trials,
+    equal_error_rate,
+)
+from speechbrain_ext.utils.errors import InputError
+
+BLOCKS = 256
+CHUNK = 1 << 22
+
+
+class SpeakerResamples:
+    """Speakers drawn with replacement, the same draws for every system.
+
+    Arguments
+    ---------
+    speakers : sequence
+        [N] speaker of each utterance.
+    number : int
+        Resamples.
+    seed : int
+        Seed of the draws.
+
+    Attributes
+    ----------
+    times : numpy.ndarray
+        int64 [number, speakers], how many times each speaker was drawn.
+
+    Raises
+    ------
+    InputError
+        With fewer than two speakers or two resamples.
+
+    Example
+    -------
+    >>> resamples = SpeakerResamples(["a", "a", "b", "c"], number=5)
+    >>> resamples.times.sum(axis=1).tolist()
+    [3, 3, 3, 3, 3]
+    """
+
+    def __init__(self, speakers, number=1000, seed=0):
+        names, self.speaker = to_codes(speakers, None, "speakers")
+        if len(names) < 2:
+            raise InputError(
+                f"an interval over speakers needs 2 or more, got {len(names)}"
+            )
+        if number < 2:
+            raise InputError(f"an interval needs 2 resamples, got {number}")
+        rng = np.random.default_rng(seed)
+        equal = np.full(len(names), 1 / len(names))
+        self.times = rng.multinomial(len(names), equal, size=number)
+
+    def accuracy(self, correct):
+        """Mean of a value an utterance, in each resample.
+
+        Arguments
+        ---------
+        correct : array of bool or float
+            [N], such as ``nearest_value`` or ``linear_probe`` gives. The
+            utterances keep their decisions: neighbours or training sets are
+            not drawn again.
+
+        Returns
+        -------
+        draws : numpy.ndarray
+            [number]
+
+        Example
+        -------
+        >>> resamples = SpeakerResamples(list("aabb"), number=4)
+        >>> resamples.accuracy([True, True, True, True]).tolist()
+        [1.0, 1.0, 1.0, 1.0]
+        """
+        correct = to_numpy(correct, np.float64)
+        if correct.shape != self.speaker.shape:
+            raise InputError(
+                f"expected a value for each of {len(self.speaker)} utterances, "
+                f"got shape {correct.shape}"
+            )
+        sums = np.bincount(self.speaker, correct)
+        counts = np.bincount(self.speaker)
+        return (self.times @ sums) / (self.times @ counts)
+
+    def eer(self, scores, trials):
+        """Equal error rate in each resample.
+
+        A speaker who is drawn m times counts as m people with the same
+        recordings: their target trials count m times, a non-target trial of
+        speakers drawn m and n times counts m n times. The result is that of
+        :func:`~speechbrain_ext.evaluation.verification.equal_error_rate` on
+        trials that are repeated so, without repeating or sorting them again.
+
+        Arguments
+        ---------
+        scores : array or torch.Tensor
+            [T] score of each trial.
+        trials : Trials
+            Trials on the N utterances.
+
+        Returns
+        -------
+        draws : numpy.ndarray
+            [number]; NaN for a resample without both kinds of trials.
+
+        Raises
+        ------
+        InputError
+            On NaN scores, or without both kinds of trials.
+
+        Example
+        -------
+        >>> from speechbrain_ext.evaluation.verification import Trials
+        >>> trials = Trials(*np.array([[0, 2, 0], [1, 3, 2], [1, 1, 0]]))
+        >>> resamples = SpeakerResamples(list("aabb"), number=4)
+        >>> resamples.eer([0.9, 0.8, 0.1], trials).tolist()
+        [0.0, 0.0, nan, nan]
+        """
+        scores, targets = check_trials(scores, trials.label)
+        order = np.argsort(scores)
+        scores, targets = scores[order], targets[order]
+        one = self.speaker[np.asarray(trials.enrol)[order]]
+        other = self.speaker[np.asarray(trials.test)[order]]
+        # Weight of a trial: times[left] for targets, times[left] times
+        # times[right] for others; a further "speaker" is drawn once always.
+        left = one
+        right = np.where(targets, self.times.shape[1], other)
+        times = np.pad(self.times, ((0, 0), (0, 1)), constant_values=1)
+        # Tied scores are accepted or rejected together: one step.
+        steps = np.cumsum(np.append(False, scores[1:] != scores[:-1]))
+        # Coarse: the weights of blocks of trials for all resamples at once,
+        # fine: only within the block where the two error rates cross.
+        even = np.linspace(0, len(scores), BLOCKS + 1).astype(int)[:-1]
+        starts = np.unique(np.searchsorted(steps, steps[even]))
+        starts = np.append(starts, len(scores))
+        block = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
+        miss, reject = (
+            _block_weights(left[part], right[part], block[part], times,
+                           len(starts) - 1)
+            for part in (targets, ~targets)
+        )  # fmt: skip
+        draws = np.full(len(times), np.nan)
+        for r in np.flatnonzero((miss[:, -1] > 0) & (reject[:, -1] > 0)):
+            n_targets, n_others = miss[r, -1], reject[r, -1]
+            gaps = 1 - reject[r] / n_others - miss[r] / n_targets
+            at = np.argmax(gaps <= 0) - 1  # column 0: before all trials
+            part = slice(starts[at], starts[at + 1])
+            weight = times[r][left[part]] * times[r][right[part]]
+            last = np.append(np.diff(steps[part]) > 0, True)
+            missed = np.cumsum(weight * targets[part])[last] + miss[r, at]
+            rejected = np.cumsum(weight * ~targets[part])[last] + reject[r, at]
+            missed = np.append(miss[r, at], missed) / n_targets
+            gap = 1 - np.append(reject[r, at], rejected) / n_others - missed
+            after = np.argmax(gap <= 0)
+            share = gap[after - 1] / (gap[after - 1] - gap[after])
+            draws[r] = missed[after - 1] + share * (
+                missed[after] - missed[after - 1]
+            )
+        return draws
+
+    @staticmethod
+    def interval(draws, level=0.95):
+        """Percentile interval of resampled values.
+
+        Arguments
+        ---------
+        draws : array
+            [number]; NaN is left out.
+        level : float
+            Share of the draws inside.
+
+        Returns
+        -------
+        interval : list of float or None
+            Lower and upper bound; None when all are NaN.
+
+        Example
+        -------
+        >>> low, high = SpeakerResamples.interval(np.arange(81.0))
+        >>> round(low, 3), round(high, 3)
+        (2.0, 78.0)
+        """
+        draws = np.asarray(draws)[np.isfinite(draws)]
+        if not len(draws):
+            return None
+        tail = (1 - level) / 2
+        low, high = np.quantile(draws, [tail, 1 - tail])
+        return [float(low), float(high)]
+
+
+def _block_weights(left, right, block, times, blocks):
+    """Weight of all trials up to the end of each block, in each resample.
+
+    Speakers come as pairs, of which there are far fewer than trials; the
+    first column is 0.
+    """
+    size = times.shape[1]
+    pairs, pair = np.unique(left * size + right, return_inverse=True)
+    counts = csr_matrix(
+        (np.ones(len(pair)), (block, pair)), shape=(blocks, len(pairs))
+    )
+    result = np.zeros((len(times), blocks + 1))
+    step = max(1, CHUNK // len(pairs))
+    for start in range(0, len(times), step):
+        part = times[start : start + step]
+        weights = part[:, pairs // size] * part[:, pairs % size]
+        result[start : start + step, 1:] = (counts @ weights.T).T
+    return result.cumsum(axis=1)
+
+
+def compare(values, draws, reference=None):
+    """Intervals of several systems, and of their difference to one of them.
+
+    Arguments
+    ---------
+    values : dict
+        System -> its measured value (EER, accuracy...).
+    draws : dict
+        System -> [number] values in the same resamples.
+    reference : str
+        System that the others are compared with. Default: the first.
+
+    Returns
+    -------
+    rows : dict
+        System -> {value, interval, difference, difference_interval,
+        significant}: the difference is value minus the reference's, with the
+        95 % interval of the *paired* differences, and ``significant`` says
+        whether that excludes 0 (None for the reference itself).
+
+    Raises
+    ------
+    InputError
+        If there is no system, or no such reference.
+
+    Example
+    -------
+    >>> draws = np.linspace(0.1, 0.3, 21)
+    >>> rows = compare({"a": 0.2, "b": 0.15}, {"a": draws, "b": draws - 0.05})
+    >>> rows["b"]["significant"], [round(x, 3) for x in rows["b"]["interval"]]
+    (True, [0.055, 0.245])
+    """
+    if not values:
+        raise InputError("no system to compare")
+    reference = next(iter(values)) if reference is None else reference
+    if reference not in values:
+        raise InputError(
+            f"unknown reference '{reference}': there are {', '.join(values)}"
+        )
+    rows = {}
+    for name, value in values.items():
+        row = {
+            "value": float(value),
+            "interval": SpeakerResamples.interval(draws[name]),
+            "difference": None,
+            "difference_interval": None,
+            "significant": None,
+        }
+        if name != reference:
+            row["difference"] = float(value - values[reference])
+            interval = SpeakerResamples.interval(
+                np.subtract(draws[name], draws[reference])
+            )
+            row["difference_interval"] = interval
+            if interval is not None:
+                row["significant"] = bool(interval[0] > 0 or interval[1] < 0)
+        rows[name] = row
+    return rows
+
+
+def compare_eer(scored, trials, resamples, reference=None):
+    """:func:`compare` of equal error rates on the same trials.
+
+    Arguments
+    ---------
+    scored : dict
+        System -> [T] scores, or (scores, labels) as for the plots.
+    trials : Trials
+        The trials, on the utterances of ``resamples``.
+    resamples : SpeakerResamples
+        Draws of the speakers.
+    reference : str
+        System that the others are compared with. Default: the first.
+
+    Returns
+    -------
+    rows : dict
+        As :func:`compare` gives it; EER as a fraction.
+
+    Example
+    -------
+    >>> from speechbrain_ext.evaluation.verification import generate_trials
+    >>> speakers = list("aabbccdd")
+    >>> trials = generate_trials(speakers)
+    >>> resamples = SpeakerResamples(speakers, number=50)
+    >>> rows = compare_eer({"good": 1.0 * trials.label,
+    ...                     "bad": -1.0 * trials.label}, trials, resamples)
+    >>> rows["bad"]["difference"], rows["bad"]["significant"]
+    (1.0, True)
+    """
+    values, draws = {}, {}
+    for name, scores in scored.items():
+        scores = scores[0] if isinstance(scores, tuple) else scores
+        values[name] = equal_error_rate(scores, trials.label)[0]
+        draws[name] = resamples.eer(scores, trials)
+    return compare(values, draws, reference)
+
+
+def compare_accuracy(correct, resamples, reference=None):
+    """:func:`compare` of accuracies on the same utterances.
+
+    Arguments
+    ---------
+    correct : dict
+        System -> bool [N], whether each utterance is right.
+    resamples : SpeakerResamples
+        Draws of the speakers.
+    reference : str
+        System that the others are compared with. Default: the first.
+
+    Returns
+    -------
+    rows : dict
+        As :func:`compare` gives it.
+
+    Example
+    -------
+    >>> resamples = SpeakerResamples(list("aabb"), number=9)
+    >>> rows = compare_accuracy({"one": [1, 1, 1, 0]}, resamples)
+    >>> rows["one"]["value"]
+    0.75
+    """
+    values = {n: to_numpy(c, np.float64).mean() for n, c in correct.items()}
+    draws = {n: resamples.accuracy(c) for n, c in correct.items()}
+    return compare(values, draws, reference)
+
+
+def summarise_seeds(values):
+    """Results of several training seeds: one by one, mean and deviation.
+
+    Arguments
+    ---------
+    values : sequence of float
+        One result a seed.
+
+    Returns
+    -------
+    summary : dict
+        ``values``, ``mean`` and ``sd`` (of a sample; None for one seed).
+
+    Raises
+    ------
+    InputError
+        If there are none.
+
+    Example
+    -------
+    >>> summarise_seeds([0.1, 0.2, 0.3])["sd"].__round__(3)
+    0.1
+    """
+    values = [float(value) for value in values]
+    if not values:
+        raise InputError("no seeds to summarise")
+    return {
+        "values": values,
+        "mean": float(np.mean(values)),
+        "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None,
+    }
+
+
+def format_comparison(rows, title="EER"):
+    """A comparison as a plain-text table, in percent.
+
+    Arguments
+    ---------
+    rows : dict
+        Of :func:`compare`.
+    title : str
+        What was measured.
+
+    Returns
+    -------
+    table : str
+        A line a system; the last column says whether the difference to the
+        reference is outside its interval.
+
+    Example
+    -------
+    >>> draws = np.linspace(0.1, 0.3, 21)
+    >>> print(format_comparison(compare(
+    ...     {"a": 0.2, "b": 0.15}, {"a": draws, "b": draws - 0.05})))
+    system  EER %          95 %   - a          95 %
+    -----------------------------------------------
+    a        20.0  10.5 .. 29.5     -             -
+    b        15.0   5.5 .. 24.5  -5.0  -5.0 .. -5.0  differs
+    """
+    reference = next(n for n, row in rows.items() if row["difference"] is None)
+    reference = " ".join(reference.split())
+    header = ["system", f"{title} %", "95 %", f"- {reference}", "95 %", ""]
+    table = []
+    for name, row in rows.items():
+        cells = [" ".join(str(name).split())]
+        for value, interval in (
+            ("value", "interval"),
+            ("difference", "difference_interval"),
+        ):
+            cells.append(format_number(row[value], 100, 1))
+            bounds = row[interval]
+            cells.append(
+                "-"
+                if bounds is None
+                else " .. ".join(format_number(b, 100, 1) for b in bounds)
+            )
+        word = {True: "differs", False: "not sure", None: ""}
+        table.append([*cells, word[row["significant"]]])
+    return align_columns(table, header, left=1)

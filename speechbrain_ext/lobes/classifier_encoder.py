@@ -1,0 +1,74 @@
+"""Speaker encoders that were trained as classifiers with SpeechBrain."""
+
+import re
+import tempfile
+
+import torch
+from speechbrain.inference.classifiers import EncoderClassifier
+
+from speechbrain_ext.lobes.encoders import PooledEncoder
+from speechbrain_ext.lobes.model_files import SPEECHBRAIN_FILES, find_model
+from speechbrain_ext.utils.errors import InputError
+
+
+class ClassifierEncoder(PooledEncoder):
+    """The embedding of a SpeechBrain ``EncoderClassifier``, as one layer.
+
+    Clips under 0.1 s are padded with zeros to 0.1 s. The model's
+    ``hyperparams.yaml`` is executed when it is loaded, as SpeechBrain does
+    with every model: load only what you trust.
+
+    Arguments
+    ---------
+    source : str
+        Folder or hub id, with ``hyperparams.yaml`` and ``*.ckpt`` files.
+    revision : str
+        Branch, tag or commit of a hub id.
+
+    Raises
+    ------
+    InputError
+        If the model is not found or cannot be loaded.
+    """
+
+    def __init__(self, source, revision=None):
+        files = find_model(
+            source, revision, SPEECHBRAIN_FILES, optional=["*.txt"]
+        )
+        text = (files.folder / "hyperparams.yaml").read_text(encoding="utf-8")
+        # By convention the weights are looked for at this key, a hub id.
+        overrides = {}
+        if re.search("^pretrained_path:", text, re.MULTILINE):
+            overrides["pretrained_path"] = str(files.folder)
+        try:
+            with tempfile.TemporaryDirectory() as collected:
+                classifier = EncoderClassifier.from_hparams(
+                    source=str(files.folder),
+                    savedir=collected,
+                    overrides=overrides,
+                    run_opts={"device": "cpu"},
+                )
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            raise InputError(f"Cannot load {source}: {error}")
+        rate = getattr(classifier.hparams, "sample_rate", 16000)
+        super().__init__(rate, model=files, min_samples=rate // 10)
+        # Not the classifier itself, which does not follow to another device.
+        self.mods = torch.nn.ModuleDict(
+            {
+                name: classifier.mods[name]
+                for name in (
+                    "compute_features",
+                    "mean_var_norm",
+                    "embedding_model",
+                )
+            }
+        )
+        self.probe()
+
+    def encode(self, wavs, lengths):
+        """Embeddings of utterances of equal length, shape [B, 1, dim]."""
+        lens = torch.ones(len(wavs), device=wavs.device)
+        features = self.mods.compute_features(wavs)
+        features = self.mods.mean_var_norm(features, lens)
+        embeddings = self.mods.embedding_model(features, lens)
+        return embeddings.reshape(len(wavs), 1, -1)

@@ -1,0 +1,116 @@
+"""Linear maps from pooled features to subspaces, filled by a closed form."""
+
+import torch
+
+from speechbrain_ext.lobes.subspaces import FeatureStandardiser
+from speechbrain_ext.utils.errors import InputError
+
+
+class LinearSubspaces(torch.nn.Module):
+    """One linear projection a subspace, of features [layers, dim].
+
+    It stands wherever a trained
+    :class:`~speechbrain_ext.lobes.subspaces.SubspaceNetwork` does: evaluation,
+    export, inference. Empty (all zeros) until a closed form of
+    :mod:`speechbrain_ext.evaluation.closed_form` or a ``load_state_dict``
+    fills it.
+
+    Arguments
+    ---------
+    input_shape : list of int
+        [layers, dim] of the features.
+    widths : dict
+        Subspace -> its dimension.
+    standardise : bool
+        Whether :meth:`fit_statistics` estimates statistics of the input.
+
+    Raises
+    ------
+    InputError
+        If there is no subspace, or one has no dimension.
+
+    Example
+    -------
+    >>> network = LinearSubspaces([2, 4], {"speaker": 3})
+    >>> network(torch.zeros(5, 2, 4))["speaker"].shape
+    torch.Size([5, 3])
+    """
+
+    def __init__(self, input_shape, widths, standardise=True):
+        super().__init__()
+        if not widths or min(widths.values()) < 1:
+            raise InputError(
+                "every subspace needs at least one dimension, got "
+                f"{dict(widths)}"
+            )
+        # What an export needs to build the same network again.
+        self.config = dict(
+            input_shape=[int(size) for size in input_shape],
+            widths={name: int(width) for name, width in widths.items()},
+            standardise=bool(standardise),
+        )
+        self.standardise = self.config["standardise"]
+        self.widths = dict(self.config["widths"])
+        self.standardiser = FeatureStandardiser(input_shape)
+        n_layers, dim = input_shape
+        self.projections = torch.nn.ModuleDict(
+            {
+                name: torch.nn.Linear(n_layers * dim, width)
+                for name, width in self.widths.items()
+            }
+        )
+        for parameter in self.parameters():
+            torch.nn.init.zeros_(parameter)
+
+    @property
+    def subspaces(self):
+        """Names of the subspaces, in order."""
+        return list(self.widths)
+
+    def fit_statistics(self, features):
+        """Estimate the input statistics where ``standardise`` is on.
+
+        Arguments
+        ---------
+        features : torch.Tensor
+            Shape [utterances, layers, dim].
+        """
+        if self.standardise:
+            self.standardiser.fit(features)
+
+    @torch.no_grad()
+    def set_projection(self, name, weight, bias=None):
+        """Fill in the projection of one subspace.
+
+        Arguments
+        ---------
+        name : str
+            Subspace.
+        weight : array or torch.Tensor
+            Shape [width, layers * dim].
+        bias : array or torch.Tensor
+            Shape [width]. Default: zeros.
+        """
+        projection = self.projections[name]
+        projection.weight.copy_(torch.as_tensor(weight))
+        if bias is not None:
+            projection.bias.copy_(torch.as_tensor(bias))
+
+    def forward(self, features):
+        """Map features to subspaces.
+
+        Arguments
+        ---------
+        features : torch.Tensor
+            Shape [B, layers, dim].
+
+        Returns
+        -------
+        dict
+            Subspace -> torch.Tensor of shape [B, width], not normalised.
+        """
+        vectors = self.standardiser(features).flatten(1)
+        return {
+            name: projection(vectors)
+            for name, projection in self.projections.items()
+        }

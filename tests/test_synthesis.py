@@ -1,0 +1,316 @@
+"""Voices, sentences, the espeak-ng backend and the rendering of grids."""
+
+import ctypes
+import json
+import os
+import re
+import subprocess
+import sys
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from speechbrain_ext.synthesis import espeak, sentences
+from speechbrain_ext.synthesis.base import Synthesizer, Voice
+from speechbrain_ext.synthesis.espeak import (
+    VOICES_CSV,
+    EspeakSynthesizer,
+    make_voice,
+    read_voices,
+)
+from speechbrain_ext.synthesis.grid import render_clip, render_grid
+from speechbrain_ext.synthesis.sentences import (
+    FUNCTION_KINDS,
+    WORDS,
+    generate_sentences,
+)
+from speechbrain_ext.utils.errors import InputError
+
+# Voices whose noise, echo or filters used to carry over from clip to clip.
+DELICATE = ["f2", "whisper", "caleb", "Reed", "klatt", "max", "robosoft6"]
+TEXT = "Seven yellow lamps hum over the river."
+
+
+class Tones:
+    """A backend without dependencies, which can be made to fail."""
+
+    settings = {"backend": "tones"}
+
+    def __init__(self, broken="nothing"):
+        self.broken = broken
+
+    def voices(self):
+        return [Voice(f"t{n}", f"v{n // 2}", "", 20 + n) for n in range(16)]
+
+    def synthesize(self, text, voice):
+        if text == self.broken:
+            raise KeyboardInterrupt
+        time = np.arange(len(text) * 100) / 8000
+        return np.sin(time * (voice.pitch * 50 + len(text))), 8000
+
+
+@pytest.fixture
+def synthesizer():
+    pytest.importorskip("espeakng_loader")
+    return EspeakSynthesizer()
+
+
+def contents(folder):
+    """All files of a folder with their bytes."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(Path(folder).rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_sentences_are_unique_and_differ_in_content():
+    texts = generate_sentences(320, seed=1)
+    assert len({text.lower() for text in texts}) == 320
+    assert {len(text.split()) for text in texts} <= {4, 5, 6, 7}
+    function = {
+        word for kind in FUNCTION_KINDS for word in WORDS[kind].split()
+    } | set("a an and did is never please the there were will".split())
+    stems = [
+        {
+            word[:4]  # plurals and pasts count as the same word
+            for word in re.findall(r"\w{2,}", text.lower())
+            if word not in function
+        }
+        for text in texts
+    ]
+    shared = [len(a & b) for a, b in combinations(stems, 2)]
+    # Chance likeness of the first letters ("Mar-tha", "mar-ket") is allowed.
+    assert max(shared) <= 2 and np.mean(np.array(shared) == 2) < 1e-3
+
+
+def test_sentences_depend_on_the_seed_only():
+    assert generate_sentences(50, seed=3) == generate_sentences(90, seed=3)[:50]
+    assert generate_sentences(50, seed=3) != generate_sentences(50, seed=4)
+
+
+def test_too_many_sentences(monkeypatch):
+    monkeypatch.setattr(sentences, "PATTERNS", ["{name} {act:ed} {where} us."])
+    monkeypatch.setitem(sentences.WORDS, "name", "Ann Bob")
+    monkeypatch.setitem(sentences.WORDS, "act", "sing/sang hum/hummed sit/sat")
+    assert len(generate_sentences(6)) == 6
+    with pytest.raises(InputError, match="7 sentences were asked for"):
+        generate_sentences(7)
+
+
+def test_listed_voices_exist_and_are_enough(synthesizer):
+    voices = synthesizer.voices()
+    assert len(voices) >= 56
+    assert len({voice.ID for voice in voices}) == len(voices)
+    folder = Path(synthesizer.data_path, "voices/!v")
+    names = {path.name for path in folder.iterdir()}
+    assert {voice.variant for voice in voices} <= names
+    assert {voice.gender for voice in voices} == {"female", "male"}
+    assert all(0 <= v.pitch <= 99 and 0 <= v.range <= 99 for v in voices)
+    assert read_voices(VOICES_CSV) == voices
+
+
+def test_espeak_is_a_synthesizer(synthesizer):
+    assert isinstance(synthesizer, Synthesizer)
+    assert json.loads(json.dumps(synthesizer.settings)) == synthesizer.settings
+    samples, rate = synthesizer.synthesize(TEXT, make_voice("f2", "en-us"))
+    assert samples.dtype == np.float32 and samples.ndim == 1
+    assert np.abs(samples).max() <= 1 and 1.5 < len(samples) / rate < 2.5
+
+
+def test_what_makes_a_voice_changes_the_sound(synthesizer):
+    def clip(*voice):
+        return synthesizer.synthesize(TEXT, make_voice(*voice))[0].tobytes()
+
+    clips = [
+        clip("f2", "en-us"),
+        clip("f3", "en-us"),
+        clip("f2", "en-gb-scotland"),
+        clip("f2", "en-us", 80),
+        clip("f2", "en-us", 50, 90),
+    ]
+    assert len(set(clips)) == len(clips)
+
+
+def test_a_clip_is_the_same_alone_and_after_others(synthesizer):
+    voices = [make_voice(variant, "en-us", 60) for variant in DELICATE]
+
+    def render(order):
+        return {
+            voice.ID: synthesizer.synthesize(TEXT, voice)[0].tobytes()
+            for voice in order
+        }
+
+    first = render(voices)
+    synthesizer.synthesize("Something else.", make_voice("f5", "en-gb-x-rp"))
+    assert render(voices[::-1]) == first
+    assert all(render([voice])[voice.ID] == first[voice.ID] for voice in voices)
+
+
+def test_a_clip_is_the_same_in_another_process(synthesizer):
+    # New memory is filled with another byte in each: nothing may read it.
+    script = f"""
+import hashlib, sys
+from speechbrain_ext.synthesis.espeak import EspeakSynthesizer, make_voice
+variants = {DELICATE!r}
+if sys.argv[1] == "1":
+    variants.reverse()
+synthesizer = EspeakSynthesizer()
+for variant in variants:
+    voice = make_voice(variant, "en-gb-scotland", 30, 80)
+    samples, _ = synthesizer.synthesize({TEXT!r}, voice)
+    print(variant, hashlib.sha256(samples.tobytes()).hexdigest())
+"""
+    outputs = [
+        subprocess.run(
+            [sys.executable, "-c", script, str(number)],
+            env={**os.environ, "MALLOC_PERTURB_": perturbation},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for number, perturbation in enumerate(("0", "90", "165"))
+    ]
+    assert len(outputs[0].splitlines()) == len(DELICATE)
+    assert len({tuple(sorted(text.splitlines())) for text in outputs}) == 1
+
+
+def test_espeak_refuses_what_it_would_say_differently(synthesizer):
+    with pytest.raises(InputError, match="no variant 'f99'"):
+        synthesizer.synthesize(TEXT, make_voice("f99", "en-us"))
+    with pytest.raises(InputError, match="no accent 'xx-yy'"):
+        synthesizer.synthesize(TEXT, make_voice("f2", "xx-yy"))
+    with pytest.raises(InputError, match="says nothing"):
+        synthesizer.synthesize("", make_voice("f2", "en-us"))
+
+
+@pytest.mark.skipif(not hasattr(os, "RTLD_NOLOAD"), reason="cannot be asked")
+def test_espeak_refuses_a_library_that_others_use(synthesizer):
+    library = ctypes.CDLL(synthesizer.library_path)
+    try:
+        with pytest.raises(RuntimeError, match="in use"):
+            synthesizer.synthesize(TEXT, make_voice("f2", "en-us"))
+    finally:
+        espeak._unload(library)
+    synthesizer.synthesize(TEXT, make_voice("f2", "en-us"))
+
+
+def test_without_the_package_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "espeakng_loader", None)
+    with pytest.raises(InputError, match="demo"):
+        EspeakSynthesizer()
+
+
+def test_clips_are_equally_loud(synthesizer):
+    levels = []
+    for voice in synthesizer.voices()[:12]:
+        samples = render_clip(synthesizer, TEXT, voice).astype(float)
+        assert np.abs(samples).max() <= 32440
+        levels.append(np.sqrt(np.mean(samples**2)) / 32768)
+    assert np.ptp(20 * np.log10(levels)) < 1
+
+
+def test_silence_is_refused():
+    class Silence(Tones):
+        def synthesize(self, text, voice):
+            return np.zeros(len(text)), 8000
+
+    voice = Voice("v", "v", "")
+    for text in ("quiet", ""):
+        with pytest.raises(InputError, match="nothing audible"):
+            render_clip(Silence(), text, voice)
+
+
+def test_workers_do_not_change_a_grid(synthesizer, tmp_path):
+    voices = [make_voice(variant, "en-us") for variant in DELICATE[:4]]
+    texts = enumerate(generate_sentences(9, seed=2))
+    texts = {f"s{number}": text for number, text in texts}
+    rows = [
+        render_grid(
+            synthesizer,
+            voices,
+            texts,
+            tmp_path / str(num_workers),
+            num_workers=num_workers,
+            progress=False,
+        )
+        for num_workers in (1, 2)
+    ]
+    assert rows[0] == rows[1]
+    assert contents(tmp_path / "1") == contents(tmp_path / "2")
+    for row in rows[0]:
+        info = soundfile.info(tmp_path / "1" / row["wav"])
+        assert (info.samplerate, info.channels) == (16000, 1)
+        assert (info.format, info.subtype) == ("WAV", "PCM_16")
+        assert info.duration == row["duration"]
+
+
+class Failing(Tones):
+    """A backend that one sentence leaves speechless."""
+
+    def synthesize(self, text, voice):
+        samples, rate = super().synthesize(text, voice)
+        return samples * (text != "Sentence 17"), rate
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_an_error_in_a_worker_is_shown_as_it_is(tmp_path, num_workers):
+    texts = {f"s{number}": f"Sentence {number}" for number in range(20)}
+    with pytest.raises(InputError) as error:
+        render_grid(
+            Failing(), Tones().voices(), texts, tmp_path, 16000, num_workers
+        )
+    assert str(error.value) == (
+        "The voice 't0' says nothing audible for 'Sentence 17'"
+    )
+    for name in contents(tmp_path):
+        assert "/." not in name and soundfile.info(tmp_path / name).frames
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 22050, 44100])
+def test_resampling_keeps_pitch_and_length(rate):
+    class Sine:
+        def synthesize(self, text, voice):
+            return np.sin(2 * np.pi * 440 * np.arange(rate) / rate), rate
+
+    samples = render_clip(Sine(), "", None)
+    assert len(samples) == 16000
+    assert np.abs(np.fft.rfft(samples)).argmax() == 440
+    level = 20 * np.log10(samples.std() / 32768)
+    assert level == pytest.approx(-26, abs=0.01)
+
+
+def test_an_interrupted_grid_is_completed(tmp_path):
+    tones, texts = Tones(), {"a": "One.", "b": "Three.", "c": "Fifteen."}
+    voices = tones.voices()[:4]
+
+    def render(folder, backend=tones):
+        return render_grid(
+            backend, voices, texts, folder, num_workers=1, progress=False
+        )
+
+    rows = render(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        render(tmp_path / "part", Tones(broken="Three."))
+    assert list(contents(tmp_path / "part")) == ["t0/t0_a.wav"]
+    # What a crash of the whole machine may leave behind.
+    (tmp_path / "part/t0/t0_b.wav").write_bytes(b"RIFF")
+    (tmp_path / "part/t0/t0_c.wav").touch()
+    kept = (tmp_path / "part/t0/t0_a.wav").stat().st_mtime_ns
+    assert render(tmp_path / "part") == rows
+    assert contents(tmp_path / "part") == contents(tmp_path / "whole")
+    assert (tmp_path / "part/t0/t0_a.wav").stat().st_mtime_ns == kept
+
+
+def test_grid_ids_must_be_distinct_file_names(tmp_path):
+    tones = Tones()
+    for voices, match in (
+        ([Voice("a/b", "a", "")], "no plain file"),
+        ([Voice("a", "a", ""), Voice("A", "a", "")], "twice"),
+    ):
+        with pytest.raises(InputError, match=match):
+            render_grid(tones, voices, {"s": "Hi."}, tmp_path)
+    assert contents(tmp_path) == {}
