@@ -197,13 +197,13 @@ def test_held_out_contents_are_disjoint_too():
 
 def test_split_column_decides():
     dataset = grid_dataset(3, 2)
-    names = ["training", "dev", "test"]
+    names = ["training", "dev", "unseen"]
     for i, key in enumerate(dataset.data):
         dataset.data[key]["split"] = names[i % 3]
-    mapped = {"train": "training", "valid": "dev"}
+    mapped = {"test": "unseen"}
     splits = split_manifest(dataset, by="speaker", split_names=mapped)
     assert [len(ids) for ids in splits.values()] == [2, 2, 2]
-    with pytest.raises(InputError, match="dev, test, training"):
+    with pytest.raises(InputError, match="'test'.*dev, training, unseen"):
         split_manifest(dataset, by="speaker")
     dataset.data["0_0"]["split"] = ""
     with pytest.raises(InputError, match="empty in 1 rows"):

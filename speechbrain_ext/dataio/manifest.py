@@ -23,7 +23,12 @@ from speechbrain_ext.utils.errors import InputError
 
 logger = get_logger(__name__)
 
-SPLITS = ("train", "valid", "test")
+# Names of a split in the column `split`.
+SPLITS = {
+    "train": ("train", "training"),
+    "valid": ("valid", "val", "validation", "dev"),
+    "test": ("test", "testing", "eval"),
+}
 
 
 def _read_csv(path):
@@ -324,8 +329,8 @@ def split_manifest(
     seed : int
         Seed of the division.
     split_names : dict
-        Our split -> its name in the column ``split``, where it differs,
-        e.g. ``{"train": "training"}``.
+        Our split -> its name in the column ``split``. Default: train or
+        training; valid, val, validation or dev; test, testing or eval.
 
     Returns
     -------
@@ -354,11 +359,12 @@ def split_manifest(
             "rows; fill it in all rows or remove the column"
         )
     if marked:
-        names = {split: split for split in SPLITS}
-        names.update(split_names or {})
+        names = SPLITS | {k: (v,) for k, v in (split_names or {}).items()}
         splits = {
-            split: [k for k, row in data.items() if row["split"] == name]
-            for split, name in names.items()
+            split: [
+                k for k, row in data.items() if row["split"] in names[split]
+            ]
+            for split in SPLITS
         }
         found = sorted({row["split"] for row in data.values()})
         hint = (

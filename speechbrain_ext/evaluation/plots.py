@@ -8,6 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy.special import ndtri
 from scipy.stats import gaussian_kde
+from threadpoolctl import threadpool_limits
 
 from speechbrain_ext.evaluation.arrays import to_codes, to_matrix, unit_rows
 from speechbrain_ext.evaluation.verification import (
@@ -66,7 +67,7 @@ def plot_score_distributions(scored, path, title=""):
         raise InputError("no scores to draw")
     rng = np.random.default_rng(0)
     width = max(4.5, 1.5 + 1.3 * len(scored))
-    with _figure(path, width, 4.5, title) as (_, axis):
+    with _figure(path, width, 4.8, title) as (figure, axis):
         labels = []
         for place, (name, (scores, label)) in enumerate(scored.items()):
             scores, targets = check_trials(scores, label)
@@ -82,12 +83,15 @@ def plot_score_distributions(scored, path, title=""):
                 _half_violin(axis, part, place, side, color)
             axis.hlines(threshold, place - 0.4, place + 0.4, "black", lw=1)
         axis.set_xticks(range(len(labels)), labels)
+        if max(len(line) for label in labels for line in label.split()) > 12:
+            axis.tick_params(axis="x", labelrotation=35)
+            for label in axis.get_xticklabels():
+                label.set(ha="right", va="top", rotation_mode="anchor")
         axis.set_ylabel("score")
         for color, text in ((NONTARGET, "non-target"), (TARGET, "target")):
             axis.fill_between([], [], color=color, alpha=0.6, label=text)
         axis.plot([], [], color="black", lw=1, label="EER threshold")
-        axis.legend(loc="upper center", ncols=3, frameon=False,
-                    bbox_to_anchor=(0.5, -0.12))  # fmt: skip
+        figure.legend(loc="outside lower center", ncols=3, frameon=False)
 
 
 def _half_violin(axis, scores, place, side, color):
@@ -233,10 +237,13 @@ def plot_speakers(
         for axis in axes[len(embedded) :]:
             axis.set_visible(False)
         for axis, (name, vectors) in zip(axes, embedded.items()):
-            points = TSNE(
-                perplexity=min(30, (len(rows) - 1) / 3), init="pca",
-                random_state=seed,
-            ).fit_transform(unit_rows(vectors[rows]))  # fmt: skip
+            # At this size threads wait longer than they compute.
+            with threadpool_limits(1):
+                points = TSNE(
+                    perplexity=min(30, (len(rows) - 1) / 3),
+                    init="pca",
+                    random_state=seed,
+                ).fit_transform(unit_rows(vectors[rows]))
             for number, code in enumerate(chosen):
                 part = points[codes[rows] == code]
                 axis.scatter(
