@@ -14,6 +14,7 @@ from speechbrain_ext.evaluation.report import (
     to_json,
     write_json,
 )
+from speechbrain_ext.evaluation.uncertainty import SpeakerResamples
 from speechbrain_ext.evaluation.verification import generate_trials
 from speechbrain_ext.utils.errors import InputError
 
@@ -121,3 +122,18 @@ def test_json_of_arrays_and_numbers_that_are_none():
     assert to_json(
         {1: torch.tensor([1.5, float("inf")]), "a": (np.float32(2), np.nan)}
     ) == {"1": [1.5, None], "a": [2.0, None]}
+
+
+def test_intervals_are_added_on_demand():
+    rng = np.random.default_rng(0)
+    speakers, contents = np.repeat(np.arange(9), 6), np.tile(np.arange(6), 9)
+    trials = generate_trials(speakers, contents)
+    vectors = rng.normal(size=(9, 4))[speakers] + rng.normal(size=(54, 4))
+    resamples = SpeakerResamples(speakers, 60)
+    system = evaluate_system(
+        {"clean": {"s": vectors}}, speakers, contents, trials, resamples
+    )
+    measured = system["subspaces"]["s"]["clean"]
+    for measure, key in (("verification", "eer"), ("content", "accuracy")):
+        low, high = measured[measure]["interval"]
+        assert low < measured[measure][key] < high

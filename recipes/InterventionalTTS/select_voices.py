@@ -8,7 +8,7 @@ those chosen before, to a speaker encoder, is taken next.
 
 Both tools ship their weights in the package:
     pip install moonshine-voice==0.0.73 resemblyzer==0.1.4 torch librosa
-    python select_voices.py espeak_voices.csv --count 120
+    python select_voices.py espeak_voices.csv
 """
 
 import argparse
@@ -52,8 +52,8 @@ def main():
     """Reads the options, measures, writes the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("table", type=Path, help="CSV file to write")
-    parser.add_argument("--count", type=int, default=120)
     parser.add_argument("--max_wer", type=float, default=0.25)
+    parser.add_argument("--max_cosine", type=float, default=0.92)
     parser.add_argument("--max_per_variant", type=int, default=3)
     parser.add_argument("--max_refused", type=int, default=4)
     options = parser.parse_args()
@@ -102,13 +102,13 @@ def choose(candidates, embeddings, recognizer, synthesizer, options):
     nearest[(embeddings @ embeddings.T).mean(0).argmin()] = -2.0
     with (
         open(options.table, "w", newline="", encoding="utf-8") as file,
-        tqdm(total=options.count, desc="chosen") as progress,
+        tqdm(desc="chosen") as progress,
     ):
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(
             "variant accent pitch range gender wer nearest_cosine".split()
         )
-        while progress.n < options.count and np.isfinite(nearest).any():
+        while nearest.min() < options.max_cosine:
             index = int(nearest.argmin())
             voice, cosine = candidates[index], max(nearest[index], -1.0)
             nearest[index] = np.inf

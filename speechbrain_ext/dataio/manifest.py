@@ -172,6 +172,69 @@ def subset(dataset, ids):
     return DynamicItemDataset({key: dataset.data[key] for key in ids})
 
 
+def in_split(dataset, split=None):
+    """Utterances of one split.
+
+    Arguments
+    ---------
+    dataset : DynamicItemDataset
+        From :func:`load_manifest`.
+    split : str
+        Value of the column ``split``. Default: all utterances.
+
+    Returns
+    -------
+    list of str
+        Their IDs.
+
+    Raises
+    ------
+    InputError
+        If there are none; names the splits that there are.
+
+    Example
+    -------
+    >>> dataset = DynamicItemDataset({"u1": {"split": "test"}, "u2": {}})
+    >>> in_split(dataset, "test"), in_split(dataset)
+    (['u1'], ['u1', 'u2'])
+    """
+    rows = dataset.data.items()
+    ids = [k for k, row in rows if split in (None, row.get("split"))]
+    if not ids:
+        found = sorted({str(row.get("split")) for _, row in rows})
+        raise InputError(
+            f"No utterance in split '{split}': the manifest has "
+            f"{', '.join(found)}"
+        )
+    return ids
+
+
+def factor_labels(dataset, ids, factors):
+    """Values of some utterances, a factor.
+
+    Arguments
+    ---------
+    dataset : DynamicItemDataset
+        From :func:`load_manifest`.
+    ids : list of str
+        Utterances.
+    factors : list of str
+        Columns.
+
+    Returns
+    -------
+    dict
+        Factor -> list of its values, in the order of ``ids``.
+
+    Example
+    -------
+    >>> dataset = DynamicItemDataset({"u1": {"speaker": "ann"}})
+    >>> factor_labels(dataset, ["u1"], ["speaker"])
+    {'speaker': ['ann']}
+    """
+    return {f: [dataset.data[key][f] for key in ids] for f in factors}
+
+
 def check_audio(dataset, sample_rate=16000, resample=True):
     """Check every file of a dataset before any work starts on it.
 

@@ -196,7 +196,7 @@ def _filled(network, directions, mean):
     filled.standardiser = network.standardiser
     for name, weight in directions.items():
         filled.set_projection(name, weight, -weight @ mean)
-    return filled.eval()
+    return filled.requires_grad_(False).eval()
 
 
 def pca_subspaces(

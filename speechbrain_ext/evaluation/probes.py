@@ -310,7 +310,9 @@ def linear_cka(x, y):
         raise InputError(f"{len(x)} and {len(y)} utterances to compare")
     x, y = x - x.mean(axis=0), y - y.mean(axis=0)
     norms = np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y)
-    return float(np.linalg.norm(x.T @ y) ** 2 / norms) if norms else np.nan
+    if not norms:
+        return np.nan
+    return float(min(1.0, np.linalg.norm(x.T @ y) ** 2 / norms))
 
 
 def leakage_report(

@@ -16,12 +16,12 @@ import json
 import math
 
 from speechbrain_ext.evaluation.arrays import to_matrix
-from speechbrain_ext.evaluation.content import content_accuracy
+from speechbrain_ext.evaluation.content import content_accuracy, nearest_value
 from speechbrain_ext.evaluation.verification import equal_error_rate, min_dcf
 from speechbrain_ext.utils.files import replacing
 
 
-def evaluate_subspaces(embeddings, speakers, contents, trials):
+def evaluate_subspaces(embeddings, speakers, contents, trials, resamples=None):
     """Verification and content accuracy in each subspace.
 
     Arguments
@@ -34,6 +34,10 @@ def evaluate_subspaces(embeddings, speakers, contents, trials):
         [N] content of each utterance.
     trials : Trials
         Trials on the same N rows.
+    resamples : SpeakerResamples, optional
+        Of the same N rows; adds ``interval``, the 95 % interval of EER and of
+        accuracy ([low, high]), see
+        :class:`speechbrain_ext.evaluation.uncertainty.SpeakerResamples`.
 
     Returns
     -------
@@ -72,10 +76,18 @@ def evaluate_subspaces(embeddings, speakers, contents, trials):
             },
             "content": content_accuracy(vectors, contents, speakers),
         }
+        if resamples is not None:
+            correct = nearest_value(vectors, contents, speakers)
+            for measure, draws in (
+                ("verification", resamples.eer(scores, trials)),
+                ("content", resamples.accuracy(correct)),
+            ):
+                interval = resamples.interval(draws)
+                results[name][measure]["interval"] = interval
     return results
 
 
-def evaluate_system(conditions, speakers, contents, trials):
+def evaluate_system(conditions, speakers, contents, trials, resamples=None):
     """The entry of one system in ``results["systems"]``.
 
     Arguments
@@ -89,6 +101,10 @@ def evaluate_system(conditions, speakers, contents, trials):
         [N] content of each utterance.
     trials : Trials
         Trials on the same N rows.
+    resamples : SpeakerResamples, optional
+        Of the same N rows; adds ``interval``, the 95 % interval of EER and of
+        accuracy ([low, high]), see
+        :class:`speechbrain_ext.evaluation.uncertainty.SpeakerResamples`.
 
     Returns
     -------
@@ -108,7 +124,9 @@ def evaluate_system(conditions, speakers, contents, trials):
     """
     subspaces = {}
     for condition, embeddings in conditions.items():
-        results = evaluate_subspaces(embeddings, speakers, contents, trials)
+        results = evaluate_subspaces(
+            embeddings, speakers, contents, trials, resamples
+        )
         for name, result in results.items():
             dim = int(embeddings[name].shape[-1])
             subspaces.setdefault(name, {"dim": dim})[condition] = result

@@ -1,8 +1,20 @@
 """Systems (maps from pooled features to subspaces) side by side."""
 
+import copy
+
 import torch
 
-from speechbrain_ext.evaluation.report import evaluate_system
+from speechbrain_ext.evaluation.closed_form import (
+    grid_lda,
+    pca_subspaces,
+    random_subspaces,
+)
+from speechbrain_ext.evaluation.plots import plot_score_distributions
+from speechbrain_ext.evaluation.report import (
+    evaluate_system,
+    format_table,
+    write_json,
+)
 from speechbrain_ext.evaluation.verification import (
     equal_error_rate,
     generate_trials,
@@ -81,6 +93,131 @@ def embed(system, features, batch_size=4096):
     }
 
 
+def closed_form_systems(features, labels, widths, seed=0):
+    """Closed forms on a grid, as systems beside a trained network.
+
+    Arguments
+    ---------
+    features : torch.Tensor
+        [utterances, layers, dim] of the training grid.
+    labels : dict
+        Factor -> its value for each utterance.
+    widths : dict
+        Factor -> dimension of its subspace (an upper bound).
+    seed : int
+        Of the random projection.
+
+    Returns
+    -------
+    dict
+        ``grid_lda``, ``pca`` and ``random_projection``, each a
+        :class:`speechbrain_ext.lobes.linear_subspaces.LinearSubspaces`.
+
+    Example
+    -------
+    >>> labels = {"speaker": [0, 0, 1, 1, 2, 2]}
+    >>> features = torch.randn(6, 1, 5)
+    >>> systems = closed_form_systems(features, labels, {"speaker": 4})
+    >>> {k: v(features)["speaker"].shape[1] for k, v in systems.items()}
+    {'grid_lda': 2, 'pca': 4, 'random_projection': 4}
+    """
+    dims = {factor: widths[factor] for factor in labels}
+    return {
+        "grid_lda": grid_lda(features, labels, dims),
+        "pca": pca_subspaces(features, list(labels), dims),
+        "random_projection": random_subspaces(
+            features, list(labels), dims, seed
+        ),
+    }
+
+
+def distinct(embedded):
+    """Systems and subspaces side by side, equal subspaces once.
+
+    Arguments
+    ---------
+    embedded : dict
+        System -> subspace -> vectors [N, D].
+
+    Returns
+    -------
+    dict
+        ``"system subspace"`` -> vectors, or ``"system"`` where all subspaces
+        of a system are the same.
+
+    Example
+    -------
+    >>> x = torch.eye(2)
+    >>> list(distinct({"raw": {"a": x, "b": x}, "net": {"a": x, "b": 2 * x}}))
+    ['raw', 'net a', 'net b']
+    """
+    named = {}
+    for system, subspaces in embedded.items():
+        vectors = list(subspaces.values())
+        if len(vectors) > 1 and all(
+            torch.equal(vectors[0], other) for other in vectors[1:]
+        ):
+            named[system] = vectors[0]
+        else:
+            named |= {f"{system} {n}": v for n, v in subspaces.items()}
+    return named
+
+
+def grid_summary(labels):
+    """Size of a grid, for a report.
+
+    Arguments
+    ---------
+    labels : dict
+        Factor -> its value for each utterance.
+
+    Returns
+    -------
+    dict
+        ``factors``: factor -> number of values; ``utterances``.
+
+    Example
+    -------
+    >>> grid_summary({"speaker": ["a", "a", "b"]})
+    {'factors': {'speaker': 2}, 'utterances': 3}
+    """
+    counts = {factor: len(set(values)) for factor, values in labels.items()}
+    return {
+        "factors": counts,
+        "utterances": len(next(iter(labels.values()))),
+    }
+
+
+def write_report(folder, results, scored):
+    """``results.json``, a plot of the scores a condition, and the table.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Where to.
+    results : dict
+        As described in :mod:`speechbrain_ext.evaluation.report`.
+    scored : dict
+        Condition -> name -> (scores, labels).
+
+    Example
+    -------
+    >>> write_report(getfixture("tmp_path"), {"systems": {}}, {})
+    system  subspace  dim  EER %  shifted  minDCF  shifted  content %  shifted
+    --------------------------------------------------------------------------
+    <BLANKLINE>
+    shifted: each clip through a random channel of its own
+    """
+    for condition, scores in scored.items():
+        plot_score_distributions(
+            scores,
+            f"{folder}/scores_{condition}.png",
+            f"{results.get('encoder')}, {condition}",
+        )
+    write_json(f"{folder}/results.json", results)
+    print(format_table(results))
+
+
 def evaluate_systems(systems, conditions, speakers, contents, seed=0):
     """Every system in every condition, on the same trials.
 
@@ -98,9 +235,9 @@ def evaluate_systems(systems, conditions, speakers, contents, seed=0):
     Returns
     -------
     results : dict
-        System -> entry as described in :mod:`speechbrain_ext.evaluation.report`.
+        System -> entry, see :mod:`speechbrain_ext.evaluation.report`.
     scored : dict
-        Condition -> "system subspace" -> (scores, labels).
+        Condition -> name as in :func:`distinct` -> (scores, labels).
 
     Example
     -------
@@ -119,21 +256,28 @@ def evaluate_systems(systems, conditions, speakers, contents, seed=0):
         max_nontargets=MAX_TRIALS,
         seed=seed,
     )
-    results, scored = {}, {condition: {} for condition in conditions}
-    for system_name, system in systems.items():
-        embedded = {
-            condition: embed(system, features)
-            for condition, features in conditions.items()
+    embedded = {
+        condition: {
+            name: embed(system, features) for name, system in systems.items()
         }
-        results[system_name] = evaluate_system(
-            embedded, speakers, contents, trials
+        for condition, features in conditions.items()
+    }
+    results = {
+        name: evaluate_system(
+            {condition: embedded[condition][name] for condition in conditions},
+            speakers,
+            contents,
+            trials,
         )
-        for condition, subspaces in embedded.items():
-            for name, vectors in subspaces.items():
-                scored[condition][f"{system_name}\n{name}"] = (
-                    trials.score(vectors),
-                    trials.label,
-                )
+        for name in systems
+    }
+    scored = {
+        condition: {
+            name: (trials.score(vectors), trials.label)
+            for name, vectors in distinct(embedded[condition]).items()
+        }
+        for condition in conditions
+    }
     return results, scored
 
 
@@ -177,3 +321,30 @@ def equal_error_thresholds(system, features, labels, seed=0):
         scores = trials.score(vectors)
         thresholds[factor] = equal_error_rate(scores, trials.label)[1]
     return thresholds
+
+
+def adapted(network, statistics):
+    """A copy of a system with the input statistics of a target domain.
+
+    Arguments
+    ---------
+    network : torch.nn.Module
+        With ``fit_statistics``; one that does not standardise stays as it is.
+    statistics : torch.Tensor
+        [utterances, layers, dim] of the target domain.
+
+    Returns
+    -------
+    torch.nn.Module
+
+    Example
+    -------
+    >>> from speechbrain_ext.lobes.linear_subspaces import LinearSubspaces
+    >>> network = LinearSubspaces([1, 2], {"speaker": 1})
+    >>> moved = adapted(network, torch.tensor([[[1.0, 2]], [[3.0, 6]]]))
+    >>> moved.standardiser.mean.tolist(), network.standardiser.mean.tolist()
+    ([[2.0, 4.0]], [[0.0, 0.0]])
+    """
+    network = copy.deepcopy(network)
+    network.fit_statistics(statistics)
+    return network

@@ -14,6 +14,10 @@ _HYPERPARAMS = """\
 # Load it with speechbrain_ext.inference.SubspaceEncoder, or with SpeechBrain's
 # own EncoderClassifier or SpeakerRecognition, from_hparams(source=FOLDER).
 
+# The system and the training seed that it comes from.
+name: {name}
+seed: {seed}
+
 # The subspace that embeddings are taken from, one of the above.
 subspace: {subspace}
 sample_rate: {sample_rate}
@@ -67,7 +71,14 @@ def _block(mapping, indent=4):
 
 
 def export_subspaces(
-    folder, encoder, network, layers, subspace=None, thresholds=None
+    folder,
+    encoder,
+    network,
+    layers,
+    name="subspaces",
+    seed=None,
+    subspace=None,
+    thresholds=None,
 ):
     """Write encoder and network to a folder, complete or not at all.
 
@@ -85,6 +96,10 @@ def export_subspaces(
         ``state_dict``.
     layers : list of int
         Layers of the encoder that the network takes.
+    name : str
+        Name of the system in tables.
+    seed : int
+        Training seed, for tables over seeds.
     subspace : str
         Default subspace of the export. Default: the first.
     thresholds : dict
@@ -111,6 +126,8 @@ def export_subspaces(
     kind = type(network)
     text = _HYPERPARAMS.format(
         subspaces=", ".join(network.subspaces),
+        name=name,
+        seed="null" if seed is None else seed,
         subspace=subspace or network.subspaces[0],
         sample_rate=encoder.sample_rate,
         encoder=encoder_yaml,

@@ -1,5 +1,7 @@
 """Embedding and verifying utterances in the subspaces of an export."""
 
+from pathlib import Path
+
 import torch
 from speechbrain.inference.interfaces import Pretrained
 
@@ -183,3 +185,57 @@ class SubspaceEncoder(Pretrained):
         ]
         model.network.fit_statistics(torch.cat(pooled))
         return self
+
+
+def load_exports(folders, names=None, device=None):
+    """Several exports side by side.
+
+    Arguments
+    ---------
+    folders : str or list
+        An export, or several.
+    names : list of str
+        What to call them. Default: the names in the exports; those that occur
+        twice get their training seed, as in ``joint@1987``.
+    device : str
+        Where they run. Default: a GPU where there is one.
+
+    Returns
+    -------
+    dict
+        Name -> :class:`SubspaceEncoder`.
+
+    Raises
+    ------
+    InputError
+        If a folder holds no export, or two cannot be told apart.
+    """
+    folders = [folders] if isinstance(folders, (str, Path)) else list(folders)
+    models = [_load_export(folder, device) for folder in folders]
+    if names is None:
+        names = [getattr(m.hparams, "name", "subspaces") for m in models]
+        names = [
+            f"{name}@{getattr(model.hparams, 'seed', None)}"
+            if names.count(name) > 1
+            else name
+            for name, model in zip(names, models)
+        ]
+    if len(names) != len(folders) or len(set(names)) < len(names):
+        raise InputError(
+            f"{len(folders)} exports are called {', '.join(names)}: give each "
+            "a name of its own, as in --export_names='[a, b]'"
+        )
+    return dict(zip(names, models))
+
+
+def _load_export(folder, device):
+    path = Path(str(folder))
+    # What looks like a hub id is left to SpeechBrain, the rest is checked.
+    is_hub_id = str(folder).count("/") == 1 and not path.parent.is_dir()
+    if not (path / "hyperparams.yaml").is_file() and not is_hub_id:
+        raise InputError(
+            f"No export in {folder}: expected a folder with hyperparams.yaml, "
+            "as a training run leaves it in <output_folder>/export"
+        )
+    options = {} if device is None else {"run_opts": {"device": device}}
+    return SubspaceEncoder.from_hparams(source=str(folder), **options)

@@ -20,28 +20,27 @@ import speechbrain as sb
 import torch
 from hyperpyyaml import load_hyperpyyaml
 from speechbrain.utils.distributed import if_main_process, run_on_main
-from speechbrain.utils.logger import get_logger
 
 from speechbrain_ext.core import InterventionalBrain
 from speechbrain_ext.dataio.feature_cache import extract_features
 from speechbrain_ext.dataio.grid import BlockSampler, Grid, GridFeatures
 from speechbrain_ext.dataio.manifest import (
     check_audio,
+    factor_labels,
     load_manifest,
     split_manifest,
     subset,
 )
-from speechbrain_ext.evaluation.plots import plot_score_distributions
-from speechbrain_ext.evaluation.report import format_table, write_json
 from speechbrain_ext.evaluation.systems import (
     PooledBaseline,
+    closed_form_systems,
     equal_error_thresholds,
     evaluate_systems,
+    grid_summary,
+    write_report,
 )
 from speechbrain_ext.inference.export import export_subspaces
 from speechbrain_ext.utils.errors import one_line_errors
-
-logger = get_logger(__name__)
 
 
 def load_data(hparams):
@@ -59,7 +58,7 @@ def load_data(hparams):
     return dataset, splits
 
 
-def extract(hparams, dataset, splits, device):
+def extract(hparams, dataset, splits, device, progress):
     """Pooled features as recorded, in augmented takes, and across channels.
 
     Training and validation utterances get ``augmented_takes`` versions through
@@ -81,6 +80,7 @@ def extract(hparams, dataset, splits, device):
                 name=f"{hparams['encoder_label']}-{name}",
                 channel=through,
                 device=device,
+                progress=progress,
                 **hparams["extraction"],
             )
             for name, (ids, through) in wanted.items()
@@ -90,23 +90,18 @@ def extract(hparams, dataset, splits, device):
     return run()
 
 
-def factor_labels(hparams, dataset, ids):
-    """Factor -> values of some utterances."""
-    return {
-        factor: [dataset.data[key][factor] for key in ids]
-        for factor in hparams["grid_factors"]
-    }
-
-
 def make_grids(hparams, dataset, splits, features):
     """Training and validation grid; each augmentation is a further take."""
+    factors = hparams["grid_factors"]
     sources = [one for name, one in features.items() if name != "shifted"]
     grids = {}
     for split in ("train", "valid"):
         ids = splits[split]
         rows = [source.select(ids, hparams["layers"]) for source in sources]
-        labels = factor_labels(hparams, dataset, ids * len(sources))
-        grids[split] = GridFeatures(torch.cat(rows), Grid(labels, f"{split} grid"))
+        labels = factor_labels(dataset, ids * len(sources), factors)
+        grids[split] = GridFeatures(
+            torch.cat(rows), Grid(labels, f"{split} grid")
+        )
     return grids
 
 
@@ -131,54 +126,63 @@ def fit(brain, hparams, grids):
     )
 
 
-def evaluate(hparams, network, dataset, splits, features):
-    """Baselines and network on the test utterances: table, JSON, plots."""
-    layers, ids = hparams["layers"], splits["test"]
-    labels = factor_labels(hparams, dataset, ids)
-    training = features["clean"].select(splits["train"], layers)
-    systems = {
+def make_systems(hparams, network, grids, training):
+    """The baselines, the network, and closed forms on the same grid."""
+    grid = grids["train"]
+    labels = {f: grid.grid.labels(f) for f in hparams["factors"]}
+    return {
         "baseline": PooledBaseline(network.subspaces),
         "baseline_standardised": PooledBaseline(network.subspaces, training),
         hparams["system_name"]: network,
-    }
-    conditions = {
-        name: features[name].select(ids, layers)
-        for name in ("clean", "shifted")
-    }
+    } | closed_form_systems(
+        grid.features, labels, hparams["subspace_widths"], hparams["seed"]
+    )
+
+
+def evaluate(hparams, systems, dataset, splits, features):
+    """All systems on the test utterances: table, JSON, plots."""
+    factors, ids = hparams["grid_factors"], splits["test"]
+    labels = factor_labels(dataset, ids, factors)
     evaluated, scored = evaluate_systems(
         systems,
-        conditions,
+        {
+            condition: features[condition].select(ids, hparams["layers"])
+            for condition in ("clean", "shifted")
+        },
         labels[hparams["verification_factor"]],
         labels[hparams["content_factor"]],
     )
-    train_labels = factor_labels(hparams, dataset, splits["train"])
+    grid = grid_summary(factor_labels(dataset, splits["train"], factors))
     results = {
         "encoder": hparams["encoder_label"],
         "encoder_identity": hparams["encoder_model"].identity,
-        "grid": {
-            "factors": {f: len(set(v)) for f, v in train_labels.items()},
-            "utterances": len(splits["train"]),
-            "augmented_takes": hparams["augmented_takes"],
-        },
-        "test_grid": {
-            "factors": {f: len(set(v)) for f, v in labels.items()},
-            "utterances": len(ids),
-        },
-        "layers": layers,
+        "layers": hparams["layers"],
         "seed": hparams["seed"],
+        "grid": grid | {"augmented_takes": hparams["augmented_takes"]},
+        "test_grid": grid_summary(labels),
         "systems": evaluated,
     }
-    folder = hparams["output_folder"]
-    for condition, scores in scored.items():
-        plot_score_distributions(
-            scores,
-            f"{folder}/scores_{condition}.png",
-            f"{hparams['encoder_label']}, test voices, {condition}",
+    write_report(hparams["output_folder"], results, scored)
+
+
+def export(hparams, systems, valid):
+    """Network and closed forms as folders that inference loads."""
+    labels = {f: valid.grid.labels(f) for f in valid.grid.factors}
+    for name, system in systems.items():
+        if not hasattr(system, "config"):  # the baselines need no head
+            continue
+        folder = (
+            "export" if name == hparams["system_name"] else f"export_{name}"
         )
-    write_json(f"{folder}/results.json", results)
-    table = format_table(results)
-    logger.info(f"Results in {folder}/results.json")
-    print(f"\n{table}\n")
+        export_subspaces(
+            f"{hparams['output_folder']}/{folder}",
+            hparams["encoder_model"],
+            system,
+            hparams["layers"],
+            name=name,
+            seed=hparams["seed"],
+            thresholds=equal_error_thresholds(system, valid.features, labels),
+        )
 
 
 def main(arguments):
@@ -203,26 +207,18 @@ def main(arguments):
         run_opts=run_opts,
         checkpointer=hparams["checkpointer"],
     )
-    features = extract(hparams, dataset, splits, brain.device)
+    features = extract(
+        hparams, dataset, splits, brain.device, not brain.noprogressbar
+    )
     grids = make_grids(hparams, dataset, splits, features)
     fit(brain, hparams, grids)
 
     brain.load_checkpoint(hparams["checkpoint"])
     if if_main_process():
-        network = brain.raw_network()
-        evaluate(hparams, network, dataset, splits, features)
-        valid = grids["valid"]
-        export_subspaces(
-            f"{hparams['output_folder']}/export",
-            hparams["encoder_model"],
-            network,
-            hparams["layers"],
-            thresholds=equal_error_thresholds(
-                network,
-                valid.features,
-                {f: valid.grid.labels(f) for f in valid.grid.factors},
-            ),
-        )
+        training = features["clean"].select(splits["train"], hparams["layers"])
+        systems = make_systems(hparams, brain.raw_network(), grids, training)
+        evaluate(hparams, systems, dataset, splits, features)
+        export(hparams, systems, grids["valid"])
 
 
 if __name__ == "__main__":

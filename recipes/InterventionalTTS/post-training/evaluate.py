@@ -1,0 +1,232 @@
+#!/usr/bin/env python3
+"""Evaluation of exports of a post-training on any recordings.
+
+To run this recipe:
+> python evaluate.py hparams/evaluate.yaml --export_folder EXPORT \
+>     --data_folder FOLDER [--trials LIST] [--domain_statistics target]
+
+Writes results.json, report.txt and plots into the output folder. The pooled
+features of the exports' encoders, raw and standardised, are the baselines.
+"""
+
+import sys
+
+import speechbrain as sb
+from hyperpyyaml import load_hyperpyyaml
+from speechbrain.utils.logger import get_logger
+
+from speechbrain_ext.dataio.feature_cache import extract_features
+from speechbrain_ext.dataio.manifest import (
+    check_audio,
+    factor_labels,
+    in_split,
+    load_manifest,
+    subset,
+)
+from speechbrain_ext.evaluation.exports import (
+    by_encoder,
+    over_seeds,
+    statistics_utterances,
+    systems_of,
+)
+from speechbrain_ext.evaluation.measure import (
+    check_tasks,
+    format_measures,
+    measure_condition,
+)
+from speechbrain_ext.evaluation.plots import (
+    plot_det,
+    plot_leakage,
+    plot_score_distributions,
+    plot_speakers,
+)
+from speechbrain_ext.evaluation.report import write_json
+from speechbrain_ext.evaluation.systems import distinct, embed
+from speechbrain_ext.evaluation.uncertainty import SpeakerResamples
+from speechbrain_ext.evaluation.verification import (
+    generate_trials,
+    read_trials,
+)
+from speechbrain_ext.inference.subspaces import load_exports
+from speechbrain_ext.utils.errors import one_line_errors
+from speechbrain_ext.utils.files import replacing
+
+logger = get_logger(__name__)
+
+
+def load_labels(hparams, dataset, ids):
+    """Speakers, contents and genders of some utterances; None if not given."""
+    columns = [
+        hparams[f"{name}_factor"]
+        for name in ("verification", "content", "gender")
+    ]
+    labels = factor_labels(dataset, ids, filter(None, columns))
+    return [labels.get(column) for column in columns]
+
+
+def make_trials(hparams, ids, labels):
+    """The given trial list, or trials of our own."""
+    if hparams["trials"]:
+        return read_trials(hparams["trials"], ids)
+    return generate_trials(
+        *labels,
+        different_content=hparams["different_content"],
+        same_gender=hparams["same_gender"],
+        max_targets=hparams["max_targets"],
+        max_nontargets=hparams["max_nontargets"],
+        seed=hparams["seed"],
+    )
+
+
+def embed_all(hparams, dataset, exports, uses, channel, run_opts):
+    """Vectors of every system for each use of utterances, in one condition.
+
+    Arguments
+    ---------
+    uses : dict
+        ``test``, ``training`` (of keywords), ``statistics`` -> IDs.
+
+    Returns
+    -------
+    vectors : dict
+        Use -> name of system and subspace -> [N, D].
+    controls : torch.Tensor
+        Pooled test features of the first encoder, [N, layers, dim].
+    """
+    vectors, controls = {use: {} for use in uses}, None
+    every = list(dict.fromkeys(key for ids in uses.values() for key in ids))
+    groups = by_encoder(exports)
+    for number, group in enumerate(groups, 1):
+        model = next(iter(group.values()))
+        module = model.mods.embedding_model
+        check_audio(dataset, module.encoder.sample_rate, hparams["resample"])
+        pooled = extract_features(
+            subset(dataset, every),
+            module.encoder,
+            hparams["cache_folder"],
+            channel=channel,
+            device=model.device,
+            progress=not run_opts.noprogressbar,
+            **hparams["extraction"],
+        )
+        features = {u: pooled.select(i, module.layers) for u, i in uses.items()}
+        suffix = f"_{number}" if len(groups) > 1 else ""
+        systems = systems_of(group, features.get("statistics"), suffix)
+        for use, chosen in features.items():
+            embedded = {n: embed(one, chosen) for n, one in systems.items()}
+            vectors[use] |= distinct(embedded)
+        controls = features["test"] if controls is None else controls
+    return vectors, controls
+
+
+def measure(hparams, run_opts, exports):
+    """All measures in both conditions; returns results, tables, plots' data."""
+    needed = [hparams["verification_factor"], hparams["content_factor"]]
+    dataset = load_manifest(
+        hparams["manifest"],
+        hparams["data_folder"],
+        [*filter(None, [*needed, hparams["gender_factor"]])],
+        hparams["columns"],
+    )
+    check_tasks(hparams["tasks"], hparams["content_factor"] is not None)
+    ids = in_split(dataset, hparams["evaluated_split"])
+    speakers, contents, genders = load_labels(hparams, dataset, ids)
+    resamples = SpeakerResamples(
+        speakers, hparams["resamples"], hparams["seed"]
+    )
+    trials = make_trials(hparams, ids, (speakers, contents, genders))
+    statistics, description = statistics_utterances(
+        hparams["domain_statistics"], list(dataset.data), ids, trials
+    )
+    uses = {"test": ids}
+    if statistics:
+        uses["statistics"] = statistics
+    if "keywords" in hparams["tasks"]:
+        uses["training"] = in_split(dataset, hparams["keyword_split"])
+    results = {
+        "exports": list(exports),
+        "manifest": {"utterances": len(ids), "speakers": len(set(speakers))},
+        "domain_statistics": description,
+        "tasks": hparams["tasks"],
+        "conditions": {},
+    }
+    channels = {
+        "clean": None,
+        "shifted": hparams["channel"](seed=hparams["channel_seed"]),
+    }
+    plotted = {}
+    for condition, channel in channels.items():
+        vectors, controls = embed_all(
+            hparams, dataset, exports, uses, channel, run_opts
+        )
+        training = None
+        if "training" in uses:
+            known = load_labels(hparams, dataset, uses["training"])
+            training = (vectors["training"], known[1], known[0])
+        measures, scored = measure_condition(
+            vectors["test"],
+            speakers,
+            contents,
+            trials,
+            resamples,
+            tasks=hparams["tasks"],
+            reference=hparams["reference"],
+            categories={"gender": genders} if genders else {},
+            keyword_training=training,
+            features=controls,
+            folds=hparams["probe_folds"],
+            seed=hparams["seed"],
+        )
+        measures["seeds"] = over_seeds(measures.get("verification", {}))
+        results["conditions"][condition] = measures
+        plotted[condition] = (scored, vectors["test"])
+    return results, plotted, speakers
+
+
+def report(folder, results, plotted, speakers):
+    """results.json, report.txt, the plots, and the tables on the screen."""
+    for condition, (scored, vectors) in plotted.items():
+        if scored:
+            plot_score_distributions(
+                scored, f"{folder}/scores_{condition}.png", condition
+            )
+            plot_det(scored, f"{folder}/det_{condition}.png", condition)
+        plot_speakers(
+            vectors, speakers, f"{folder}/speakers_{condition}.png", condition
+        )
+        leakage = results["conditions"][condition].get("leakage")
+        if leakage:
+            plot_leakage(
+                leakage, f"{folder}/leakage_{condition}.png", condition
+            )
+    write_json(f"{folder}/results.json", results)
+    text = "\n\n".join(
+        format_measures(condition, measures)
+        for condition, measures in results["conditions"].items()
+    )
+    text = f"statistics: {results['domain_statistics']}\n\n{text}\n"
+    with replacing(f"{folder}/report.txt") as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    logger.info(f"Results in {folder}/results.json")
+    print(f"\n{text}")
+
+
+def main(arguments):
+    """Load the exports, measure, report."""
+    hparams_file, run_opts, overrides = sb.parse_arguments(arguments)
+    with open(hparams_file, encoding="utf-8") as file:
+        hparams = load_hyperpyyaml(file, overrides)
+    exports = load_exports(
+        hparams["export_folder"], hparams["export_names"], run_opts.device
+    )
+    sb.create_experiment_directory(
+        experiment_directory=hparams["output_folder"],
+        hyperparams_to_save=hparams_file,
+        overrides=overrides,
+    )
+    report(hparams["output_folder"], *measure(hparams, run_opts, exports))
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main(sys.argv[1:])

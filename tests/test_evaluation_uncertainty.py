@@ -1,0 +1,146 @@
+"""Intervals over speakers, against repeated trials and known cases."""
+
+import numpy as np
+import pytest
+
+from speechbrain_ext.evaluation.uncertainty import (
+    SpeakerResamples,
+    compare,
+    compare_accuracy,
+    compare_eer,
+    format_comparison,
+    summarise_seeds,
+)
+from speechbrain_ext.evaluation.verification import (
+    equal_error_rate,
+    generate_trials,
+)
+from speechbrain_ext.utils.errors import InputError
+
+
+@pytest.mark.parametrize("digits", [9, 1, 0])  # 0: hardly any distinct score
+@pytest.mark.parametrize("seed", range(4))
+def test_weighted_eer_equals_repeated_trials(digits, seed):
+    rng = np.random.default_rng(seed)
+    speakers = rng.integers(4 + 3 * seed, size=50)
+    trials = generate_trials(speakers)
+    scores = np.round(rng.normal(size=len(trials)) + trials.label, digits)
+    resamples = SpeakerResamples(speakers, 25, seed)
+    draws = resamples.eer(scores, trials)
+    code = np.unique(speakers, return_inverse=True)[1]
+    for times, drawn in zip(resamples.times, draws):
+        one, other = times[code[trials.enrol]], times[code[trials.test]]
+        repeats = np.where(trials.label == 1, one, one * other)
+        labels = np.repeat(trials.label, repeats)
+        if len(set(labels)) < 2:
+            assert np.isnan(drawn)
+            continue
+        eer = equal_error_rate(np.repeat(scores, repeats), labels)[0]
+        assert drawn == pytest.approx(eer, abs=1e-12)
+
+
+def test_perfect_and_reversed_scores_have_no_spread():
+    speakers = np.repeat(np.arange(10), 4)
+    trials = generate_trials(speakers)
+    resamples = SpeakerResamples(speakers, 20)
+    assert (resamples.eer(1.0 * trials.label, trials) == 0).all()
+    assert (resamples.eer(-1.0 * trials.label, trials) == 1).all()
+
+
+def test_interval_of_a_mean_is_that_of_the_normal_law():
+    rng = np.random.default_rng(0)
+    level = rng.uniform(size=400)  # one accuracy a speaker
+    speakers = np.repeat(np.arange(400), 3)
+    draws = SpeakerResamples(speakers, 4000).accuracy(level[speakers])
+    low, high = SpeakerResamples.interval(draws)
+    half = 1.96 * level.std() / np.sqrt(400)
+    assert low == pytest.approx(level.mean() - half, abs=0.1 * half)
+    assert high == pytest.approx(level.mean() + half, abs=0.1 * half)
+
+
+def test_spread_of_the_eer_is_that_of_new_speakers():
+    """Drawing speakers from one sample spreads as drawing new samples does."""
+
+    def sample(seed):
+        rng = np.random.default_rng(seed)
+        speakers = np.repeat(np.arange(30), 6)
+        clarity = np.exp(0.5 * rng.normal(size=30))[speakers]
+        vectors = rng.normal(size=(30, 8))[speakers]
+        vectors += clarity[:, None] * rng.normal(size=vectors.shape)
+        trials = generate_trials(speakers, max_nontargets=4000)
+        return speakers, trials, trials.score(vectors)
+
+    new, drawn = [], []
+    for seed in range(60):
+        speakers, trials, scores = sample(seed)
+        new.append(equal_error_rate(scores, trials.label)[0])
+        if seed < 12:
+            resamples = SpeakerResamples(speakers, 150, seed)
+            drawn.append(resamples.eer(scores, trials).std())
+    assert np.mean(drawn) == pytest.approx(np.std(new), rel=0.25)
+
+
+def test_differences_are_paired():
+    rng = np.random.default_rng(0)
+    speakers = np.repeat(np.arange(15), 8)
+    trials = generate_trials(speakers)
+    level = rng.normal(size=15)[speakers]  # hard and easy speakers
+    common = rng.normal(size=len(trials)) + 2 * trials.label
+    common += trials.label * level[trials.enrol]
+    better = common + 0.4 * trials.label
+    rows = compare_eer(
+        {"a": common, "b": better, "a again": (common, trials.label)},
+        trials,
+        SpeakerResamples(speakers, 300),
+    )
+    low, high = rows["b"]["difference_interval"]
+    assert rows["b"]["significant"] and high < 0
+    a, b = rows["a"]["interval"], rows["b"]["interval"]
+    assert a[0] < b[1]  # which the two intervals alone would not have shown
+    assert high - low < 0.5 * (a[1] - a[0])
+    assert rows["a again"]["difference_interval"] == [0, 0]
+    assert rows["a again"]["significant"] is False
+    assert rows["a"]["difference"] is rows["a"]["significant"] is None
+    table = format_comparison(rows).splitlines()
+    assert table[3].endswith("differs") and table[4].endswith("not sure")
+
+
+def test_comparison_of_accuracies_with_a_named_reference():
+    speakers = np.repeat(np.arange(20), 5)
+    right = np.arange(100) % 5 > 0
+    rows = compare_accuracy(
+        {"x": right, "y": np.ones(100, bool)},
+        SpeakerResamples(speakers, 50),
+        reference="y",
+    )
+    assert rows["x"]["value"] == 0.8
+    assert rows["x"]["difference"] == pytest.approx(-0.2)
+    assert rows["x"]["significant"]
+
+
+def test_resamples_that_have_no_trials_are_left_out():
+    rows = compare(
+        {"a": 0.1, "b": 0.2}, {"a": [np.nan, 0.1], "b": [np.nan, 0.2]}
+    )
+    assert rows["b"]["difference_interval"] == pytest.approx([0.1, 0.1])
+    assert SpeakerResamples.interval([np.nan]) is None
+
+
+def test_seeds():
+    assert summarise_seeds([0.5]) == {"values": [0.5], "mean": 0.5, "sd": None}
+    assert summarise_seeds(np.array([1, 3]))["sd"] == pytest.approx(2**0.5)
+
+
+def test_what_is_refused():
+    with pytest.raises(InputError, match="needs 2 or more, got 1"):
+        SpeakerResamples(["a", "a"])
+    with pytest.raises(InputError, match="2 resamples"):
+        SpeakerResamples(["a", "b"], 1)
+    with pytest.raises(InputError, match="each of 2 utterances"):
+        SpeakerResamples(["a", "b"], 3).accuracy([True])
+    with pytest.raises(InputError, match="unknown reference 'z'"):
+        compare({"a": 1}, {"a": [1]}, "z")
+    with pytest.raises(InputError, match="no system"):
+        compare({}, {})
+    with pytest.raises(InputError, match="no seeds"):
+        summarise_seeds([])

@@ -1,0 +1,210 @@
+"""evaluate.py on exports of a small run."""
+
+import importlib.util
+import json
+import sys
+
+import pytest
+import torch
+from conftest import ROOT
+
+from speechbrain_ext.inference.export import export_subspaces
+from speechbrain_ext.lobes.encoders import load_encoder
+from speechbrain_ext.lobes.subspaces import SubspaceNetwork
+from speechbrain_ext.utils.errors import one_line_errors
+
+RECIPE = ROOT / "recipes/InterventionalTTS/post-training"
+
+
+@pytest.fixture(scope="module")
+def exports(tmp_path_factory):
+    """Two seeds of an untrained head with two factors, one of one factor."""
+    folder = tmp_path_factory.mktemp("exports")
+    encoder = load_encoder("log_mel")
+    both = ["speaker", "content"]
+    for name, seed, factors in (
+        ("joint", 1, both),
+        ("joint", 2, both),
+        ("speaker_only", 1, ["speaker"]),
+    ):
+        torch.manual_seed(seed)
+        network = SubspaceNetwork(
+            [1, 560], factors, dict.fromkeys(factors, 8), [16], standardise=True
+        )
+        network.fit_statistics(torch.randn(50, 1, 560))
+        export_subspaces(
+            folder / f"{name}_{seed}", encoder, network, [0], name, seed
+        )
+    return folder
+
+
+@pytest.fixture
+def evaluate(monkeypatch, tmp_path, small_grid):
+    """The script's ``main``; returns its results."""
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+    monkeypatch.chdir(RECIPE)
+    spec = importlib.util.spec_from_file_location(
+        "evaluate", RECIPE / "evaluate.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "evaluate", module)
+    spec.loader.exec_module(module)
+
+    def run(*arguments):
+        defaults = [
+            f"--data_folder={small_grid}",
+            f"--output_folder={tmp_path / 'out'}",
+            f"--cache_folder={tmp_path / 'features'}",
+            "--resamples=50",
+            "--device=cpu",
+            "--noprogressbar",
+        ]
+        chosen = {a.split("=")[0]: a for a in [*defaults, *arguments]}
+        with one_line_errors():
+            module.main(["hparams/evaluate.yaml", *chosen.values()])
+        return json.loads((tmp_path / "out/results.json").read_text())
+
+    run.out = tmp_path / "out"
+    return run
+
+
+def test_everything_at_once(evaluate, exports, capsys):
+    folders = [exports / n for n in ("joint_1", "joint_2", "speaker_only_1")]
+    results = evaluate(
+        f"--export_folder=[{', '.join(map(str, folders))}]",
+        "--tasks=[verification, content, keywords, leakage]",
+        "--evaluated_split=test",
+        "--gender_factor=speaker",
+        "--domain_statistics=target",
+    )
+    names = [
+        "baseline",
+        "baseline_standardised",
+        "joint@1 speaker",
+        "joint@1 content",
+        "joint@2 speaker",
+        "joint@2 content",
+        "speaker_only speaker",
+    ]
+    assert results["exports"] == ["joint@1", "joint@2", "speaker_only"]
+    assert results["domain_statistics"] == "target: 70 utterances of no trial"
+    for condition in ("clean", "shifted"):
+        measures = results["conditions"][condition]
+        for task in ("verification", "content", "keywords"):
+            assert list(measures[task]) == names
+        row = measures["verification"]["joint@1 speaker"]
+        low, high = row["interval"]
+        assert low <= row["eer"] <= high
+        assert row["trials"] == 240 and row["targets"] == 120
+        assert isinstance(row["significant"], bool)
+        # Two speakers: pairs within one have no impostors, and the reverse.
+        kinds = row["categories"]["gender"]
+        assert kinds["s6-s6"]["eer"] is None
+        assert kinds["s6-s7"]["false_alarm"] is not None
+        assert measures["keywords"]["baseline"]["chance"] == pytest.approx(
+            1 / 6
+        )
+        leakage = measures["leakage"]
+        assert list(leakage["subspaces"]) == names
+        assert leakage["controls"]
+        seeds = measures["seeds"]["joint speaker"]
+        assert len(seeds["values"]) == 2 and seeds["sd"] >= 0
+        for plot in ("scores", "det", "speakers", "leakage"):
+            image = evaluate.out / f"{plot}_{condition}.png"
+            assert image.read_bytes().startswith(b"\x89PNG")
+    clean = results["conditions"]["clean"]["keywords"]["baseline"]
+    assert clean["accuracy"] > 2 * clean["chance"]
+    printed = capsys.readouterr().out
+    assert (evaluate.out / "report.txt").read_text() in printed
+    assert "differs" in printed or "-" in printed
+
+
+def test_statistics_change_the_result_and_are_described(evaluate, exports):
+    one = f"--export_folder={exports / 'joint_1'}"
+    grid = evaluate(one, "--tasks=[verification]")
+    assert grid["domain_statistics"] == "grid"
+    target = evaluate(
+        one, "--tasks=[verification]", "--domain_statistics=target"
+    )
+    assert "transductive" in target["domain_statistics"]
+    eers = [
+        r["conditions"]["clean"]["verification"]["joint speaker"]["eer"]
+        for r in (grid, target)
+    ]
+    assert eers[0] != eers[1]
+
+
+def test_given_trials(evaluate, exports, tmp_path):
+    trials = tmp_path / "trials.txt"
+    trials.write_text("1 s6_c1_0 s6_c2_0\n0 s6_c1_0 s7_c2_0.wav\n")
+    results = evaluate(
+        f"--export_folder={exports / 'joint_1'}",
+        "--export_names=[mine]",
+        f"--trials={trials}",
+        "--tasks=[verification]",
+        "--content_factor=null",
+    )
+    rows = results["conditions"]["clean"]["verification"]
+    assert rows["mine speaker"]["trials"] == 2
+    assert rows["mine speaker"]["eer"] in (0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--export_folder=nowhere"], "No export in nowhere"),
+        (["--evaluated_split=unseen"], "No utterance in split 'unseen'"),
+        (["--tasks=[magic]"], "Unknown task 'magic'"),
+        (["--content_factor=null"], "Task 'content' needs a content factor"),
+        (["--content_factor=word"], "no column 'word'"),
+        (["--domain_statistics=mine"], "expected grid or target"),
+        (["--reference=joint"], "unknown reference 'joint'"),
+        (["--manifest=absent.csv"], "No manifest absent.csv"),
+    ],
+)
+def test_bad_input_is_one_line(evaluate, exports, capfd, options, message):
+    with pytest.raises(SystemExit) as ended:
+        evaluate(f"--export_folder={exports / 'joint_1'}", *options)
+    assert ended.value.code == 1
+    lines = [x for x in capfd.readouterr().err.splitlines() if "ERROR" in x]
+    assert len(lines) == 1 and message in lines[0]
+    assert not (evaluate.out / "results.json").exists()
+
+
+def test_more_bad_input(evaluate, exports, small_grid, tmp_path, capfd):
+    one = f"--export_folder={exports / 'joint_1'}"
+    trials = tmp_path / "trials.txt"
+    trials.write_text("1 s6_c1_0 stranger\n")
+    header, *rows = (small_grid / "manifest.csv").read_text().splitlines()
+    empty, single = tmp_path / "empty.csv", tmp_path / "single.csv"
+    empty.write_text(header + "\n")
+    single.write_text("\n".join([header, *(r for r in rows if ",s6," in r)]))
+    twice = f"--export_folder=[{exports / 'joint_1'}, {exports / 'joint_1'}]"
+    for options, message in (
+        ([one, f"--trials={trials}"], "stranger"),
+        ([one, f"--manifest={empty}"], "no rows"),
+        ([one, f"--manifest={single}"], "needs 2 or more"),
+        ([twice], "2 exports are called joint@1, joint@1"),
+    ):
+        with pytest.raises(SystemExit):
+            evaluate(*options)
+        assert message in capfd.readouterr().err
+
+
+def test_two_encoders_in_one_table(evaluate, exports, tmp_path):
+    other = load_encoder("log_mel", overrides={"encoder": {"n_mels": 40}})
+    torch.manual_seed(0)
+    network = SubspaceNetwork([1, 280], ["speaker"], {"speaker": 4}, [])
+    export_subspaces(tmp_path / "small", other, network, [0], "small")
+    results = evaluate(
+        f"--export_folder=[{exports / 'joint_1'}, {tmp_path / 'small'}]",
+        "--tasks=[verification]",
+    )
+    assert list(results["conditions"]["clean"]["verification"]) == [
+        "baseline_1",
+        "baseline_standardised_1",
+        "joint speaker",
+        "joint content",
+        "baseline_2",
+        "small speaker",
+    ]
