@@ -49,6 +49,7 @@ setup(
         "soundfile>=0.12.1",
         "safetensors>=0.4",
         "scikit-learn>=1.3",
+        "threadpoolctl>=3.1",
         "matplotlib>=3.7",
         "numpy>=1.24",
         "scipy>=1.10",

@@ -4,10 +4,13 @@ import importlib.util
 import json
 import sys
 
+import numpy as np
 import pytest
+import soundfile
 import torch
-from conftest import ROOT
+from conftest import ROOT, voiced
 
+from speechbrain_ext.evaluation.keywords import KEYWORDS
 from speechbrain_ext.inference.export import export_subspaces
 from speechbrain_ext.lobes.encoders import load_encoder
 from speechbrain_ext.lobes.subspaces import SubspaceNetwork
@@ -149,6 +152,58 @@ def test_given_trials(evaluate, exports, tmp_path):
     assert rows["mine speaker"]["eer"] in (0.0, 1.0)
 
 
+@pytest.mark.parametrize("scoring", ["s-norm", "plda"])
+def test_scoring_with_a_cohort(evaluate, exports, scoring):
+    results = evaluate(
+        f"--export_folder={exports / 'joint_1'}",
+        "--tasks=[verification]",
+        f"--scoring={scoring}",
+        "--cohort_split=train",
+        "--evaluated_split=test",
+    )
+    assert results["scoring"] == scoring
+    rows = results["conditions"]["clean"]["verification"]
+    assert 0 <= rows["joint speaker"]["eer"] <= 1
+
+
+def test_speech_commands_keywords(evaluate, exports, tmp_path):
+    """The 12-class task on a folder of the official layout."""
+    folder = tmp_path / "commands"
+    words = [*KEYWORDS, "bed", "cat"]
+    lists = {"validation_list.txt": [], "testing_list.txt": []}
+    for number, word in enumerate(words):
+        (folder / word).mkdir(parents=True)
+        for speaker in range(6):
+            name = f"{speaker:08x}_nohash_0.wav"
+            wave = voiced(speaker, number, seconds=0.3)
+            soundfile.write(folder / word / name, wave, 16000)
+            if speaker == 4:
+                lists["validation_list.txt"].append(f"{word}/{name}")
+            if speaker == 5:
+                lists["testing_list.txt"].append(f"{word}/{name}")
+    (folder / "_background_noise_").mkdir()
+    for number in range(3):
+        noise = np.random.default_rng(number).normal(0, 0.1, 40000)
+        soundfile.write(
+            folder / f"_background_noise_/noise{number}.wav", noise, 16000
+        )
+    for name, lines in lists.items():
+        (folder / name).write_text("\n".join(lines))
+    results = evaluate(
+        f"--export_folder={exports / 'joint_1'}",
+        f"--data_folder={folder}",
+        f"--manifest={tmp_path / 'commands.csv'}",
+        "--speech_commands=True",
+        "--tasks=[keywords]",
+        "--evaluated_split=test",
+        "--different_content=False",
+    )
+    row = results["conditions"]["clean"]["keywords"]["baseline"]
+    assert row["classes"] == sorted([*KEYWORDS, "_unknown_", "_silence_"])
+    assert sum(map(sum, row["confusion"])) == 13
+    assert row["balanced_accuracy"] > 2 / 12
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
@@ -158,6 +213,7 @@ def test_given_trials(evaluate, exports, tmp_path):
         (["--content_factor=null"], "Task 'content' needs a content factor"),
         (["--content_factor=word"], "no column 'word'"),
         (["--domain_statistics=mine"], "expected grid or target"),
+        (["--scoring=plda"], "Scoring 'plda' needs a cohort"),
         (["--reference=joint"], "unknown reference 'joint'"),
         (["--manifest=absent.csv"], "No manifest absent.csv"),
     ],
@@ -205,6 +261,6 @@ def test_two_encoders_in_one_table(evaluate, exports, tmp_path):
         "baseline_standardised_1",
         "joint speaker",
         "joint content",
-        "baseline_2",
+        "baseline_2 speaker",
         "small speaker",
     ]

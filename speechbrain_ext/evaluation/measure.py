@@ -1,5 +1,14 @@
 """All measures of one condition, for all systems, on the same utterances."""
 
+import numpy as np
+
+from speechbrain_ext.evaluation.arrays import (
+    group_sums,
+    to_codes,
+    to_matrix,
+    unit_rows,
+)
+from speechbrain_ext.evaluation.backends import PldaBackend, adaptive_s_norm
 from speechbrain_ext.evaluation.categories import (
     category_rows,
     format_categories,
@@ -17,6 +26,7 @@ from speechbrain_ext.evaluation.verification import min_dcf
 from speechbrain_ext.utils.errors import InputError
 
 TASKS = ("verification", "content", "keywords", "leakage")
+SCORINGS = ("cosine", "s-norm", "plda")
 
 
 def check_tasks(tasks, has_contents):
@@ -50,7 +60,81 @@ def check_tasks(tasks, has_contents):
             )
 
 
-def measure_verification(vectors, trials, resamples, reference, categories):
+def score_trials(vectors, trials, scoring="cosine", cohort=None):
+    """Scores of the trials in one subspace.
+
+    Arguments
+    ---------
+    vectors : torch.Tensor
+        [N, D].
+    trials : Trials
+        On the N utterances.
+    scoring : str
+        ``"cosine"``; ``"s-norm"``: adaptive, with the mean vector of each
+        speaker of the cohort; ``"plda"``: SpeechBrain's, trained on the cohort.
+    cohort : tuple
+        ([M, D] vectors, [M] speakers) of people who are in no trial.
+
+    Returns
+    -------
+    numpy.ndarray
+        [T], higher for the same speaker.
+
+    Raises
+    ------
+    InputError
+        If the scoring is unknown, or it needs a cohort and there is none.
+
+    Example
+    -------
+    >>> import torch
+    >>> from speechbrain_ext.evaluation.verification import generate_trials
+    >>> trials = generate_trials([0, 0, 1, 1])
+    >>> score_trials(torch.eye(2)[[0, 0, 1, 1]], trials).tolist()
+    [1.0, 1.0, 0.0, 0.0, 0.0, 0.0]
+    """
+    if scoring not in SCORINGS:
+        raise InputError(
+            f"Unknown scoring '{scoring}': expected {', '.join(SCORINGS)}"
+        )
+    if scoring != "cosine" and cohort is None:
+        raise InputError(
+            f"Scoring '{scoring}' needs a cohort: give --cohort_split a split "
+            "of the manifest that is not evaluated"
+        )
+    if scoring == "plda":
+        backend = PldaBackend().fit(*cohort)
+        return backend.score(vectors, trials.enrol, trials.test)
+    scores = trials.score(vectors)
+    if scoring == "s-norm":
+        means = speaker_means(*cohort)
+        scores = adaptive_s_norm(scores, trials, vectors, means)
+    return scores
+
+
+def speaker_means(vectors, speakers):
+    """Mean of the normalised vectors of each speaker, [speakers, D].
+
+    Example
+    -------
+    >>> import numpy as np
+    >>> speaker_means(np.array([[2.0, 0], [0, 3]]), ["a", "a"]).tolist()
+    [[0.5, 0.5]]
+    """
+    matrix = unit_rows(to_matrix(vectors))
+    _, codes = to_codes(speakers, len(matrix), "cohort speakers")
+    return group_sums(matrix, codes) / np.bincount(codes)[:, None]
+
+
+def measure_verification(
+    vectors,
+    trials,
+    resamples,
+    reference=None,
+    categories=None,
+    scoring="cosine",
+    cohort=None,
+):
     """EER with intervals, minDCF, and rows of categories.
 
     Arguments
@@ -65,6 +149,10 @@ def measure_verification(vectors, trials, resamples, reference, categories):
         Name that the others are compared with.
     categories : dict
         Name of a kind of pairs (``gender``) -> [N] value of each utterance.
+    scoring : str
+        See :func:`score_trials`.
+    cohort : tuple
+        (name -> [M, D], [M] speakers), where the scoring needs one.
 
     Returns
     -------
@@ -74,9 +162,15 @@ def measure_verification(vectors, trials, resamples, reference, categories):
     scored : dict
         Name -> (scores, labels), for the plots.
     """
-    scored = {n: (trials.score(v), trials.label) for n, v in vectors.items()}
+    scored = {}
+    for name, v in vectors.items():
+        own = cohort and (cohort[0][name], cohort[1])
+        scored[name] = (score_trials(v, trials, scoring, own), trials.label)
     rows = compare_eer(scored, trials, resamples, reference)
-    kinds = {k: pair_categories(v, trials) for k, v in categories.items()}
+    kinds = {
+        kind: pair_categories(values, trials)
+        for kind, values in (categories or {}).items()
+    }
     for name, row in rows.items():
         scores = scored[name][0]
         row["eer"] = row.pop("value")
@@ -133,6 +227,8 @@ def measure_condition(
     tasks=TASKS[:2],
     reference=None,
     categories=None,
+    scoring="cosine",
+    cohort=None,
     keyword_training=None,
     features=None,
     folds=5,
@@ -154,7 +250,7 @@ def measure_condition(
         Some of ``TASKS``.
     reference : str
         Name that differences are taken to. Default: the first.
-    categories : dict
+    categories, scoring, cohort
         See :func:`measure_verification`.
     keyword_training : tuple
         (name -> [M, D], contents [M], speakers [M]) for the task keywords.
@@ -187,7 +283,7 @@ def measure_condition(
     measures, scored = {}, {}
     if "verification" in tasks:
         measures["verification"], scored = measure_verification(
-            vectors, trials, resamples, reference, categories or {}
+            vectors, trials, resamples, reference, categories, scoring, cohort
         )
     if "content" in tasks:
         correct = {

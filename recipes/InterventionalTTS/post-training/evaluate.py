@@ -29,6 +29,10 @@ from speechbrain_ext.evaluation.exports import (
     statistics_utterances,
     systems_of,
 )
+from speechbrain_ext.evaluation.keywords import (
+    speech_commands_rows,
+    write_rows,
+)
 from speechbrain_ext.evaluation.measure import (
     check_tasks,
     format_measures,
@@ -121,6 +125,9 @@ def embed_all(hparams, dataset, exports, uses, channel, run_opts):
 
 def measure(hparams, run_opts, exports):
     """All measures in both conditions; returns results, tables, plots' data."""
+    if hparams["speech_commands"]:
+        rows = speech_commands_rows(hparams["data_folder"], hparams["seed"])
+        write_rows(hparams["manifest"], rows)
     needed = [hparams["verification_factor"], hparams["content_factor"]]
     dataset = load_manifest(
         hparams["manifest"],
@@ -143,10 +150,13 @@ def measure(hparams, run_opts, exports):
         uses["statistics"] = statistics
     if "keywords" in hparams["tasks"]:
         uses["training"] = in_split(dataset, hparams["keyword_split"])
+    if hparams["cohort_split"]:
+        uses["cohort"] = in_split(dataset, hparams["cohort_split"])
     results = {
         "exports": list(exports),
         "manifest": {"utterances": len(ids), "speakers": len(set(speakers))},
         "domain_statistics": description,
+        "scoring": hparams["scoring"],
         "tasks": hparams["tasks"],
         "conditions": {},
     }
@@ -159,10 +169,13 @@ def measure(hparams, run_opts, exports):
         vectors, controls = embed_all(
             hparams, dataset, exports, uses, channel, run_opts
         )
-        training = None
+        training = cohort = None
         if "training" in uses:
             known = load_labels(hparams, dataset, uses["training"])
             training = (vectors["training"], known[1], known[0])
+        if "cohort" in uses:
+            known = load_labels(hparams, dataset, uses["cohort"])
+            cohort = (vectors["cohort"], known[0])
         measures, scored = measure_condition(
             vectors["test"],
             speakers,
@@ -172,6 +185,8 @@ def measure(hparams, run_opts, exports):
             tasks=hparams["tasks"],
             reference=hparams["reference"],
             categories={"gender": genders} if genders else {},
+            scoring=hparams["scoring"],
+            cohort=cohort,
             keyword_training=training,
             features=controls,
             folds=hparams["probe_folds"],
