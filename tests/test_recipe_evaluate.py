@@ -207,7 +207,7 @@ def test_speech_commands_keywords(evaluate, exports, tmp_path):
 @pytest.mark.parametrize(
     "options, message",
     [
-        (["--export_folder=nowhere"], "No export in nowhere"),
+        (["--export_folder=nowhere"], "No export in 'nowhere'"),
         (["--evaluated_split=unseen"], "No utterance in split 'unseen'"),
         (["--tasks=[magic]"], "Unknown task 'magic'"),
         (["--content_factor=null"], "Task 'content' needs a content factor"),

@@ -2,8 +2,9 @@
 
 import json
 
-from speechbrain_ext.evaluation.systems import PooledBaseline, adapted
+from speechbrain_ext.evaluation.systems import adapted
 from speechbrain_ext.evaluation.uncertainty import summarise_seeds
+from speechbrain_ext.lobes.subspaces import FeatureStandardiser, PooledFeatures
 from speechbrain_ext.utils.errors import InputError
 
 
@@ -49,17 +50,15 @@ def systems_of(exports, statistics=None, suffix=""):
     """
     heads = {n: m.mods.embedding_model.network for n, m in exports.items()}
     names = next(iter(heads.values())).subspaces
-    systems = {f"baseline{suffix}": PooledBaseline(names)}
+    systems = {f"baseline{suffix}": PooledFeatures(names)}
+    carried = [h.standardiser for h in heads.values() if h.standardise]
     if statistics is not None:
-        standardised = PooledBaseline(names, statistics)
         heads = {n: adapted(head, statistics) for n, head in heads.items()}
-        systems[f"baseline_standardised{suffix}"] = standardised
-    else:
-        carrying = [head for head in heads.values() if head.standardise]
-        if carrying:
-            standardised = PooledBaseline(names)
-            standardised.standardiser = carrying[0].standardiser
-            systems[f"baseline_standardised{suffix}"] = standardised
+        carried = [FeatureStandardiser(statistics.shape[1:]).fit(statistics)]
+    if carried:
+        systems[f"baseline_standardised{suffix}"] = PooledFeatures(
+            names, carried[0]
+        )
     return systems | heads
 
 

@@ -19,42 +19,9 @@ from speechbrain_ext.evaluation.verification import (
     equal_error_rate,
     generate_trials,
 )
-from speechbrain_ext.lobes.subspaces import FeatureStandardiser
 
 # Enough for an EER to 0.01 points; more only cost time.
 MAX_TRIALS = 500_000
-
-
-class PooledBaseline(torch.nn.Module):
-    """The pooled features themselves, the same vector in every subspace.
-
-    Arguments
-    ---------
-    subspaces : list of str
-        Names under which the vector is returned.
-    statistics : torch.Tensor
-        Features [utterances, layers, dim] whose mean and deviation
-        standardise the input. Default: features as they are.
-
-    Example
-    -------
-    >>> baseline = PooledBaseline(["speaker", "content"])
-    >>> baseline(torch.zeros(3, 2, 4))["content"].shape
-    torch.Size([3, 8])
-    """
-
-    def __init__(self, subspaces, statistics=None):
-        super().__init__()
-        self.subspaces = list(subspaces)
-        self.standardiser = torch.nn.Identity()
-        if statistics is not None:
-            self.standardiser = FeatureStandardiser(statistics.shape[1:])
-            self.standardiser.fit(statistics)
-
-    def forward(self, features):
-        """[B, layers, dim] -> subspace -> [B, layers * dim]."""
-        vectors = self.standardiser(features).flatten(1)
-        return dict.fromkeys(self.subspaces, vectors)
 
 
 @torch.no_grad()
@@ -77,7 +44,7 @@ def embed(system, features, batch_size=4096):
 
     Example
     -------
-    >>> embed(PooledBaseline(["all"]), torch.ones(5, 1, 2))["all"].shape
+    >>> embed(PooledFeatures(["all"]), torch.ones(5, 1, 2))["all"].shape
     torch.Size([5, 2])
     """
     system.eval()
@@ -243,7 +210,7 @@ def evaluate_systems(systems, conditions, speakers, contents, seed=0):
     -------
     >>> features = torch.eye(2)[[0, 0, 1, 1]].unsqueeze(1)
     >>> results, scored = evaluate_systems(
-    ...     {"baseline": PooledBaseline(["speaker"])}, {"clean": features},
+    ...     {"baseline": PooledFeatures(["speaker"])}, {"clean": features},
     ...     ["a", "a", "b", "b"], [1, 2, 1, 2])
     >>> subspace = results["baseline"]["subspaces"]["speaker"]
     >>> subspace["clean"]["verification"]["eer"]
@@ -305,7 +272,7 @@ def equal_error_thresholds(system, features, labels, seed=0):
     -------
     >>> features = torch.eye(2)[[0, 0, 1, 1]].unsqueeze(1)
     >>> equal_error_thresholds(
-    ...     PooledBaseline(["speaker"]), features, {"speaker": [0, 0, 1, 1]})
+    ...     PooledFeatures(["speaker"]), features, {"speaker": [0, 0, 1, 1]})
     {'speaker': 0.5}
     """
     thresholds = {}

@@ -9,47 +9,17 @@ from pathlib import Path
 
 import torch
 
-from speechbrain_ext.inference.subspaces import SubspaceEncoder
+from speechbrain_ext.inference.subspaces import SubspaceEncoder, load_export
 from speechbrain_ext.lobes.encoders import feature_shape, load_encoder
-from speechbrain_ext.lobes.model_files import SPEECHBRAIN_FILES, find_model
 from speechbrain_ext.lobes.subspaces import (
     FeatureStandardiser,
+    PooledFeatures,
     SubspaceEmbedding,
 )
 from speechbrain_ext.utils.errors import InputError
 from speechbrain_ext.utils.hparams import run_label
 
 SYSTEMS = ("subspace", "pooled", "pooled_standardised")
-
-
-class PooledFeatures(torch.nn.Module):
-    """Pooled features in place of a subspace network: one subspace, ``pooled``.
-
-    Arguments
-    ---------
-    standardiser : FeatureStandardiser
-        What is done to the features. Default: nothing.
-
-    Example
-    -------
-    >>> PooledFeatures()(torch.zeros(3, 2, 4))["pooled"].shape
-    torch.Size([3, 8])
-    """
-
-    subspaces = ["pooled"]
-
-    def __init__(self, standardiser=None):
-        super().__init__()
-        self.standardise = standardiser is not None
-        self.standardiser = standardiser or torch.nn.Identity()
-
-    def fit_statistics(self, features):
-        """Estimate the statistics from features [utterances, layers, dim]."""
-        self.standardiser.fit(features)
-
-    def forward(self, features):
-        """[B, layers, dim] -> ``{"pooled": [B, layers * dim]}``."""
-        return {"pooled": self.standardiser(features).flatten(1)}
 
 
 class MarkPadding(torch.nn.Module):
@@ -121,45 +91,9 @@ class StockEmbedding(torch.nn.Module):
         return self.embedding(wavs, wav_lens)
 
 
-def _load_export(export_folder):
-    """Encoder, network and layers of an export, a folder or hub id."""
-    if export_folder is None:
-        raise InputError(
-            "No export_folder: give --export_folder FOLDER_OR_HUB_ID, what a "
-            "post-training run left in <output_folder>/export"
-        )
-    try:
-        files = find_model(export_folder, None, SPEECHBRAIN_FILES)
-    except InputError as error:
-        raise InputError(
-            f"No export in '{export_folder}': --export_folder takes the "
-            "folder <output_folder>/export of a finished post-training run, "
-            "or the hub id of such a folder"
-        ) from error
-    # Another model's file may download things while it is read.
-    options = files.folder / "hyperparams.yaml"
-    if SubspaceEmbedding.__name__ not in options.read_text(encoding="utf-8"):
-        raise InputError(
-            f"'{export_folder}' is a SpeechBrain model but no export of a "
-            "post-training recipe; for an encoder to compare with, give "
-            "--system pooled --encoder ecapa --encoder_source FOLDER_OR_HUB_ID"
-        )
-    try:
-        model = SubspaceEncoder.from_hparams(source=str(files.folder))
-    except InputError:
-        raise
-    # What damaged files raise depends on where the damage is.
-    except Exception as error:
-        reason = (str(error).strip() or repr(error)).splitlines()[0]
-        raise InputError(
-            f"Cannot load the export '{export_folder}': {reason}"
-        ) from error
-    return model.mods.embedding_model
-
-
 def _exported(export_folder, subspace, system, to_target):
     """An export as it is, or the features that it takes."""
-    embedding = _load_export(export_folder)
+    embedding = load_export(export_folder).mods.embedding_model
     if system == "subspace":
         name = subspace or embedding.subspace
         embedding.subspace = embedding.check_subspace(name)
@@ -174,7 +108,9 @@ def _exported(export_folder, subspace, system, to_target):
             )
         standardiser = network.standardiser
     return SubspaceEmbedding(
-        embedding.encoder, PooledFeatures(standardiser), embedding.layers
+        embedding.encoder,
+        PooledFeatures(standardiser=standardiser),
+        embedding.layers,
     )
 
 
@@ -194,7 +130,9 @@ def _named(encoder, source, layers, system, to_target):
     shape, standardiser = feature_shape(model, layers), None
     if system == "pooled_standardised":
         standardiser = FeatureStandardiser(shape)
-    return SubspaceEmbedding(model, PooledFeatures(standardiser), layers)
+    return SubspaceEmbedding(
+        model, PooledFeatures(standardiser=standardiser), layers
+    )
 
 
 def _use_target_statistics(embedding, manifest):

@@ -11,6 +11,8 @@ from speechbrain_ext.dataio.manifest import (
     load_manifest,
     read_audio,
 )
+from speechbrain_ext.lobes.model_files import SPEECHBRAIN_FILES, find_model
+from speechbrain_ext.lobes.subspaces import SubspaceEmbedding
 from speechbrain_ext.utils.errors import InputError
 
 
@@ -211,7 +213,7 @@ def load_exports(folders, names=None, device=None):
         If a folder holds no export, or two cannot be told apart.
     """
     folders = [folders] if isinstance(folders, (str, Path)) else list(folders)
-    models = [_load_export(folder, device) for folder in folders]
+    models = [load_export(folder, device) for folder in folders]
     if names is None:
         names = [getattr(m.hparams, "name", "subspaces") for m in models]
         names = [
@@ -228,14 +230,56 @@ def load_exports(folders, names=None, device=None):
     return dict(zip(names, models))
 
 
-def _load_export(folder, device):
-    path = Path(str(folder))
-    # What looks like a hub id is left to SpeechBrain, the rest is checked.
-    is_hub_id = str(folder).count("/") == 1 and not path.parent.is_dir()
-    if not (path / "hyperparams.yaml").is_file() and not is_hub_id:
+def load_export(folder, device=None):
+    """Load an export, or say why it cannot be.
+
+    Arguments
+    ---------
+    folder : str or Path
+        A folder or hub id.
+    device : str
+        Where it runs. Default: a GPU where there is one.
+
+    Returns
+    -------
+    SubspaceEncoder
+
+    Raises
+    ------
+    InputError
+        If there is nothing, another model, or a damaged export.
+    """
+    if folder is None:
         raise InputError(
-            f"No export in {folder}: expected a folder with hyperparams.yaml, "
-            "as a training run leaves it in <output_folder>/export"
+            "No export_folder: give --export_folder FOLDER_OR_HUB_ID, what a "
+            "post-training run left in <output_folder>/export"
         )
-    options = {} if device is None else {"run_opts": {"device": device}}
-    return SubspaceEncoder.from_hparams(source=str(folder), **options)
+    try:
+        files = find_model(folder, None, SPEECHBRAIN_FILES)
+    except InputError as error:
+        raise InputError(
+            f"No export in '{folder}': --export_folder takes the folder "
+            "<output_folder>/export of a finished post-training run, or the "
+            "hub id of such a folder"
+        ) from error
+    # Another model's file may download things while it is read.
+    options = files.folder / "hyperparams.yaml"
+    if SubspaceEmbedding.__name__ not in options.read_text(encoding="utf-8"):
+        raise InputError(
+            f"'{folder}' is a SpeechBrain model but no export of a "
+            "post-training recipe; for an encoder to compare with, give "
+            "--system pooled --encoder ecapa --encoder_source FOLDER_OR_HUB_ID"
+        )
+    run_opts = {} if device is None else {"device": device}
+    try:
+        return SubspaceEncoder.from_hparams(
+            source=str(files.folder), run_opts=run_opts
+        )
+    except InputError:
+        raise
+    # What damaged files raise depends on where the damage is.
+    except Exception as error:
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        raise InputError(
+            f"Cannot load the export '{folder}': {reason}"
+        ) from error

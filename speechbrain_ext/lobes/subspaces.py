@@ -197,6 +197,40 @@ class SubspaceNetwork(torch.nn.Module):
         return dict(zip(self.widths, slices))
 
 
+class PooledFeatures(torch.nn.Module):
+    """The pooled features themselves in place of a network: the baseline.
+
+    Arguments
+    ---------
+    subspaces : list of str
+        Names under which the same vector is returned.
+    standardiser : FeatureStandardiser
+        What is done to the features. Default: nothing.
+
+    Example
+    -------
+    >>> baseline = PooledFeatures(["speaker", "content"])
+    >>> baseline(torch.zeros(3, 2, 4))["content"].shape
+    torch.Size([3, 8])
+    """
+
+    def __init__(self, subspaces=("pooled",), standardiser=None):
+        super().__init__()
+        self.subspaces = list(subspaces)
+        self.standardise = standardiser is not None
+        self.standardiser = standardiser or torch.nn.Identity()
+
+    def fit_statistics(self, features):
+        """Estimate the statistics, from features [utterances, layers, dim]."""
+        if self.standardise:
+            self.standardiser.fit(features)
+
+    def forward(self, features):
+        """[B, layers, dim] -> subspace -> [B, layers * dim]."""
+        vectors = self.standardiser(features).flatten(1)
+        return dict.fromkeys(self.subspaces, vectors)
+
+
 class SubspaceEmbedding(torch.nn.Module):
     """Frozen encoder, layer selection and subspace network in one module.
 

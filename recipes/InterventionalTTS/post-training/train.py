@@ -32,7 +32,6 @@ from speechbrain_ext.dataio.manifest import (
     subset,
 )
 from speechbrain_ext.evaluation.systems import (
-    PooledBaseline,
     closed_form_systems,
     equal_error_thresholds,
     evaluate_systems,
@@ -40,6 +39,7 @@ from speechbrain_ext.evaluation.systems import (
     write_report,
 )
 from speechbrain_ext.inference.export import export_subspaces
+from speechbrain_ext.lobes.subspaces import FeatureStandardiser, PooledFeatures
 from speechbrain_ext.utils.errors import one_line_errors
 
 
@@ -131,8 +131,11 @@ def make_systems(hparams, network, grids, training):
     grid = grids["train"]
     labels = {f: grid.grid.labels(f) for f in hparams["factors"]}
     return {
-        "baseline": PooledBaseline(network.subspaces),
-        "baseline_standardised": PooledBaseline(network.subspaces, training),
+        "baseline": PooledFeatures(network.subspaces),
+        "baseline_standardised": PooledFeatures(
+            network.subspaces,
+            FeatureStandardiser(training.shape[1:]).fit(training),
+        ),
         hparams["system_name"]: network,
     } | closed_form_systems(
         grid.features, labels, hparams["subspace_widths"], hparams["seed"]
