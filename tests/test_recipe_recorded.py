@@ -79,11 +79,17 @@ def test_results(finished):
         "baseline",
         "baseline_standardised",
         "joint",
+        "grid_lda",
+        "pca",
+        "random_projection",
     ]
     dims = {"speaker": 12, "content": 10}
+    lda = {"speaker": 3, "content": 5}  # one less than there are values
     for system, entry in results["systems"].items():
         for name, subspace in entry["subspaces"].items():
-            assert subspace["dim"] == (dims[name] if system == "joint" else 560)
+            expected = 560 if "baseline" in system else dims[name]
+            expected = lda[name] if system == "grid_lda" else expected
+            assert subspace["dim"] == expected
             for condition in ("clean", "shifted"):
                 measured = subspace[condition]
                 verification = measured["verification"]
@@ -111,6 +117,7 @@ def test_files(finished):
         "save/last/network.ckpt",
         "export/hyperparams.yaml",
         "export/network.ckpt",
+        "export_grid_lda/network.ckpt",
     ):
         assert (out / name).is_file(), name
     for name in ("scores_clean.png", "scores_shifted.png"):

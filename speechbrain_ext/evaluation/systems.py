@@ -44,6 +44,7 @@ def embed(system, features, batch_size=4096):
 
     Example
     -------
+    >>> from speechbrain_ext.lobes.subspaces import PooledFeatures
     >>> embed(PooledFeatures(["all"]), torch.ones(5, 1, 2))["all"].shape
     torch.Size([5, 2])
     """
@@ -208,6 +209,7 @@ def evaluate_systems(systems, conditions, speakers, contents, seed=0):
 
     Example
     -------
+    >>> from speechbrain_ext.lobes.subspaces import PooledFeatures
     >>> features = torch.eye(2)[[0, 0, 1, 1]].unsqueeze(1)
     >>> results, scored = evaluate_systems(
     ...     {"baseline": PooledFeatures(["speaker"])}, {"clean": features},
@@ -270,6 +272,7 @@ def equal_error_thresholds(system, features, labels, seed=0):
 
     Example
     -------
+    >>> from speechbrain_ext.lobes.subspaces import PooledFeatures
     >>> features = torch.eye(2)[[0, 0, 1, 1]].unsqueeze(1)
     >>> equal_error_thresholds(
     ...     PooledFeatures(["speaker"]), features, {"speaker": [0, 0, 1, 1]})

@@ -59,7 +59,9 @@ pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
 
 def _flow(obj):
     """An object as YAML in one line."""
-    text = yaml.safe_dump(obj, default_flow_style=True, width=10**6)
+    text = yaml.safe_dump(
+        obj, default_flow_style=True, width=10**6, sort_keys=False
+    )
     return text.replace("\n...", "").strip()
 
 
