@@ -22,6 +22,16 @@ class InterventionalBrain(sb.Brain):
     at the one with the lowest validation excess; both are kept.
     """
 
+    @staticmethod
+    def blocks_multiple():
+        """What the number of training blocks must be a multiple of.
+
+        Two blocks a process: of a single one SpeechBrain's distributed wrapper
+        hands over the utterances in place of the block.
+        """
+        world_size = int(os.environ.get("WORLD_SIZE", 1))
+        return 1 if world_size == 1 else 2 * world_size
+
     def fit_grid(self, epoch_counter, train, valid, train_blocks, valid_blocks):
         """Train on blocks of a grid.
 

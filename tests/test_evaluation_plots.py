@@ -97,5 +97,16 @@ def test_leakage_heat_map(tmp_path):
     )
     plot_leakage(report, tmp_path / "leakage.png", "Leakage")
     picture(tmp_path / "leakage.png")
+    probe = report["subspaces"]["content"]["probe"]
+    probe["speaker"] = {"accuracy": None, "folds": [], "reason": "one group"}
+    before = imread(tmp_path / "leakage.png")
+    plot_leakage(report, tmp_path / "leakage.png", "Leakage")
+    assert not np.array_equal(picture(tmp_path / "leakage.png"), before)
+    report["factors"]["speaker"]["chance"] = 1.0  # of one value
+    for entry in (*report["subspaces"].values(), *report["controls"].values()):
+        entry["probe"]["speaker"]["accuracy"] = None
+        entry["eer"]["speaker"] = None
+    plot_leakage(report, tmp_path / "leakage.png", "Leakage")
+    picture(tmp_path / "leakage.png")
     with pytest.raises(InputError, match="no subspaces"):
         plot_leakage({**report, "subspaces": {}, "controls": {}}, "a.png")

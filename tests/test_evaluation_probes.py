@@ -68,7 +68,11 @@ def test_leakage_of_pure_and_copied_subspaces():
     }  # fmt: skip
     assert report["cka"]["copy"]["copy"] == pytest.approx(1)
     table = format_leakage(report)
-    assert len(table.splitlines()) == 2 + 11 + 3
+    assert len(table.splitlines()) == (2 + 11 + 3) + (1 + 2 + 11) + (1 + 2 + 4)
+    assert "95 %" not in table
+    assert table.splitlines()[-1].split() == [
+        "4", "copy", *(f"{v:.2f}" for v in report["cka"]["copy"].values())
+    ]  # fmt: skip
     assert "chance 8.3 %" in table
 
 
@@ -154,6 +158,9 @@ def test_intervals_in_the_report():
     probe = report["subspaces"]["s"]["probe"]["speaker"]
     low, high = probe["interval"]
     assert low <= probe["accuracy"] <= high
+    header, _, row = format_leakage(report).splitlines()[:3]
+    assert header.count("95 %") == 2
+    assert f"{100 * low:.1f} .. {100 * high:.1f}" in row
 
 
 def test_three_factors_and_factors_without_pairs():
@@ -164,6 +171,61 @@ def test_three_factors_and_factors_without_pairs():
     )
     assert "variance" not in report["subspaces"]["s"]
     assert report["subspaces"]["s"]["probe"]["channel"]["accuracy"] < 0.5
+    assert "var. %" not in format_leakage(report)
+
+
+def test_a_third_factor_does_not_let_cells_leak():
+    """A vector that only names its (speaker, content), in three styles."""
+    cells = np.random.default_rng(0).normal(size=(240, 32))
+    vectors = np.repeat(cells, 3, axis=0)
+    factors = {
+        "speaker": np.repeat(SPEAKERS, 3),
+        "content": np.repeat(CONTENTS, 3),
+        "style": np.tile(np.arange(3), 240),
+    }
+    report = leakage_report({"cell": vectors}, factors)
+    cell = report["subspaces"]["cell"]
+    for factor, known in report["factors"].items():
+        chance = known["chance"]
+        # All takes of a cell are alike: 240 independent utterances.
+        deviation = np.sqrt(chance * (1 - chance) / 240)
+        excess = cell["probe"][factor]["accuracy"] - chance
+        assert excess < 3 * deviation, factor
+        assert cell["eer"][factor] > 0.45, factor
+    # The order says which factor is held apart: by style, no cell is new.
+    order = ("style", "speaker", "content")
+    report = leakage_report({"cell": vectors}, {f: factors[f] for f in order})
+    assert report["subspaces"]["cell"]["probe"]["speaker"]["accuracy"] > 0.3
+
+
+@pytest.mark.parametrize(
+    "content, reason",
+    [
+        (np.arange(240), "occurs in 2 groups"),
+        (np.zeros(240), "got 1 and 12"),
+    ],
+)
+def test_a_probe_that_is_impossible_has_a_reason(content, reason):
+    vectors = parts()[0] + parts()[2]
+    report = leakage_report(
+        {"s": vectors},
+        {"speaker": SPEAKERS, "content": content, "style": CONTENTS % 2},
+        vectors[:, None],
+        resamples=SpeakerResamples(SPEAKERS, 20),
+    )
+    for part in ("subspaces", "controls"):
+        for entry in report[part].values():
+            probe = entry["probe"]["content"]
+            assert probe["accuracy"] is None and reason in probe["reason"]
+            assert entry["eer"]["content"] is None
+            assert entry["probe"]["style"]["accuracy"] is not None
+    row = format_leakage(report).splitlines()[2].split()
+    assert "-" in row
+    two = leakage_report(
+        {"s": vectors}, {"speaker": SPEAKERS, "content": content}
+    )
+    assert two["subspaces"]["s"]["probe"]["content"]["accuracy"] is None
+    assert " - " in format_leakage(two)
 
 
 def test_controls():
@@ -175,7 +237,21 @@ def test_controls():
     covariance = np.cov(controls["PCA 5"].T)
     assert np.allclose(covariance, np.diag(np.diag(covariance)), atol=1e-6)
     wide = control_projections(rng.normal(size=(30, 1, 1200)), [4])
-    assert wide["input"].shape == (30, 30)
+    assert wide["input"].shape == (30, 29)  # centred: a rank of 29
+
+
+def test_controls_are_named_by_their_dimension():
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(200, 3)) @ rng.normal(size=(3, 40))
+    for vectors in (features, features.astype(np.float32)):
+        controls = control_projections(vectors, [2, 16, 24])
+        assert {n: c.shape[1] for n, c in controls.items()} == {
+            "input": 40, "PCA 2": 2, "random 2": 2, "PCA 3": 3,
+            "random 16": 16, "random 24": 24,
+        }  # fmt: skip
+    with np.errstate(invalid="ignore"):
+        constant = control_projections(np.ones((5, 3)), [2])
+    assert constant["PCA 1"].shape == (5, 1)
 
 
 @pytest.mark.parametrize("takes", [1, 3])
@@ -286,6 +362,12 @@ def test_what_is_refused():
         linear_probe(vectors, [1, 1, 1, 1], [1, 2, 1, 2])
     with pytest.raises(InputError, match="2 folds"):
         linear_probe(vectors, [1, 1, 2, 2], [1, 2, 1, 2], folds=1)
+    with pytest.raises(InputError, match="occurs in 2 groups"):
+        linear_probe(vectors, [1, 1, 2, 2], [1, 1, 2, 2])
+    with pytest.raises(InputError, match="2 folds"):
+        leakage_report(
+            {"s": vectors}, {"a": [1, 1, 2, 2], "b": [1, 2, 1, 2]}, folds=1
+        )
     with pytest.raises(InputError, match="two factors or more, got speaker"):
         leakage_report({"s": vectors}, {"speaker": [1, 1, 2, 2]})
     with pytest.raises(InputError, match="'content' has one value"):

@@ -12,6 +12,7 @@ from speechbrain_ext.evaluation.uncertainty import (
     summarise_seeds,
 )
 from speechbrain_ext.evaluation.verification import (
+    Trials,
     equal_error_rate,
     generate_trials,
 )
@@ -22,7 +23,7 @@ from speechbrain_ext.utils.errors import InputError
 @pytest.mark.parametrize("seed", range(4))
 def test_weighted_eer_equals_repeated_trials(digits, seed):
     rng = np.random.default_rng(seed)
-    speakers = rng.integers(4 + 3 * seed, size=50)
+    speakers = rng.integers(5 + 3 * seed, size=50)
     trials = generate_trials(speakers)
     scores = np.round(rng.normal(size=len(trials)) + trials.label, digits)
     resamples = SpeakerResamples(speakers, 25, seed)
@@ -118,12 +119,87 @@ def test_comparison_of_accuracies_with_a_named_reference():
     assert rows["x"]["significant"]
 
 
-def test_resamples_that_have_no_trials_are_left_out():
-    rows = compare(
-        {"a": 0.1, "b": 0.2}, {"a": [np.nan, 0.1], "b": [np.nan, 0.2]}
-    )
+def test_resamples_that_have_no_trials_are_left_out_if_few():
+    draws = np.full(100, 0.1)
+    draws[:5] = np.nan
+    rows = compare({"a": 0.1, "b": 0.2}, {"a": draws, "b": draws + 0.1})
     assert rows["b"]["difference_interval"] == pytest.approx([0.1, 0.1])
+    draws[5] = np.nan
+    rows = compare({"a": 0.1, "b": 0.2}, {"a": draws, "b": draws + 0.1})
+    assert rows["b"]["difference"] == pytest.approx(0.1)
+    for key in ("interval", "difference_interval", "significant"):
+        assert rows["b"][key] is None
     assert SpeakerResamples.interval([np.nan]) is None
+    reference, other = format_comparison(rows).splitlines()[2:]
+    assert reference.split() == ["a", "10.0", "-", "-", "-"]
+    assert other.split() == ["b", "20.0", "-", "10.0", "-", "-"]
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 10])
+def test_equal_systems_are_not_called_different(count):
+    """Two systems whose errors have the same law, in many repetitions."""
+    speakers = np.repeat(np.arange(count), 6)
+    trials = generate_trials(speakers)
+    called = []
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        scores, right = {}, {}
+        for name in "ab":
+            # The error of a system depends on the speakers, not on trials.
+            level = rng.normal(size=(count, count))
+            level = level[speakers[trials.enrol], speakers[trials.test]]
+            noise = rng.normal(size=len(trials))
+            scores[name] = level + noise + 1.5 * trials.label
+            level = rng.uniform(size=count)[speakers]
+            right[name] = rng.random(len(speakers)) < level
+        resamples = SpeakerResamples(speakers, 100, seed)
+        for rows in (
+            compare_eer(scores, trials, resamples),
+            compare_accuracy(right, resamples),
+        ):
+            assert (rows["a"]["interval"] is None) == (count < 5)
+            called.append(rows["b"]["significant"])
+    if count < 5:
+        assert set(called) == {None}
+        assert format_comparison(rows).endswith(" -")
+    else:
+        assert None not in called
+        assert np.mean(called) < 0.2
+
+
+def test_only_speakers_of_some_rows_are_drawn():
+    speakers = np.repeat(np.arange(8), 3)
+    rows = np.flatnonzero(speakers % 4 < 3)
+    part = SpeakerResamples(speakers, 200, 1, rows)
+    assert (part.times[:, [3, 7]] == 0).all()
+    assert (part.times.sum(axis=1) == 6).all()
+    # As if the others were not there, in the same draws.
+    alone = SpeakerResamples(speakers[rows], 200, 1)
+    assert np.array_equal(part.times[:, part.drawn], alone.times)
+    right = np.random.default_rng(0).random(24) < 0.5
+    assert np.array_equal(part.accuracy(right), alone.accuracy(right[rows]))
+    trials = generate_trials(speakers[rows])
+    scores = np.random.default_rng(0).normal(size=len(trials)) + trials.label
+    there = Trials(rows[trials.enrol], rows[trials.test], trials.label)
+    assert np.array_equal(
+        part.eer(scores, there), alone.eer(scores, trials), equal_nan=True
+    )
+    few = SpeakerResamples(speakers, 9, rows=rows[:12])
+    assert len(few.drawn) == 4
+    assert np.isnan(few.accuracy(right)).all()
+    assert np.isnan(few.eer(scores, there)).all()
+    with pytest.raises(InputError, match="2 or more, got 1"):
+        SpeakerResamples(speakers, 9, rows=[0, 1])
+
+
+def test_trials_of_few_speakers_have_no_interval():
+    """Many speakers, but target trials of four of them only."""
+    speakers = np.repeat(np.arange(20), 3)
+    trials = generate_trials(speakers)
+    kept = (trials.label == 0) | (speakers[trials.enrol] < 4)
+    trials = Trials(trials.enrol[kept], trials.test[kept], trials.label[kept])
+    draws = SpeakerResamples(speakers, 9).eer(1.0 * trials.label, trials)
+    assert np.isnan(draws).all()
 
 
 def test_seeds():

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -72,6 +73,16 @@ def test_second_time_nothing_is_computed(dataset, tmp_path):
     again = extract(dataset, tmp_path, encoder)
     assert encoder.seen == 0
     assert np.array_equal(first.array, again.array)
+
+
+def test_two_runs_at_the_same_time(dataset, tmp_path):
+    """One computes, the other waits and reads."""
+    encoders = [Statistics(), Statistics()]
+    with ThreadPoolExecutor(2) as pool:
+        runs = [pool.submit(extract, dataset, tmp_path, e) for e in encoders]
+        first, second = (run.result().array for run in runs)
+    assert sorted(encoder.seen for encoder in encoders) == [0, 94]
+    assert np.array_equal(first, second)
 
 
 def test_half_precision(dataset, tmp_path):

@@ -12,6 +12,7 @@ from speechbrain_ext.nnet.losses import (
     interventional_contrastive_loss,
     orthogonality_loss,
 )
+from speechbrain_ext.utils.errors import InputError
 
 
 def loop_loss(embeddings, labels, temperature, margin):
@@ -154,8 +155,12 @@ def test_cka_is_centred_and_free_of_scale():
 
 
 def test_unknown_form():
-    with pytest.raises(ValueError, match="expected published"):
+    with pytest.raises(InputError, match="expected published"):
         orthogonality_loss(torch.ones(2, 2), torch.ones(2, 2), "nice")
+    with pytest.raises(InputError, match="got 2 and 3"):
+        orthogonality_loss(
+            torch.ones(2, 2), torch.ones(2, 3), "published_batch"
+        )
 
 
 def test_total_loss():

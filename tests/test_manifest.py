@@ -55,6 +55,13 @@ def test_other_headings(tmp_path):
     assert loaded.data["u1"]["content"] == "hello"
 
 
+def test_a_mapped_name_hides_a_column_of_that_name(tmp_path):
+    rows = [row(spk="right", speaker="wrong")]
+    path = write_manifest(tmp_path / "m.csv", rows)
+    loaded = load_manifest(path, factors=FACTORS, columns={"speaker": "spk"})
+    assert loaded.data["u1"]["speaker"] == "right"
+
+
 @pytest.mark.parametrize(
     "rows, message",
     [

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -271,6 +272,11 @@ def break_grid(folder, how):
         ("", ["--encoder=nonsense"], "nonsense"),
         ("", ["--layers=[3]"], "layer"),
         ("", ["--factors=[accent]"], "No width for subspace 'accent'"),
+        ("", ["--content_factor=word"], "'word' is not one of grid_factors"),
+        ("", ["--sede=3"], "Unknown option --sede"),
+        ("", ["--loss={orthogonality: nice}"], "Unknown form 'nice'"),
+        ("", ["--extraction={dtype: int8}"], "Unknown dtype 'int8'"),
+        ("", ["--train_block={speaker: 1, content: 1}"], "nothing to compare"),
         ("", ["--checkpoint=first"], "expected best or last"),
     ],
 )
@@ -289,6 +295,51 @@ def test_bad_input_is_one_line(
     # Nothing that looks like a result, and no cache that looks complete.
     assert not (tmp_path / "out/results.json").exists()
     assert not (tmp_path / "out/export").exists()
+
+
+def test_a_folder_holds_one_run(finished, small_grid, train, capfd):
+    """Checkpoints of other options are not taken for those of this run."""
+    before = (finished[0] / "out/results.json").read_text()
+    for option, name in (
+        ("--augmented_takes=0", "augmented_takes"),
+        ("--network={layer_mixture: True}", "network"),
+        ("--number_of_epochs=4", "number_of_epochs"),
+    ):
+        with pytest.raises(SystemExit):
+            train(*folders(small_grid, finished[0]), option)
+        assert f"another {name}" in capfd.readouterr().err
+    assert (finished[0] / "out/results.json").read_text() == before
+
+
+def test_missing_data_folder_is_said(train, capfd):
+    with pytest.raises(SystemExit):
+        train("--output_folder=unused")
+    assert "needs --data_folder" in capfd.readouterr().err
+
+
+def test_two_processes(small_grid, tmp_path):
+    """Distributed training, with a single block a process and epoch."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    done = subprocess.run(
+        [
+            *torchrun,
+            "--nproc_per_node=2",
+            "train.py",
+            "hparams/recorded_grid.yaml",
+            *SMALL[1:],
+            *folders(small_grid, tmp_path),
+            "--train_block={speaker: 2, content: 6}",
+            "--distributed_backend=gloo",
+        ],
+        cwd=RECIPE,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len((tmp_path / "out/train_log.txt").read_text().splitlines()) == 3
+    assert (tmp_path / "out/results.json").is_file()
+    assert (tmp_path / "out/export/network.ckpt").is_file()
 
 
 def test_arabic_grid_with_moonshine(shared, train, tmp_path):

@@ -1,4 +1,4 @@
-"""The rows of tests/recipes: files exist, and the flags run as upstream does."""
+"""The rows of tests/recipes: files exist, and the flags run."""
 
 import csv
 import os

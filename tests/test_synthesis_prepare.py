@@ -1,6 +1,7 @@
 """The prepare script of the recipe InterventionalTTS."""
 
 import csv
+import doctest
 import importlib.util
 import json
 import os
@@ -232,3 +233,8 @@ def test_settings_name_the_versions(script, tmp_path):
     settings = json.loads((tmp_path / "grid_settings.json").read_text())
     assert settings["backend"] == "espeak-ng"
     assert {"espeakng-loader", "rate", "sample_rate", "seed"} <= set(settings)
+
+
+def test_examples_in_the_docstrings(script):
+    results = doctest.testmod(script)
+    assert results.attempted and not results.failed

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
@@ -170,8 +171,10 @@ def extract_features(
     The result is kept in ``<cache_folder>/<name>-<key>/``; the key is a digest
     of the encoder (its parameters, revision or weights), the pooling, the
     channel, the type, and the IDs and audio content of the utterances, so no
-    change of any of them can find features that are out of date. An
-    interrupted run goes on where it stopped.
+    change of any of them can find features that are out of date (a new
+    version of a library that computes otherwise can: delete the folder then).
+    An interrupted run goes on where it stopped; of several runs at the same
+    time one computes and the others wait.
 
     Arguments
     ---------
@@ -211,6 +214,10 @@ def extract_features(
         If audio cannot be read or is not finite, if features are not finite,
         or if the folder holds something else under the same name.
     """
+    if dtype not in ("float32", "float16"):
+        raise InputError(
+            f"Unknown dtype '{dtype}' of features: expected float32 or float16"
+        )
     cache_folder = Path(cache_folder)
     cache_folder.mkdir(parents=True, exist_ok=True)
     ids = list(dataset.data)
@@ -228,15 +235,43 @@ def extract_features(
     spec = json.loads(json.dumps(spec))
     key = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()
     folder = cache_folder / f"{name}-{key[:12]}"
-    if folder.is_dir():
-        logger.info(f"Features found in {folder}")
-        return _open_complete(folder, spec)
+    with FileLock(f"{folder}.lock"):
+        if folder.is_dir():
+            logger.info(f"Features found in {folder}")
+        else:
+            _compute(
+                folder,
+                spec,
+                dataset,
+                encoder.to(device),
+                channel,
+                device,
+                batch_size,
+                batch_seconds,
+                num_workers,
+                progress,
+            )
+    return _open_complete(folder, spec)
 
+
+def _compute(
+    folder,
+    spec,
+    dataset,
+    encoder,
+    channel,
+    device,
+    batch_size,
+    batch_seconds,
+    num_workers,
+    progress,
+):
+    """Encode what is missing, and give the folder its name when all is done."""
     partial = folder.with_name(folder.name + ".partial")
     array, done = _open_partial(partial, spec)
     durations = [row["duration"] for row in dataset.data.values()]
     missing = np.flatnonzero(done == 0)
-    if 0 < len(missing) < len(ids):
+    if 0 < len(missing) < len(spec["ids"]):
         logger.info(f"Resuming {partial}: {len(missing)} utterances are left")
     audio = add_audio_pipeline(dataset, encoder.sample_rate, channel)
     batches = [
@@ -251,10 +286,9 @@ def extract_features(
         collate_fn=PaddedBatch,
         num_workers=num_workers,
     )
-    encoder = encoder.to(device)
     bar = tqdm(
         total=len(missing),
-        desc=name,
+        desc=folder.name,
         unit="utt",
         disable=not progress,
         dynamic_ncols=True,
@@ -264,13 +298,14 @@ def extract_features(
         for rows, batch in zip(batches, loader):
             wavs, lens = batch.sig
             features = encoder(wavs.to(device), lens.to(device))
-            features = features.cpu().numpy().astype(dtype)
+            features = features.cpu().numpy().astype(spec["dtype"])
             finite = np.isfinite(features).all(axis=(1, 2))
             if not finite.all():
                 bad = batch.id[int(np.argmin(finite))]
                 raise InputError(
                     f"Utterance '{bad}': its features are not finite in "
-                    f"{dtype}; check the audio, or use --feature_dtype float32"
+                    f"{spec['dtype']}; check the audio, or choose "
+                    "--extraction='{dtype: float32}'"
                 )
             # Features first: a row is done only once it is there.
             array[rows] = features
@@ -294,9 +329,10 @@ def extract_features(
             f"{len(missing)} utterances, {seconds / 3600:.2f} h, encoded at "
             f"{rate:.0f} x real time into {folder}"
         )
+    if not done.all():
+        raise RuntimeError(f"{partial}: {int((done == 0).sum())} rows missing")
     del array, done
     os.rename(partial, folder)
-    return _open_complete(folder, spec)
 
 
 def _open_partial(partial, spec):

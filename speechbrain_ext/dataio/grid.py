@@ -122,7 +122,7 @@ class BlockSampler(Sampler):
         The utterances.
     block : dict
         Factor -> number of distinct values a block. Factors that are left
-        out contribute all their values.
+        out, or set to None, contribute all their values.
     seed : int
         With the epoch, decides all draws.
     shuffle : bool
@@ -147,11 +147,14 @@ class BlockSampler(Sampler):
     """
 
     def __init__(self, grid, block, seed=0, shuffle=True, multiple_of=1):
+        # None, because an override of a mapping cannot remove a key.
+        block = {f: size for f, size in block.items() if size is not None}
         unknown = set(block) - set(grid.factors)
         if unknown:
             raise InputError(
                 f"Block factor '{min(unknown)}' is not in the grid, which has "
-                f"{', '.join(grid.factors)}"
+                f"{', '.join(grid.factors)}; leave it out by "
+                f"'{{{min(unknown)}: null}}'"
             )
         self.grid, self.seed, self.shuffle = grid, seed, shuffle
         self.sizes = []
@@ -163,6 +166,11 @@ class BlockSampler(Sampler):
                     f"grid, which has {n_values}: choose 1 to {n_values}"
                 )
             self.sizes.append(size)
+        if np.prod(self.sizes) < 2:
+            raise InputError(
+                "A block of one value of every factor has nothing to compare: "
+                "choose at least 2 of one factor"
+            )
         passes = [-(-n // s) for n, s in zip(grid.shape, self.sizes)]
         n_blocks = int(np.prod(passes))
         self.n_blocks = -(-n_blocks // multiple_of) * multiple_of

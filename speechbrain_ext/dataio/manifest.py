@@ -85,7 +85,7 @@ def load_manifest(path, data_root=None, factors=(), columns=None):
     >>> dataset.data["u2"]["wav"], dataset.data["u2"]["speaker"]
     ('/corpus/b.wav', 'bob')
     """
-    path = Path(path)
+    path = Path(str(path))
     if not path.is_file():
         raise InputError(
             f"No manifest {path}: give --manifest FILE (CSV or JSON), or "
@@ -109,7 +109,12 @@ def load_manifest(path, data_root=None, factors=(), columns=None):
         for theirs in row:
             if theirs is None:
                 raise InputError(f"{path}, line {line}: too many fields")
-        item = {renamed.get(key, key): value for key, value in row.items()}
+        # A mapped name hides a column of the file that is called the same.
+        item = {
+            renamed.get(key, key): value
+            for key, value in row.items()
+            if key in renamed or key not in columns
+        }
         for name in needed:
             if name not in item:
                 raise InputError(
@@ -364,6 +369,15 @@ def add_audio_pipeline(dataset, sample_rate=16000, channel=None):
     )
 
 
+def _shared_values(data, splits, factor):
+    """Values of a factor that occur in more than one split, sorted."""
+    owners = {}
+    for split, ids in splits.items():
+        for key in ids:
+            owners.setdefault(data[key][factor], set()).add(split)
+    return sorted(value for value, names in owners.items() if len(names) > 1)
+
+
 def split_manifest(
     dataset,
     by,
@@ -422,7 +436,20 @@ def split_manifest(
             "rows; fill it in all rows or remove the column"
         )
     if marked:
+        unknown = set(split_names or {}) - set(SPLITS)
+        if unknown:
+            raise InputError(
+                f"split_names has '{min(unknown)}': expected "
+                f"{', '.join(SPLITS)}"
+            )
         names = SPLITS | {k: (v,) for k, v in (split_names or {}).items()}
+        ignored = len(data) - sum(
+            row["split"] in sum(names.values(), ()) for row in data.values()
+        )
+        if ignored:
+            logger.warning(
+                f"{where}: {ignored} utterances in other splits are left out"
+            )
         splits = {
             split: [
                 k for k, row in data.items() if row["split"] in names[split]
@@ -432,7 +459,7 @@ def split_manifest(
         found = sorted({row["split"] for row in data.values()})
         hint = (
             f"the column 'split' has {', '.join(found)}; map other names "
-            "with --split_names"
+            "with --split='{split_names: {valid: THEIR_NAME}}'"
         )
     else:
         rng = np.random.default_rng(seed)
@@ -459,6 +486,12 @@ def split_manifest(
                 "of different splits and are left out"
             )
         hint = f"there are too few values of '{by}' to divide"
+    shared = _shared_values(data, splits, by)
+    if shared:
+        logger.warning(
+            f"{where}: {len(shared)} values of '{by}' are in several splits, "
+            f"e.g. '{shared[0]}': results on the test split will be too good"
+        )
     for split, ids in splits.items():
         if not ids:
             raise InputError(

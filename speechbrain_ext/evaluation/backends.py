@@ -8,7 +8,12 @@ from speechbrain.processing.PLDA_LDA import (
     fast_PLDA_scoring,
 )
 
-from speechbrain_ext.evaluation.arrays import to_codes, to_matrix, unit_rows
+from speechbrain_ext.evaluation.arrays import (
+    group_sums,
+    to_codes,
+    to_matrix,
+    unit_rows,
+)
 from speechbrain_ext.evaluation.verification import check_rows
 from speechbrain_ext.utils.errors import InputError
 
@@ -254,3 +259,78 @@ def _statistics(vectors, speakers=None):
         stat0=np.ones((len(vectors), 1)),
         stat1=vectors,
     )
+
+
+def cosine_scoring(vectors, trials, cohort=None):
+    """Cosine score of each trial.
+
+    Arguments
+    ---------
+    vectors : array or torch.Tensor
+        [N, D].
+    trials : Trials
+        On the N utterances.
+    cohort : tuple
+        Not used.
+
+    Returns
+    -------
+    scores : numpy.ndarray
+        [T].
+
+    Example
+    -------
+    >>> from speechbrain_ext.evaluation.verification import generate_trials
+    >>> trials = generate_trials([0, 0, 1, 1])
+    >>> cosine_scoring(np.eye(2)[[0, 0, 1, 1]], trials).tolist()
+    [1.0, 1.0, 0.0, 0.0, 0.0, 0.0]
+    """
+    return trials.score(vectors)
+
+
+def s_norm_scoring(vectors, trials, cohort, top=300):
+    """Cosine with adaptive s-norm by the mean vector of each cohort speaker.
+
+    Arguments
+    ---------
+    vectors : array or torch.Tensor
+        [N, D].
+    trials : Trials
+        On the N utterances.
+    cohort : tuple
+        ([M, D] vectors, [M] speakers) of people who are in no trial.
+    top : int
+        See :func:`adaptive_s_norm`.
+
+    Returns
+    -------
+    scores : numpy.ndarray
+        [T].
+    """
+    matrix = unit_rows(to_matrix(cohort[0], "cohort"))
+    _, codes = to_codes(cohort[1], len(matrix), "cohort speakers")
+    means = group_sums(matrix, codes) / np.bincount(codes)[:, None]
+    return adaptive_s_norm(trials.score(vectors), trials, vectors, means, top)
+
+
+def plda_scoring(vectors, trials, cohort, rank=100, iterations=10):
+    """Log-likelihood ratio of SpeechBrain's PLDA, trained on the cohort.
+
+    Arguments
+    ---------
+    vectors : array or torch.Tensor
+        [N, D].
+    trials : Trials
+        On the N utterances.
+    cohort : tuple
+        ([M, D] vectors, [M] speakers) of people who are in no trial.
+    rank, iterations : int
+        See :class:`PldaBackend`.
+
+    Returns
+    -------
+    scores : numpy.ndarray
+        [T].
+    """
+    backend = PldaBackend(rank, iterations).fit(*cohort)
+    return backend.score(vectors, trials.enrol, trials.test)

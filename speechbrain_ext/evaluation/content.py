@@ -11,6 +11,9 @@ CHUNK = 1 << 24
 def nearest_value(embeddings, values, groups):
     """Is the value of the nearest neighbour in another group the same?
 
+    All pairs of utterances are compared, in pieces: memory is linear in N,
+    time quadratic.
+
     Arguments
     ---------
     embeddings : array or torch.Tensor

@@ -2,10 +2,15 @@
 
 import json
 
+import torch
+
 from speechbrain_ext.evaluation.systems import adapted
 from speechbrain_ext.evaluation.uncertainty import summarise_seeds
 from speechbrain_ext.lobes.subspaces import FeatureStandardiser, PooledFeatures
 from speechbrain_ext.utils.errors import InputError
+
+# Fewer utterances make poor deviations of some hundred dimensions.
+MIN_STATISTICS = 50
 
 
 def by_encoder(exports):
@@ -49,24 +54,37 @@ def systems_of(exports, statistics=None, suffix=""):
         Name -> module, [B, layers, dim] -> subspace -> [B, D].
     """
     heads = {n: m.mods.embedding_model.network for n, m in exports.items()}
-    names = next(iter(heads.values())).subspaces
-    systems = {f"baseline{suffix}": PooledFeatures(names)}
-    carried = [h.standardiser for h in heads.values() if h.standardise]
+    # Baselines have one subspace, whatever the heads have.
+    systems = {f"baseline{suffix}": PooledFeatures()}
+    name = f"baseline_standardised{suffix}"
     if statistics is not None:
         heads = {n: adapted(head, statistics) for n, head in heads.items()}
-        carried = [FeatureStandardiser(statistics.shape[1:]).fit(statistics)]
-    if carried:
-        systems[f"baseline_standardised{suffix}"] = PooledFeatures(
-            names, carried[0]
+        standardiser = FeatureStandardiser(statistics.shape[1:])
+        systems[name] = PooledFeatures(
+            standardiser=standardiser.fit(statistics)
         )
+    else:
+        carried = []
+        for export, head in heads.items():
+            if not head.standardise or any(
+                torch.equal(head.standardiser.mean, other.mean)
+                and torch.equal(head.standardiser.std, other.std)
+                for other in carried
+            ):
+                continue
+            # Exports of another grid carry other statistics: another row.
+            own = f"{name}_{export}" if carried else name
+            systems[own] = PooledFeatures(standardiser=head.standardiser)
+            carried.append(head.standardiser)
     return systems | heads
 
 
-def statistics_utterances(domain, every, evaluated, trials):
+def statistics_utterances(domain, every, evaluated, trials=None):
     """Which unlabelled utterances the target domain is estimated on.
 
-    Those of no trial; where every utterance is in a trial, the evaluated ones
-    themselves. That is transductive: no label is used, but it is said.
+    Utterances that are not evaluated, where there are enough of them;
+    otherwise the evaluated ones themselves. That is transductive: no label is
+    used, but it is said.
 
     Arguments
     ---------
@@ -77,7 +95,8 @@ def statistics_utterances(domain, every, evaluated, trials):
     evaluated : list of str
         Those that the trials number.
     trials : Trials
-        The trials.
+        Where only verification is measured: evaluated utterances that are in
+        no trial may then be used too.
 
     Returns
     -------
@@ -93,10 +112,9 @@ def statistics_utterances(domain, every, evaluated, trials):
 
     Example
     -------
-    >>> from speechbrain_ext.evaluation.verification import generate_trials
-    >>> trials = generate_trials(list("aabb"))
-    >>> statistics_utterances("target", list("wxyz12"), list("wxyz"), trials)
-    (['1', '2'], 'target: 2 utterances of no trial')
+    >>> every = [f"u{i}" for i in range(MIN_STATISTICS + 2)]
+    >>> statistics_utterances("target", every, every[:2])[1]
+    'target: 50 utterances that are not evaluated'
     """
     if domain == "grid":
         return [], "grid"
@@ -104,10 +122,12 @@ def statistics_utterances(domain, every, evaluated, trials):
         raise InputError(
             f"Unknown domain_statistics '{domain}': expected grid or target"
         )
-    used = {evaluated[row] for row in {*trials.enrol, *trials.test}}
+    used = set(evaluated)
+    if trials is not None:
+        used = {evaluated[row] for row in {*trials.enrol, *trials.test}}
     free = [key for key in every if key not in used]
-    if len(free) > 1:
-        return free, f"target: {len(free)} utterances of no trial"
+    if len(free) >= MIN_STATISTICS:
+        return free, f"target: {len(free)} utterances that are not evaluated"
     return evaluated, "target, transductive: the evaluated utterances"
 
 

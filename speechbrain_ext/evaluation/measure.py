@@ -2,22 +2,17 @@
 
 import numpy as np
 
-from speechbrain_ext.evaluation.arrays import (
-    group_sums,
-    to_codes,
-    to_matrix,
-    unit_rows,
-)
-from speechbrain_ext.evaluation.backends import PldaBackend, adaptive_s_norm
+from speechbrain_ext.evaluation.backends import cosine_scoring
 from speechbrain_ext.evaluation.categories import (
     category_rows,
     format_categories,
-    pair_categories,
 )
 from speechbrain_ext.evaluation.content import nearest_value
+from speechbrain_ext.evaluation.exports import over_seeds
 from speechbrain_ext.evaluation.keywords import keyword_classification
 from speechbrain_ext.evaluation.probes import format_leakage, leakage_report
 from speechbrain_ext.evaluation.uncertainty import (
+    SpeakerResamples,
     compare_accuracy,
     compare_eer,
     format_comparison,
@@ -25,8 +20,9 @@ from speechbrain_ext.evaluation.uncertainty import (
 from speechbrain_ext.evaluation.verification import min_dcf
 from speechbrain_ext.utils.errors import InputError
 
+# What a task is about, among its numbers.
+MAIN = {"verification": "eer", "content": "accuracy", "keywords": "accuracy"}
 TASKS = ("verification", "content", "keywords", "leakage")
-SCORINGS = ("cosine", "s-norm", "plda")
 
 
 def check_tasks(tasks, has_contents):
@@ -48,6 +44,8 @@ def check_tasks(tasks, has_contents):
     -------
     >>> check_tasks(["verification"], has_contents=False)
     """
+    if not tasks:
+        raise InputError(f"No task: choose some of {', '.join(TASKS)}")
     for task in tasks:
         if task not in TASKS:
             raise InputError(
@@ -60,79 +58,13 @@ def check_tasks(tasks, has_contents):
             )
 
 
-def score_trials(vectors, trials, scoring="cosine", cohort=None):
-    """Scores of the trials in one subspace.
-
-    Arguments
-    ---------
-    vectors : torch.Tensor
-        [N, D].
-    trials : Trials
-        On the N utterances.
-    scoring : str
-        ``"cosine"``; ``"s-norm"``: adaptive, with the mean vector of each
-        speaker of the cohort; ``"plda"``: SpeechBrain's, trained on the cohort.
-    cohort : tuple
-        ([M, D] vectors, [M] speakers) of people who are in no trial.
-
-    Returns
-    -------
-    numpy.ndarray
-        [T], higher for the same speaker.
-
-    Raises
-    ------
-    InputError
-        If the scoring is unknown, or it needs a cohort and there is none.
-
-    Example
-    -------
-    >>> import torch
-    >>> from speechbrain_ext.evaluation.verification import generate_trials
-    >>> trials = generate_trials([0, 0, 1, 1])
-    >>> score_trials(torch.eye(2)[[0, 0, 1, 1]], trials).tolist()
-    [1.0, 1.0, 0.0, 0.0, 0.0, 0.0]
-    """
-    if scoring not in SCORINGS:
-        raise InputError(
-            f"Unknown scoring '{scoring}': expected {', '.join(SCORINGS)}"
-        )
-    if scoring != "cosine" and cohort is None:
-        raise InputError(
-            f"Scoring '{scoring}' needs a cohort: give --cohort_split a split "
-            "of the manifest that is not evaluated"
-        )
-    if scoring == "plda":
-        backend = PldaBackend().fit(*cohort)
-        return backend.score(vectors, trials.enrol, trials.test)
-    scores = trials.score(vectors)
-    if scoring == "s-norm":
-        means = speaker_means(*cohort)
-        scores = adaptive_s_norm(scores, trials, vectors, means)
-    return scores
-
-
-def speaker_means(vectors, speakers):
-    """Mean of the normalised vectors of each speaker, [speakers, D].
-
-    Example
-    -------
-    >>> import numpy as np
-    >>> speaker_means(np.array([[2.0, 0], [0, 3]]), ["a", "a"]).tolist()
-    [[0.5, 0.5]]
-    """
-    matrix = unit_rows(to_matrix(vectors))
-    _, codes = to_codes(speakers, len(matrix), "cohort speakers")
-    return group_sums(matrix, codes) / np.bincount(codes)[:, None]
-
-
 def measure_verification(
     vectors,
     trials,
     resamples,
     reference=None,
     categories=None,
-    scoring="cosine",
+    scoring=cosine_scoring,
     cohort=None,
 ):
     """EER with intervals, minDCF, and rows of categories.
@@ -148,9 +80,10 @@ def measure_verification(
     reference : str or None
         Name that the others are compared with.
     categories : dict
-        Name of a kind of pairs (``gender``) -> [N] value of each utterance.
-    scoring : str
-        See :func:`score_trials`.
+        Name of a kind of pairs (``gender``) -> [T] category of each trial.
+    scoring : callable
+        ``scoring(vectors, trials, cohort) -> [T]``, see
+        :mod:`speechbrain_ext.evaluation.backends`.
     cohort : tuple
         (name -> [M, D], [M] speakers), where the scoring needs one.
 
@@ -165,12 +98,8 @@ def measure_verification(
     scored = {}
     for name, v in vectors.items():
         own = cohort and (cohort[0][name], cohort[1])
-        scored[name] = (score_trials(v, trials, scoring, own), trials.label)
+        scored[name] = (scoring(v, trials, own), trials.label)
     rows = compare_eer(scored, trials, resamples, reference)
-    kinds = {
-        kind: pair_categories(values, trials)
-        for kind, values in (categories or {}).items()
-    }
     for name, row in rows.items():
         scores = scored[name][0]
         row["eer"] = row.pop("value")
@@ -178,7 +107,7 @@ def measure_verification(
         row["trials"], row["targets"] = len(trials), trials.targets
         row["categories"] = {
             kind: category_rows(scores, trials.label, pairs)
-            for kind, pairs in kinds.items()
+            for kind, pairs in (categories or {}).items()
         }
     return rows, scored
 
@@ -223,11 +152,11 @@ def measure_condition(
     speakers,
     contents,
     trials,
-    resamples,
+    resamples=1000,
     tasks=TASKS[:2],
     reference=None,
     categories=None,
-    scoring="cosine",
+    scoring=cosine_scoring,
     cohort=None,
     keyword_training=None,
     features=None,
@@ -243,9 +172,9 @@ def measure_condition(
     speakers, contents : sequence
         [N] labels; contents may be None.
     trials : Trials
-        On the N utterances.
-    resamples : SpeakerResamples
-        Draws of their speakers.
+        On the N utterances; may be None without verification.
+    resamples : int
+        Draws of the speakers; for the verification only of those in trials.
     tasks : list of str
         Some of ``TASKS``.
     reference : str
@@ -269,21 +198,23 @@ def measure_condition(
 
     Example
     -------
-    >>> import numpy as np
-    >>> from speechbrain_ext.evaluation.uncertainty import SpeakerResamples
     >>> from speechbrain_ext.evaluation.verification import generate_trials
     >>> speakers, contents = list("aabbcc"), [0, 1] * 3
     >>> measures, scored = measure_condition(
     ...     {"x": np.eye(3)[[0, 0, 1, 1, 2, 2]]}, speakers, contents,
-    ...     generate_trials(speakers, contents), SpeakerResamples(speakers, 20))
+    ...     generate_trials(speakers, contents), resamples=20)
     >>> measures["verification"]["x"]["eer"]
     0.0
     """
     check_tasks(tasks, contents is not None)
     measures, scored = {}, {}
+    number, resamples = resamples, SpeakerResamples(speakers, resamples, seed)
     if "verification" in tasks:
+        in_trials = SpeakerResamples(
+            speakers, number, seed, rows=np.union1d(trials.enrol, trials.test)
+        )
         measures["verification"], scored = measure_verification(
-            vectors, trials, resamples, reference, categories, scoring, cohort
+            vectors, trials, in_trials, reference, categories, scoring, cohort
         )
     if "content" in tasks:
         correct = {
@@ -314,6 +245,11 @@ def measure_condition(
             reference,
         )
         measures["keywords"] = {n: rows[n] | results[n] for n in rows}
+    measures["seeds"] = {
+        task: over_seeds(measures[task], key)
+        for task, key in MAIN.items()
+        if task in measures
+    }
     if "leakage" in tasks:
         measures["leakage"] = leakage_report(
             vectors,
@@ -342,12 +278,13 @@ def format_measures(condition, measures):
         One table a task; intervals are over speakers.
     """
     parts = [f"== {condition} =="]
-    titles = {
-        "verification": ("eer", "EER"),
-        "content": ("accuracy", "content"),
-        "keywords": ("accuracy", "keywords"),
-    }
-    for task, (key, title) in titles.items():
+    if condition == "shifted":
+        parts.append(
+            "Each clip through a random channel of its own, also those that "
+            "classifiers, cohorts and statistics are estimated on."
+        )
+    for task, key in MAIN.items():
+        title = "EER" if task == "verification" else task
         if task not in measures:
             continue
         rows = measures[task]
@@ -372,6 +309,12 @@ def format_measures(condition, measures):
                 f"{100 * row['macro_f1']:.1f} %"
                 for name, row in rows.items()
             )
+        for name, found in measures["seeds"][task].items():
+            values = ", ".join(f"{100 * v:.1f}" for v in found["values"])
+            parts[-1] += f"\n{name} over seeds: {values}; mean "
+            parts[-1] += f"{100 * found['mean']:.1f}"
+            if found["sd"] is not None:
+                parts[-1] += f", deviation {100 * found['sd']:.1f}"
     if "leakage" in measures:
         parts.append(format_leakage(measures["leakage"]))
     return "\n\n".join(parts)

@@ -262,6 +262,8 @@ def plot_speakers(
 def plot_leakage(report, path, title=""):
     """Heat map of the leakage matrix: what a probe reads from where.
 
+    The cell of a probe that cannot be trained is blank, with "-".
+
     Arguments
     ---------
     report : dict
@@ -296,7 +298,8 @@ def plot_leakage(report, path, title=""):
         [
             [row["probe"][f]["accuracy"] for f in factors]
             for row in rows.values()
-        ]
+        ],
+        dtype=float,  # None becomes NaN
     )
     chance = np.array([factor["chance"] for factor in factors.values()])
     above = ((accuracy - chance) / (1 - chance)).clip(0, 1)
@@ -305,7 +308,8 @@ def plot_leakage(report, path, title=""):
         image = axis.imshow(above, vmin=0, vmax=1, cmap="Blues", aspect="auto")
         for i, row in enumerate(rows.values()):
             for j, factor in enumerate(factors):
-                text = f"{100 * accuracy[i, j]:.1f} %"
+                known = np.isfinite(accuracy[i, j])
+                text = f"{100 * accuracy[i, j]:.1f} %" if known else "-"
                 if row["eer"].get(factor) is not None:
                     text += f"\nEER {100 * row['eer'][factor]:.1f} %"
                 axis.text(

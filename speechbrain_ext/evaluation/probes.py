@@ -15,13 +15,15 @@ from sklearn.random_projection import GaussianRandomProjection
 from speechbrain_ext.evaluation.arrays import group_sums, to_codes, to_matrix
 from speechbrain_ext.evaluation.closed_form import within_covariance
 from speechbrain_ext.evaluation.report import align_columns, format_number
+from speechbrain_ext.evaluation.uncertainty import format_interval
 from speechbrain_ext.evaluation.verification import (
     equal_error_rate,
     generate_trials,
 )
 from speechbrain_ext.utils.errors import InputError
 
-# Wider inputs are probed through their leading principal components.
+# Of a wider ``input`` the leading principal components are probed; ``PCA d``
+# and ``random d`` always project all dimensions.
 MAX_DIMS = 1000
 MAX_TRIALS = 100_000
 
@@ -89,7 +91,8 @@ def linear_probe(
     Raises
     ------
     InputError
-        On NaN embeddings, or with fewer than two values or groups.
+        On NaN embeddings, with fewer than two values or groups, or if no
+        value occurs in two groups.
 
     Example
     -------
@@ -106,6 +109,9 @@ def linear_probe(
             "a probe needs at least 2 values and 2 groups to split by, got "
             f"{len(names)} and {len(group_names)}"
         )
+    cells = np.unique(values * len(group_names) + groups)
+    if np.bincount(cells // len(group_names)).max() < 2:
+        raise InputError("a probe needs a value that occurs in 2 groups")
     folds = min(folds, len(group_names))
     if folds < 2:
         raise InputError(f"a probe needs 2 folds or more, got {folds}")
@@ -143,27 +149,33 @@ def control_projections(features, dims, seed=0):
     Returns
     -------
     controls : dict
-        ``input`` (standardised; of more than 1000 dimensions the 1000 leading
-        principal components), and for each dimension d ``PCA d`` and
-        ``random d``; all arrays [N, d].
+        ``input``: the features, flattened and standardised (of more than 1000
+        dimensions their leading principal components, 1000 or all there are);
+        and for each dimension d ``PCA d`` and ``random d``, projections of all
+        standardised dimensions. Where the features have a rank below d, the
+        principal components have, and are named by, that rank.
 
     Example
     -------
     >>> controls = control_projections(np.eye(9), [4, 2])
     >>> {name: array.shape[1] for name, array in controls.items()}
     {'input': 9, 'PCA 4': 4, 'random 4': 4, 'PCA 2': 2, 'random 2': 2}
+    >>> list(control_projections(np.eye(9, 30), [16, 24]))
+    ['input', 'PCA 8', 'random 16', 'random 24']
     """
     if hasattr(features, "flatten") and len(features.shape) == 3:
         features = features.reshape(len(features), -1)
     vectors = StandardScaler().fit_transform(to_matrix(features, "features"))
     dims = list(dict.fromkeys(int(d) for d in dims))
-    rank = min(vectors.shape)
-    leading = min(rank, max(MAX_DIMS, *dims))
-    components = PCA(leading, random_state=seed).fit_transform(vectors)
+    leading = min(*vectors.shape, max(MAX_DIMS, *dims))
+    pca = PCA(leading, random_state=seed).fit(vectors)
+    variance = pca.explained_variance_
+    rank = max(1, np.sum(variance > 1e-10 * variance[0]))  # without rounding
+    components = pca.transform(vectors)[:, :rank]
     wide = vectors.shape[1] > MAX_DIMS
     controls = {"input": components[:, :MAX_DIMS] if wide else vectors}
     for d in dims:
-        controls[f"PCA {d}"] = components[:, :d]
+        controls[f"PCA {min(d, rank)}"] = components[:, :d]
         projection = GaussianRandomProjection(d, random_state=seed)
         controls[f"random {d}"] = projection.fit_transform(vectors)
     return controls
@@ -320,13 +332,18 @@ def leakage_report(
 ):
     """The leakage matrix: every factor read from every subspace.
 
+    Each factor has a *group factor*, the first of the other ``factors``: of
+    (speaker, content, style) speaker is grouped by content, content and style
+    by speaker. A probe is tested on groups that it was not trained on, and
+    trials pair different groups, so that neither gets better for what cells
+    of the two factors share. Any further factor is not held apart.
+
     Arguments
     ---------
     subspaces : dict
         Name -> vectors [N, D].
     factors : dict
-        Factor -> [N] values, two factors or more. A probe of one factor is
-        tested on values of the others that it was not trained on.
+        Factor -> [N] values, two factors or more; their order matters.
     features : array or torch.Tensor, optional
         [N, layers, dim] pooled input, for the controls of
         :func:`control_projections`.
@@ -346,12 +363,14 @@ def leakage_report(
         interval]}, eer: factor -> cosine EER, variance: as in
         :func:`variance_shares` (of two factors)}; ``cka``: name -> name ->
         linear CKA of the subspaces. Rates are fractions; an EER without
-        trials is None.
+        trials is None, and so is the accuracy of a probe that cannot be
+        trained (a factor or its groups with one value, values that occur
+        once), which has a ``reason`` instead of the interval.
 
     Raises
     ------
     InputError
-        With fewer than two factors or values, NaN, or labels that do not fit.
+        With fewer than two factors or folds, NaN, or labels that do not fit.
 
     Example
     -------
@@ -366,18 +385,19 @@ def leakage_report(
         raise InputError(
             f"leakage needs two factors or more, got {', '.join(factors)}"
         )
+    if folds < 2:
+        raise InputError(f"a probe needs 2 folds or more, got {folds}")
     subspaces = {
         name: to_matrix(vectors, f"subspace {name}")
         for name, vectors in subspaces.items()
     }
     count = len(next(iter(subspaces.values())))
     codes = {f: to_codes(v, count, f)[1] for f, v in factors.items()}
-    groups = {}
-    for factor in codes:
-        others = [code for name, code in codes.items() if name != factor]
-        groups[factor] = np.unique(
-            np.stack(others), axis=1, return_inverse=True
-        )[1].reshape(-1)
+    # Not the joint of all others: its groups would share single values.
+    groups = {
+        factor: next(code for name, code in codes.items() if name != factor)
+        for factor in codes
+    }
     report = {"factors": {}, "subspaces": {}, "controls": {}}
     trials = {}
     for factor, code in codes.items():
@@ -392,7 +412,7 @@ def leakage_report(
                 code, groups[factor], max_targets=MAX_TRIALS,
                 max_nontargets=MAX_TRIALS, seed=seed,
             )  # fmt: skip
-        except InputError:  # every value occurs once: nothing to compare
+        except InputError:  # no pairs of one kind: nothing to compare
             trials[factor] = None
     controls = {}
     if features is not None:
@@ -402,20 +422,16 @@ def leakage_report(
         for name, vectors in columns.items():
             entry = {"dim": vectors.shape[1], "probe": {}, "eer": {}}
             for factor, code in codes.items():
-                probe = linear_probe(vectors, code, groups[factor], folds, seed)
-                kept = {key: probe[key] for key in ("accuracy", "folds")}
-                if resamples is not None:
-                    kept["interval"] = resamples.interval(
-                        resamples.accuracy(probe["correct"])
-                    )
-                entry["probe"][factor] = kept
+                entry["probe"][factor] = _probe_entry(
+                    vectors, code, groups[factor], folds, seed, resamples
+                )
                 entry["eer"][factor] = (
                     trials[factor]
                     and equal_error_rate(
                         trials[factor].score(vectors), trials[factor].label
                     )[0]
                 )
-            if len(codes) == 2:
+            if len(codes) == 2 and all(c.max() for c in codes.values()):
                 entry["variance"] = variance_shares(
                     vectors, *codes.values(), names=tuple(codes)
                 )
@@ -427,8 +443,21 @@ def leakage_report(
     return report
 
 
+def _probe_entry(vectors, values, groups, folds, seed, resamples):
+    """What a report keeps of a probe, or why there is none."""
+    try:
+        probe = linear_probe(vectors, values, groups, folds, seed)
+    except InputError as error:  # vectors are checked: it is the labels
+        return {"accuracy": None, "folds": [], "reason": str(error)}
+    kept = {key: probe[key] for key in ("accuracy", "folds")}
+    if resamples is not None:
+        draws = resamples.accuracy(probe["correct"])
+        kept["interval"] = resamples.interval(draws)
+    return kept
+
+
 def format_leakage(report):
-    """The leakage matrix as a plain-text table.
+    """The leakage matrix as plain-text tables.
 
     Arguments
     ---------
@@ -439,8 +468,9 @@ def format_leakage(report):
     -------
     table : str
         One line a subspace or control: for each factor the accuracy of the
-        probe and the cosine EER in percent (with two factors also its share
-        of the variance); below it chance and majority.
+        probe (with its interval, if known) and the cosine EER in percent
+        (with two factors also its share of the variance). Below it chance and
+        majority, the rest of the variance, and the CKA of the subspaces.
 
     Example
     -------
@@ -453,26 +483,65 @@ def format_leakage(report):
     <BLANKLINE>
     linear probe of speaker: chance 25.0 %, majority 25.0 %
     linear probe of content: chance 16.7 %, majority 16.7 %
+    <BLANKLINE>
+    variance  interaction %  residual %  both %  confounded %
+    ---------------------------------------------------------
+    speaker               -           -     0.0           0.0
     """
+    factors = report["factors"]
+    entries = {
+        " ".join(str(name).split()): entry
+        for part in ("subspaces", "controls")
+        for name, entry in report[part].items()
+    }
+    intervals = any(
+        entry["probe"][factor].get("interval")
+        for entry in entries.values()
+        for factor in factors
+    )
+    shares = {n: e["variance"] for n, e in entries.items() if "variance" in e}
     header = ["read from", "dim"]
-    for factor in report["factors"]:
-        header += [f"{factor} %", "EER %", "var. %"]
+    for factor in factors:
+        header += [f"{factor} %", *["95 %"] * intervals, "EER %"]
+        header += ["var. %"] * bool(shares)
     rows = []
-    for part in ("subspaces", "controls"):
-        for name, entry in report[part].items():
-            row = [name, str(entry["dim"])]
-            for factor in report["factors"]:
-                for value in (
-                    entry["probe"][factor]["accuracy"],
-                    entry["eer"][factor],
-                    entry.get("variance", {}).get(factor),
-                ):
-                    row.append(format_number(value, 100, 1))
-            rows.append(row)
+    for name, entry in entries.items():
+        row = [name, str(entry["dim"])]
+        for factor in factors:
+            probe = entry["probe"][factor]
+            row.append(format_number(probe["accuracy"], 100, 1))
+            if intervals:
+                row.append(format_interval(probe.get("interval")))
+            row.append(format_number(entry["eer"][factor], 100, 1))
+            if shares:
+                row.append(format_number(shares[name][factor], 100, 1))
+        rows.append(row)
     lines = [align_columns(rows, header, left=1), ""]
     lines += [
         f"linear probe of {factor}: chance {100 * known['chance']:.1f} %, "
         f"majority {100 * known['majority']:.1f} %"
-        for factor, known in report["factors"].items()
+        for factor, known in factors.items()
     ]
+    if shares:
+        kinds = {
+            "interaction": "interaction %",
+            "residual": "residual %",
+            "interaction_and_residual": "both %",
+            "confounded": "confounded %",
+        }
+        rows = [
+            [name, *(format_number(share[kind], 100, 1) for kind in kinds)]
+            for name, share in shares.items()
+        ]
+        header = ["variance", *kinds.values()]
+        lines += ["", align_columns(rows, header, left=1)]
+    if len(report["cka"]) > 1:
+        # Columns are numbers of rows: names would make it too wide.
+        rows = [
+            [f"{i} {' '.join(str(name).split())}"]
+            + [format_number(value) for value in row.values()]
+            for i, (name, row) in enumerate(report["cka"].items(), 1)
+        ]
+        header = ["CKA", *(str(i) for i in range(1, len(rows) + 1))]
+        lines += ["", align_columns(rows, header, left=1)]
     return "\n".join(lines)

@@ -111,7 +111,7 @@ def distinct(embedded):
     -------
     dict
         ``"system subspace"`` -> vectors, or ``"system"`` where all subspaces
-        of a system are the same.
+        of a system are the same, or its only one is called ``pooled``.
 
     Example
     -------
@@ -122,9 +122,8 @@ def distinct(embedded):
     named = {}
     for system, subspaces in embedded.items():
         vectors = list(subspaces.values())
-        if len(vectors) > 1 and all(
-            torch.equal(vectors[0], other) for other in vectors[1:]
-        ):
+        same = all(torch.equal(vectors[0], other) for other in vectors[1:])
+        if same and (len(vectors) > 1 or "pooled" in subspaces):
             named[system] = vectors[0]
         else:
             named |= {f"{system} {n}": v for n, v in subspaces.items()}
@@ -261,7 +260,8 @@ def equal_error_thresholds(system, features, labels, seed=0):
         Shape [N, layers, dim], e.g. of the validation utterances.
     labels : dict
         Factor -> [N] values. A pair is a target in the subspace of a factor
-        when it has the same value.
+        when it has the same value; the values of the next factor differ in
+        all pairs.
     seed : int
         Of the selection of pairs, where there are too many.
 
@@ -282,8 +282,11 @@ def equal_error_thresholds(system, features, labels, seed=0):
     for factor, vectors in embed(system, features).items():
         if factor not in labels:
             continue
+        # Across the values of another factor, as verification is judged.
+        others = [name for name in labels if name != factor]
         trials = generate_trials(
             labels[factor],
+            labels[others[0]] if others else None,
             max_targets=MAX_TRIALS,
             max_nontargets=MAX_TRIALS,
             seed=seed,

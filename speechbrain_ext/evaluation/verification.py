@@ -448,6 +448,42 @@ def read_trials(path, ids):
     return Trials(*np.array(parts, dtype=np.int64).T.copy())
 
 
+def check_labels(trials, speakers, path="trials"):
+    """Refuse trials whose labels contradict the speakers of the utterances.
+
+    Arguments
+    ---------
+    trials : Trials
+        On the N utterances.
+    speakers : sequence
+        [N].
+    path : str
+        Where the trials come from, for the message.
+
+    Raises
+    ------
+    InputError
+        With the number of wrong labels, and the first.
+
+    Example
+    -------
+    >>> check_labels(Trials(*np.array([[0], [1], [1]])), ["a", "b"])
+    Traceback (most recent call last):
+    ...
+    speechbrain_ext.utils.errors.InputError: trials: 1 of 1 labels contradict...
+    """
+    code = to_codes(speakers, None, "speakers")[1]
+    wrong = np.flatnonzero(
+        (code[trials.enrol] == code[trials.test]) != (trials.label == 1)
+    )
+    if len(wrong):
+        raise InputError(
+            f"{path}: {len(wrong)} of {len(trials)} labels contradict the "
+            f"speakers in the manifest, first trial {wrong[0] + 1}: label 1 is "
+            "for the same speaker"
+        )
+
+
 def write_trials(path, trials, ids):
     """Write a trial list in VoxCeleb's format, atomically.
 

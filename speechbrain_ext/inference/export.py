@@ -111,10 +111,25 @@ def export_subspaces(
     beside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
+    try:
+        _write(
+            beside, encoder, network, layers, name, seed, subspace, thresholds
+        )
+        old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+        if folder.exists():
+            os.rename(folder, old)
+        os.rename(beside, folder)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _write(folder, encoder, network, layers, name, seed, subspace, thresholds):
+    """All files of an export."""
     loadables = {"network": "!ref <network>"}
     reference = encoder_reference(encoder)
     if reference is None:
-        pack_encoder(encoder, beside / "encoder.ckpt")
+        pack_encoder(encoder, folder / "encoder.ckpt")
         loadables["encoder"] = "!ref <encoder>"
         encoder_yaml = (
             "encoder: !new:speechbrain_ext.lobes.encoders.PackedEncoder\n"
@@ -124,13 +139,13 @@ def export_subspaces(
             "encoder: !apply:speechbrain_ext.lobes.encoders.load_encoder\n"
             f"{_block(reference)}\n"
         )
-    torch.save(network.state_dict(), beside / "network.ckpt")
+    torch.save(network.state_dict(), folder / "network.ckpt")
     kind = type(network)
     text = _HYPERPARAMS.format(
         subspaces=", ".join(network.subspaces),
-        name=name,
-        seed="null" if seed is None else seed,
-        subspace=subspace or network.subspaces[0],
+        name=_flow(name),
+        seed=_flow(seed),
+        subspace=_flow(subspace or network.subspaces[0]),
         sample_rate=encoder.sample_rate,
         encoder=encoder_yaml,
         network_class=f"{kind.__module__}.{kind.__qualname__}",
@@ -139,11 +154,4 @@ def export_subspaces(
         thresholds=_flow(dict(thresholds or {})),
         loadables="\n".join(f"        {k}: {v}" for k, v in loadables.items()),
     )
-    (beside / "hyperparams.yaml").write_text(text, encoding="utf-8")
-    if folder.exists():
-        old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-        os.rename(folder, old)
-        os.rename(beside, folder)
-        shutil.rmtree(old)
-    else:
-        os.rename(beside, folder)
+    (folder / "hyperparams.yaml").write_text(text, encoding="utf-8")

@@ -212,7 +212,8 @@ def load_exports(folders, names=None, device=None):
     InputError
         If a folder holds no export, or two cannot be told apart.
     """
-    folders = [folders] if isinstance(folders, (str, Path)) else list(folders)
+    if isinstance(folders, (str, Path)) or not folders:
+        folders = [folders or None]
     models = [load_export(folder, device) for folder in folders]
     if names is None:
         names = [getattr(m.hparams, "name", "subspaces") for m in models]

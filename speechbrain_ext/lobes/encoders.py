@@ -6,7 +6,9 @@ utterance: not on the other utterances of the batch, not on its padding and
 not on the training mode.
 """
 
+import hashlib
 import io
+import json
 import shutil
 import tarfile
 import tempfile
@@ -278,6 +280,12 @@ def load_encoder(name, source=None, revision=None, overrides=None):
     encoder.identity = {"name": file.stem, **encoder.identity}
     for key in given:
         overrides.pop(key, None)
+    # What a class takes besides is known to the file alone.
+    lines = [line.partition(" #")[0].rstrip() for line in text.splitlines()]
+    lines = [line for line in lines if line and not line.startswith("#")]
+    options = json.dumps([lines, overrides], sort_keys=True, default=str)
+    digest = hashlib.sha256(options.encode()).hexdigest()
+    encoder.identity["options"] = digest[:16]
     encoder.recipe = EncoderRecipe(
         name=file.stem,
         named=file.parent == hparams_folder() / "encoders",
@@ -415,6 +423,17 @@ def pack_encoder(encoder, path):
                 tar.addfile(info, file)
 
 
+def _extract(tar, folder):
+    """Unpack plain files, and only below the folder."""
+    for member in tar.getmembers():
+        target = (folder / member.name).resolve()
+        if not member.isfile() or folder.resolve() not in target.parents:
+            raise tarfile.TarError(f"unexpected member {member.name}")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tar.extractfile(member) as source, open(target, "wb") as file:
+            shutil.copyfileobj(source, file)
+
+
 @register_checkpoint_hooks
 class PackedEncoder(PooledEncoder):
     """An encoder that comes out of one file of :func:`pack_encoder`.
@@ -455,7 +474,7 @@ class PackedEncoder(PooledEncoder):
             folder = Path(folder)
             try:
                 with tarfile.open(path, "r:") as tar:
-                    tar.extractall(folder, filter="data")
+                    _extract(tar, folder)
                 recipe = next(folder.glob("*.yaml"))
                 overrides = yaml.safe_load((folder / "overrides").read_text())
             except (OSError, tarfile.TarError, StopIteration) as error:

@@ -81,8 +81,6 @@ class SubspaceNetwork(torch.nn.Module):
     standardise : bool
         Whether :meth:`fit_statistics` estimates statistics of the input. The
         published configuration uses features as they are.
-    activation : type
-        Class of the activation.
 
     Raises
     ------
@@ -110,7 +108,6 @@ class SubspaceNetwork(torch.nn.Module):
         residual_width=0,
         layer_mixture=False,
         standardise=False,
-        activation=torch.nn.ReLU,
     ):
         super().__init__()
         missing = [factor for factor in factors if factor not in widths]
@@ -131,8 +128,6 @@ class SubspaceNetwork(torch.nn.Module):
             layer_mixture=layer_mixture,
             standardise=standardise,
         )
-        if activation is not torch.nn.ReLU:
-            self.config["activation"] = activation
         self.standardise = standardise
         self.standardiser = FeatureStandardiser(input_shape)
         self.widths = dict(self.config["widths"])
@@ -149,7 +144,7 @@ class SubspaceNetwork(torch.nn.Module):
         sizes = [dim if layer_mixture else n_layers * dim, *hidden]
         layers = []
         for size_in, size_out in zip(sizes, sizes[1:]):
-            layers += [torch.nn.Linear(size_in, size_out), activation()]
+            layers += [torch.nn.Linear(size_in, size_out), torch.nn.ReLU()]
         layers.append(torch.nn.Linear(sizes[-1], sum(self.widths.values())))
         self.mlp = torch.nn.Sequential(*layers)
 

@@ -12,6 +12,8 @@ import itertools
 import torch
 import torch.nn.functional as F
 
+from speechbrain_ext.utils.errors import InputError
+
 
 def _positives(labels):
     """Pairs of different rows with the same label, bool [B, B]."""
@@ -124,8 +126,8 @@ def orthogonality_loss(a, b, form="published"):
 
     Raises
     ------
-    ValueError
-        If the form is unknown.
+    InputError
+        If the form is unknown, or needs equal widths that differ.
 
     Example
     -------
@@ -144,8 +146,13 @@ def orthogonality_loss(a, b, form="published"):
         if form == "published":
             return (a.T @ b).square().mean()
         if form == "published_batch":
+            if a.shape[1] != b.shape[1]:
+                raise InputError(
+                    "Orthogonality published_batch compares subspaces of "
+                    f"equal width, got {a.shape[1]} and {b.shape[1]}"
+                )
             return (a @ b.T).square().mean()
-    raise ValueError(
+    raise InputError(
         f"Unknown form '{form}': expected published, published_batch or cka"
     )
 
@@ -184,6 +191,12 @@ class InterventionalLoss(torch.nn.Module):
         self.temperature, self.margin = temperature, margin
         self.orthogonality_weight = orthogonality_weight
         self.orthogonality = orthogonality
+        self.config = dict(
+            temperature=temperature,
+            margin=margin,
+            orthogonality_weight=orthogonality_weight,
+            orthogonality=orthogonality,
+        )
 
     def forward(self, subspaces, codes):
         """The loss of one block.

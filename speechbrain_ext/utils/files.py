@@ -1,8 +1,51 @@
 """Files that are never found half-written."""
 
 import contextlib
+import json
 import os
 import pathlib
+
+from speechbrain_ext.utils.errors import InputError
+
+
+def claim_folder(folder, settings):
+    """Refuse to go on in a folder that a run with other settings began.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Where the run keeps its state.
+    settings : dict
+        What determines the run, JSON-able. Kept in ``settings.json``.
+
+    Raises
+    ------
+    InputError
+        Naming what differs.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> claim_folder(folder, {"layers": [0], "seed": 1})
+    >>> claim_folder(folder, {"layers": [6], "seed": 1})
+    Traceback (most recent call last):
+    ...
+    speechbrain_ext.utils.errors.InputError: ... layers ([0], now [6])...
+    """
+    path = pathlib.Path(folder) / "settings.json"
+    settings = json.loads(json.dumps(settings, default=str))
+    if path.is_file():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        for key in {**found, **settings}:
+            old, new = found.get(key), settings.get(key)
+            if old != new:
+                raise InputError(
+                    f"{folder} holds a run with another {key} ({old}, now "
+                    f"{new}): give another --output_folder, or delete it"
+                )
+        return
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(settings, indent=2), encoding="utf-8")
 
 
 @contextlib.contextmanager

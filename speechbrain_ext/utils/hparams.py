@@ -3,6 +3,9 @@
 import re
 from pathlib import Path
 
+import yaml
+from hyperpyyaml import load_hyperpyyaml
+
 import speechbrain_ext
 from speechbrain_ext.utils.errors import InputError
 
@@ -76,6 +79,61 @@ def find_hparams(group, name):
         f"Unknown name '{name}' for hparams/{group}: expected one of {known}, "
         "or the path of an existing .yaml file"
     )
+
+
+def load_hparams(path, overrides=None):
+    """Load a recipe's option file; what a user can mend is an InputError.
+
+    Arguments
+    ---------
+    path : str or Path
+        A HyperPyYAML file.
+    overrides : str or dict
+        From ``speechbrain.parse_arguments``.
+
+    Returns
+    -------
+    dict
+        The loaded options.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, an option is unknown, or one that has no
+        default was not given.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "train.yaml"
+    >>> _ = path.write_text("seed: 1")
+    >>> load_hparams(path, "sede: 2")
+    Traceback (most recent call last):
+    ...
+    speechbrain_ext.utils.errors.InputError: Unknown option --sede: ...
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"No option file {path}: give a .yaml of hparams/")
+    text = path.read_text(encoding="utf-8")
+    known = {line.split(":")[0] for line in text.splitlines()}
+    try:
+        given = overrides or {}
+        given = given if isinstance(given, dict) else yaml.safe_load(given)
+    except yaml.YAMLError as error:
+        problem = " ".join(str(error).split())
+        raise InputError(f"The options cannot be read as YAML: {problem}")
+    for name in given or {}:
+        if name not in known:
+            raise InputError(
+                f"Unknown option --{name}: the top-level keys of {path} are "
+                "the options"
+            )
+    for line in text.splitlines():
+        name, _, value = line.partition(":")
+        if value.strip().startswith("!PLACEHOLDER") and name not in given:
+            raise InputError(f"{path} needs --{name}{value.partition('#')[2]}")
+    with open(path, encoding="utf-8") as file:
+        return load_hyperpyyaml(file, overrides)
 
 
 def run_label(*parts):

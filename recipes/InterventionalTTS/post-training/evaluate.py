@@ -10,9 +10,10 @@ features of the exports' encoders, raw and standardised, are the baselines.
 """
 
 import sys
+from functools import partial
 
+import numpy as np
 import speechbrain as sb
-from hyperpyyaml import load_hyperpyyaml
 from speechbrain.utils.logger import get_logger
 
 from speechbrain_ext.dataio.feature_cache import extract_features
@@ -23,13 +24,14 @@ from speechbrain_ext.dataio.manifest import (
     load_manifest,
     subset,
 )
+from speechbrain_ext.evaluation.categories import pair_categories
 from speechbrain_ext.evaluation.exports import (
     by_encoder,
-    over_seeds,
     statistics_utterances,
     systems_of,
 )
 from speechbrain_ext.evaluation.keywords import (
+    check_disjoint,
     speech_commands_rows,
     write_rows,
 )
@@ -46,14 +48,16 @@ from speechbrain_ext.evaluation.plots import (
 )
 from speechbrain_ext.evaluation.report import write_json
 from speechbrain_ext.evaluation.systems import distinct, embed
-from speechbrain_ext.evaluation.uncertainty import SpeakerResamples
 from speechbrain_ext.evaluation.verification import (
+    check_labels,
     generate_trials,
     read_trials,
+    write_trials,
 )
 from speechbrain_ext.inference.subspaces import load_exports
-from speechbrain_ext.utils.errors import one_line_errors
+from speechbrain_ext.utils.errors import InputError, one_line_errors
 from speechbrain_ext.utils.files import replacing
+from speechbrain_ext.utils.hparams import find_hparams, load_hparams
 
 logger = get_logger(__name__)
 
@@ -69,17 +73,36 @@ def load_labels(hparams, dataset, ids):
 
 
 def make_trials(hparams, ids, labels):
-    """The given trial list, or trials of our own."""
+    """The given trial list, or trials of our own; None without verification."""
+    if "verification" not in hparams["tasks"]:
+        return None
     if hparams["trials"]:
-        return read_trials(hparams["trials"], ids)
-    return generate_trials(
-        *labels,
-        different_content=hparams["different_content"],
-        same_gender=hparams["same_gender"],
-        max_targets=hparams["max_targets"],
-        max_nontargets=hparams["max_nontargets"],
-        seed=hparams["seed"],
-    )
+        trials = read_trials(hparams["trials"], ids)
+        check_labels(trials, labels[0], hparams["trials"])
+    else:
+        trials = generate_trials(
+            *labels,
+            different_content=hparams["different_content"],
+            same_gender=hparams["same_gender"],
+            max_targets=hparams["max_targets"],
+            max_nontargets=hparams["max_nontargets"],
+            seed=hparams["seed"],
+        )
+    write_trials(f"{hparams['output_folder']}/trials.txt", trials, ids)
+    return trials
+
+
+def trial_categories(hparams, trials, contents, genders):
+    """Kinds of trials that get rows of their own."""
+    categories = {}
+    if trials is not None and genders:
+        categories["gender"] = pair_categories(genders, trials)
+    free = hparams["trials"] or not hparams["different_content"]
+    if trials is not None and contents and free:
+        said = np.asarray(contents)
+        same = said[trials.enrol] == said[trials.test]
+        categories["content"] = np.where(same, "same", "different")
+    return categories
 
 
 def embed_all(hparams, dataset, exports, uses, channel, run_opts):
@@ -97,7 +120,8 @@ def embed_all(hparams, dataset, exports, uses, channel, run_opts):
     controls : torch.Tensor
         Pooled test features of the first encoder, [N, layers, dim].
     """
-    vectors, controls = {use: {} for use in uses}, None
+    vectors = {use: {} for use in uses if use != "statistics"}
+    controls = None
     every = list(dict.fromkeys(key for ids in uses.values() for key in ids))
     groups = by_encoder(exports)
     for number, group in enumerate(groups, 1):
@@ -108,7 +132,7 @@ def embed_all(hparams, dataset, exports, uses, channel, run_opts):
             subset(dataset, every),
             module.encoder,
             hparams["cache_folder"],
-            channel=channel,
+            channel=channel and channel(sample_rate=module.encoder.sample_rate),
             device=model.device,
             progress=not run_opts.noprogressbar,
             **hparams["extraction"],
@@ -116,7 +140,8 @@ def embed_all(hparams, dataset, exports, uses, channel, run_opts):
         features = {u: pooled.select(i, module.layers) for u, i in uses.items()}
         suffix = f"_{number}" if len(groups) > 1 else ""
         systems = systems_of(group, features.get("statistics"), suffix)
-        for use, chosen in features.items():
+        for use in vectors:
+            chosen = features[use]
             embedded = {n: embed(one, chosen) for n, one in systems.items()}
             vectors[use] |= distinct(embedded)
         controls = features["test"] if controls is None else controls
@@ -126,6 +151,12 @@ def embed_all(hparams, dataset, exports, uses, channel, run_opts):
 def measure(hparams, run_opts, exports):
     """All measures in both conditions; returns results, tables, plots' data."""
     if hparams["speech_commands"]:
+        if hparams["tasks"] != ["keywords"]:
+            raise InputError(
+                "speech_commands makes the keyword task (its silence has no "
+                "speaker): add --tasks='[keywords]'"
+            )
+        hparams["manifest"] = f"{hparams['output_folder']}/manifest.csv"
         rows = speech_commands_rows(hparams["data_folder"], hparams["seed"])
         write_rows(hparams["manifest"], rows)
     needed = [hparams["verification_factor"], hparams["content_factor"]]
@@ -136,22 +167,31 @@ def measure(hparams, run_opts, exports):
         hparams["columns"],
     )
     check_tasks(hparams["tasks"], hparams["content_factor"] is not None)
+    scoring = load_hparams(find_hparams("evaluation", hparams["scoring"]))
+    if scoring["needs_cohort"] and not hparams["cohort_split"]:
+        raise InputError(
+            f"Scoring '{hparams['scoring']}' needs a cohort: give "
+            "--cohort_split, a split of the manifest that is not evaluated"
+        )
     ids = in_split(dataset, hparams["evaluated_split"])
     speakers, contents, genders = load_labels(hparams, dataset, ids)
-    resamples = SpeakerResamples(
-        speakers, hparams["resamples"], hparams["seed"]
-    )
     trials = make_trials(hparams, ids, (speakers, contents, genders))
+    only_trials = trials if hparams["tasks"] == ["verification"] else None
     statistics, description = statistics_utterances(
-        hparams["domain_statistics"], list(dataset.data), ids, trials
+        hparams["domain_statistics"], list(dataset.data), ids, only_trials
     )
     uses = {"test": ids}
     if statistics:
         uses["statistics"] = statistics
     if "keywords" in hparams["tasks"]:
         uses["training"] = in_split(dataset, hparams["keyword_split"])
-    if hparams["cohort_split"]:
+    if scoring["needs_cohort"]:
         uses["cohort"] = in_split(dataset, hparams["cohort_split"])
+        others = load_labels(hparams, dataset, uses["cohort"])[0]
+        check_disjoint(
+            [*speakers, *others],
+            ["evaluated"] * len(speakers) + ["cohort"] * len(others),
+        )
     results = {
         "exports": list(exports),
         "manifest": {"utterances": len(ids), "speakers": len(set(speakers))},
@@ -162,7 +202,7 @@ def measure(hparams, run_opts, exports):
     }
     channels = {
         "clean": None,
-        "shifted": hparams["channel"](seed=hparams["channel_seed"]),
+        "shifted": partial(hparams["channel"], seed=hparams["channel_seed"]),
     }
     plotted = {}
     for condition, channel in channels.items():
@@ -181,18 +221,17 @@ def measure(hparams, run_opts, exports):
             speakers,
             contents,
             trials,
-            resamples,
+            hparams["resamples"],
             tasks=hparams["tasks"],
             reference=hparams["reference"],
-            categories={"gender": genders} if genders else {},
-            scoring=hparams["scoring"],
+            categories=trial_categories(hparams, trials, contents, genders),
+            scoring=scoring["scoring"],
             cohort=cohort,
             keyword_training=training,
             features=controls,
             folds=hparams["probe_folds"],
             seed=hparams["seed"],
         )
-        measures["seeds"] = over_seeds(measures.get("verification", {}))
         results["conditions"][condition] = measures
         plotted[condition] = (scored, vectors["test"])
     return results, plotted, speakers
@@ -200,6 +239,15 @@ def measure(hparams, run_opts, exports):
 
 def report(folder, results, plotted, speakers):
     """results.json, report.txt, the plots, and the tables on the screen."""
+    write_json(f"{folder}/results.json", results)
+    text = "\n\n".join(
+        format_measures(condition, measures)
+        for condition, measures in results["conditions"].items()
+    )
+    text = f"statistics: {results['domain_statistics']}\n\n{text}\n"
+    with replacing(f"{folder}/report.txt") as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    print(f"\n{text}")
     for condition, (scored, vectors) in plotted.items():
         if scored:
             plot_score_distributions(
@@ -214,23 +262,15 @@ def report(folder, results, plotted, speakers):
             plot_leakage(
                 leakage, f"{folder}/leakage_{condition}.png", condition
             )
-    write_json(f"{folder}/results.json", results)
-    text = "\n\n".join(
-        format_measures(condition, measures)
-        for condition, measures in results["conditions"].items()
-    )
-    text = f"statistics: {results['domain_statistics']}\n\n{text}\n"
-    with replacing(f"{folder}/report.txt") as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    logger.info(f"Results in {folder}/results.json")
-    print(f"\n{text}")
+    logger.info(f"Results and plots in {folder}")
 
 
 def main(arguments):
     """Load the exports, measure, report."""
     hparams_file, run_opts, overrides = sb.parse_arguments(arguments)
-    with open(hparams_file, encoding="utf-8") as file:
-        hparams = load_hyperpyyaml(file, overrides)
+    hparams = load_hparams(hparams_file, overrides)
+    if isinstance(hparams["tasks"], str):
+        hparams["tasks"] = [hparams["tasks"]]
     exports = load_exports(
         hparams["export_folder"], hparams["export_names"], run_opts.device
     )

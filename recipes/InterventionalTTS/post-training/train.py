@@ -15,10 +15,10 @@ The second form reads FOLDER/manifest.csv, or what --manifest gives.
 """
 
 import sys
+from functools import partial
 
 import speechbrain as sb
 import torch
-from hyperpyyaml import load_hyperpyyaml
 from speechbrain.utils.distributed import if_main_process, run_on_main
 
 from speechbrain_ext.core import InterventionalBrain
@@ -40,11 +40,36 @@ from speechbrain_ext.evaluation.systems import (
 )
 from speechbrain_ext.inference.export import export_subspaces
 from speechbrain_ext.lobes.subspaces import FeatureStandardiser, PooledFeatures
-from speechbrain_ext.utils.errors import one_line_errors
+from speechbrain_ext.utils.errors import InputError, one_line_errors
+from speechbrain_ext.utils.files import claim_folder
+from speechbrain_ext.utils.hparams import load_hparams
+
+# Beside encoder, network and loss: what makes a training another one.
+SETTINGS = (
+    *("seed", "manifest", "columns", "split", "grid_factors", "layers"),
+    *("augmented_takes", "channel_seed", "factors", "train_block"),
+    *("valid_block", "number_of_epochs", "max_lr"),
+)
+
+
+def claim(hparams):
+    """A folder holds one run: its checkpoints must not be taken for another."""
+    settings = {key: hparams[key] for key in SETTINGS}
+    settings["encoder"] = hparams["encoder_model"].identity
+    settings["network"] = hparams["network"].config
+    settings["loss"] = hparams["loss"].config
+    claim_folder(hparams["save_folder"], settings)
 
 
 def load_data(hparams):
     """The manifest as a dataset whose audio was checked, and its splits."""
+    judged = [hparams["verification_factor"], hparams["content_factor"]]
+    for factor in hparams["factors"] + judged:
+        if factor not in hparams["grid_factors"]:
+            raise InputError(
+                f"Factor '{factor}' is not one of grid_factors "
+                f"({', '.join(hparams['grid_factors'])}): add it there"
+            )
     dataset = load_manifest(
         hparams["manifest"],
         hparams["data_folder"],
@@ -64,7 +89,8 @@ def extract(hparams, dataset, splits, device, progress):
     Training and validation utterances get ``augmented_takes`` versions through
     random channels, the test utterances one that no training has seen.
     """
-    channel, seed = hparams["channel"], hparams["channel_seed"]
+    seed, encoder = hparams["channel_seed"], hparams["encoder_model"]
+    channel = partial(hparams["channel"], sample_rate=encoder.sample_rate)
     grid_ids = splits["train"] + splits["valid"]
     wanted = {"clean": (grid_ids + splits["test"], None)}
     for take in range(1, hparams["augmented_takes"] + 1):
@@ -75,7 +101,7 @@ def extract(hparams, dataset, splits, device, progress):
         return {
             name: extract_features(
                 subset(dataset, ids),
-                hparams["encoder_model"],
+                encoder,
                 hparams["cache_folder"],
                 name=f"{hparams['encoder_label']}-{name}",
                 channel=through,
@@ -113,6 +139,7 @@ def fit(brain, hparams, grids):
             hparams[f"{split}_block"],
             seed=hparams["seed"],
             shuffle=split == "train",
+            multiple_of=brain.blocks_multiple() if split == "train" else 1,
         )
         for split in grids
     }
@@ -192,8 +219,8 @@ def main(arguments):
     """The whole job: prepare, extract, train, evaluate, export."""
     hparams_file, run_opts, overrides = sb.parse_arguments(arguments)
     sb.utils.distributed.ddp_init_group(run_opts)
-    with open(hparams_file, encoding="utf-8") as file:
-        hparams = load_hyperpyyaml(file, overrides)
+    hparams = load_hparams(hparams_file, overrides)
+    run_on_main(claim, args=[hparams])
     sb.create_experiment_directory(
         experiment_directory=hparams["output_folder"],
         hyperparams_to_save=hparams_file,
