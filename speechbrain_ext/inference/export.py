@@ -139,7 +139,8 @@ def _write(folder, encoder, network, layers, name, seed, subspace, thresholds):
             "encoder: !apply:speechbrain_ext.lobes.encoders.load_encoder\n"
             f"{_block(reference)}\n"
         )
-    torch.save(network.state_dict(), folder / "network.ckpt")
+    weights = {k: v.cpu() for k, v in network.state_dict().items()}
+    torch.save(weights, folder / "network.ckpt")
     kind = type(network)
     text = _HYPERPARAMS.format(
         subspaces=", ".join(network.subspaces),

@@ -144,7 +144,7 @@ class PooledEncoder(torch.nn.Module):
         if wav_lens is None:
             lengths = [time] * len(wavs)
         else:
-            lengths = (wav_lens.double() * time).round().long().tolist()
+            lengths = (wav_lens.cpu().double() * time).round().long().tolist()
         if min(lengths, default=0) < 1:
             raise InputError("An utterance of the batch has no samples")
 

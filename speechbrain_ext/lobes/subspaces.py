@@ -45,7 +45,8 @@ class FeatureStandardiser(torch.nn.Module):
             raise InputError(
                 f"Statistics need at least 2 utterances, got {len(features)}"
             )
-        features = features.to(self.mean.device, torch.float64)
+        # In double precision, which not every accelerator has.
+        features = features.detach().cpu().double()
         std, mean = torch.std_mean(features, dim=0)
         self.mean.copy_(mean)
         # A dimension that never changes is left alone, not blown up.
