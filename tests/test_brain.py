@@ -7,7 +7,10 @@ import pytest
 import torch
 from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain.utils.epoch_loop import EpochCounter
-from speechbrain.utils.train_logger import FileTrainLogger
+from speechbrain.utils.train_logger import (
+    FileTrainLogger,
+    TensorboardLogger,
+)
 
 from speechbrain_ext.core import InterventionalBrain
 from speechbrain_ext.dataio.grid import BlockSampler, Grid, GridFeatures
@@ -143,6 +146,24 @@ def test_no_checkpoint_raises(tmp_path):
         brain.load_checkpoint("best")
     with pytest.raises(InputError, match="expected best or last"):
         brain.load_checkpoint("first")
+
+
+def test_tensorboard_takes_the_same_numbers(tmp_path):
+    pytest.importorskip("tensorboard")
+    run = Run(tmp_path, epochs=2)
+    logger = TensorboardLogger(tmp_path / "tensorboard")
+    run.brain.hparams.train_logger = logger
+    run.fit()
+    logger.writer.close()
+    from tensorboard.backend.event_processing.event_accumulator import (
+        EventAccumulator,
+    )
+
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    values = events.Scalars("excess_speaker/valid")
+    assert [event.step for event in values] == [1, 2]
+    best = run.brain.load_checkpoint("last")["excess"]
+    assert events.Scalars("excess/valid")[-1].value == pytest.approx(best)
 
 
 def test_run_options(tmp_path):
