@@ -5,6 +5,7 @@ their means over time, so the encoder pools first and the cache keeps one
 vector per utterance and layer.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -18,7 +19,12 @@ from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
-from speechbrain_ext.dataio.manifest import add_audio_pipeline
+from speechbrain_ext.dataio.grid import Grid, GridFeatures
+from speechbrain_ext.dataio.manifest import (
+    add_audio_pipeline,
+    factor_labels,
+    subset,
+)
 from speechbrain_ext.utils.errors import InputError
 from speechbrain_ext.utils.files import replacing
 
@@ -252,6 +258,95 @@ def extract_features(
                 progress,
             )
     return _open_complete(folder, spec)
+
+
+def extract_conditions(
+    dataset, splits, encoder, channel, takes, seed, label="features", **options
+):
+    """Features of a grid as recorded, in augmented takes, and across channels.
+
+    Training and validation utterances get ``takes`` versions through random
+    channels; the test utterances get one through channels that no training
+    has seen.
+
+    Arguments
+    ---------
+    dataset : DynamicItemDataset
+        From :func:`speechbrain_ext.dataio.manifest.load_manifest`.
+    splits : dict
+        ``train``, ``valid`` and ``test`` -> IDs.
+    encoder : speechbrain_ext.lobes.encoders.PooledEncoder
+        The frozen encoder.
+    channel : callable
+        Makes a channel from ``seed`` and ``sample_rate``, such as the class
+        :class:`speechbrain_ext.augment.channel.RandomChannel`.
+    takes : int
+        Augmented takes of each cell.
+    seed : int
+        Of the channels of the test; the takes have the seeds after it.
+    label : str
+        First part of the names of the caches.
+    **options
+        Further arguments of :func:`extract_features`.
+
+    Returns
+    -------
+    dict
+        ``clean`` (all utterances), ``take1``, ``take2``, ... and ``shifted``
+        -> PooledFeatures.
+    """
+    channel = functools.partial(channel, sample_rate=encoder.sample_rate)
+    grid_ids = splits["train"] + splits["valid"]
+    wanted = {"clean": (grid_ids + splits["test"], None)}
+    for take in range(1, takes + 1):
+        wanted[f"take{take}"] = (grid_ids, channel(seed=seed + take))
+    wanted["shifted"] = (splits["test"], channel(seed=seed))
+    return {
+        name: extract_features(
+            subset(dataset, ids),
+            encoder,
+            name=f"{label}-{name}",
+            channel=through,
+            **options,
+        )
+        for name, (ids, through) in wanted.items()
+    }
+
+
+def grid_features(dataset, ids, features, factors, layers=None, name="grid"):
+    """Utterances of a grid; each source of features is a further take.
+
+    Arguments
+    ---------
+    dataset : DynamicItemDataset
+        Has the values of the factors.
+    ids : list of str
+        Utterances.
+    features : list of PooledFeatures
+        Sources that have these utterances: as recorded, augmented, ...
+    factors : list of str
+        Factors of the grid.
+    layers : list of int
+        Layers to keep. Default: all.
+    name : str
+        What the grid is, for messages.
+
+    Returns
+    -------
+    GridFeatures
+        Of ``len(features) * len(ids)`` utterances.
+
+    Example
+    -------
+    >>> from speechbrain.dataio.dataset import DynamicItemDataset
+    >>> dataset = DynamicItemDataset({"u1": {"s": "a"}, "u2": {"s": "b"}})
+    >>> source = PooledFeatures(np.zeros((2, 1, 4)), ["u1", "u2"])
+    >>> len(grid_features(dataset, ["u1", "u2"], [source, source], ["s"]))
+    4
+    """
+    rows = [source.select(ids, layers) for source in features]
+    labels = factor_labels(dataset, ids * len(features), factors)
+    return GridFeatures(torch.cat(rows), Grid(labels, name))
 
 
 def _compute(

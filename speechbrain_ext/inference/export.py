@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 import yaml
 
+from speechbrain_ext.evaluation.systems import equal_error_thresholds
 from speechbrain_ext.lobes.encoders import encoder_reference, pack_encoder
 
 _HYPERPARAMS = """\
@@ -122,6 +123,37 @@ def export_subspaces(
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def export_systems(folder, systems, own, encoder, layers, seed, valid):
+    """Export a network and the systems beside it, each with its thresholds.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Gets ``export`` and ``export_<name>``.
+    systems : dict
+        Name -> module; what has no ``config`` (the baselines) needs no export.
+    own : str
+        Name of the system that goes to ``export``.
+    encoder, layers, seed
+        See :func:`export_subspaces`.
+    valid : GridFeatures
+        Where the thresholds are set.
+    """
+    labels = {f: valid.grid.labels(f) for f in valid.grid.factors}
+    for name, system in systems.items():
+        if not hasattr(system, "config"):
+            continue
+        export_subspaces(
+            Path(folder) / ("export" if name == own else f"export_{name}"),
+            encoder,
+            system,
+            layers,
+            name=name,
+            seed=seed,
+            thresholds=equal_error_thresholds(system, valid.features, labels),
+        )
 
 
 def _write(folder, encoder, network, layers, name, seed, subspace, thresholds):

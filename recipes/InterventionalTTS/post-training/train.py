@@ -15,30 +15,29 @@ The second form reads FOLDER/manifest.csv, or what --manifest gives.
 """
 
 import sys
-from functools import partial
 
 import speechbrain as sb
-import torch
 from speechbrain.utils.distributed import if_main_process, run_on_main
 
 from speechbrain_ext.core import InterventionalBrain
-from speechbrain_ext.dataio.feature_cache import extract_features
-from speechbrain_ext.dataio.grid import BlockSampler, Grid, GridFeatures
+from speechbrain_ext.dataio.feature_cache import (
+    extract_conditions,
+    grid_features,
+)
+from speechbrain_ext.dataio.grid import BlockSampler
 from speechbrain_ext.dataio.manifest import (
     check_audio,
     factor_labels,
     load_manifest,
     split_manifest,
-    subset,
 )
 from speechbrain_ext.evaluation.systems import (
     closed_form_systems,
-    equal_error_thresholds,
     evaluate_systems,
     grid_summary,
     write_report,
 )
-from speechbrain_ext.inference.export import export_subspaces
+from speechbrain_ext.inference.export import export_systems
 from speechbrain_ext.lobes.subspaces import FeatureStandardiser, PooledFeatures
 from speechbrain_ext.utils.errors import InputError, one_line_errors
 from speechbrain_ext.utils.files import claim_folder
@@ -84,33 +83,22 @@ def load_data(hparams):
 
 
 def extract(hparams, dataset, splits, device, progress):
-    """Pooled features as recorded, in augmented takes, and across channels.
-
-    Training and validation utterances get ``augmented_takes`` versions through
-    random channels, the test utterances one that no training has seen.
-    """
-    seed, encoder = hparams["channel_seed"], hparams["encoder_model"]
-    channel = partial(hparams["channel"], sample_rate=encoder.sample_rate)
-    grid_ids = splits["train"] + splits["valid"]
-    wanted = {"clean": (grid_ids + splits["test"], None)}
-    for take in range(1, hparams["augmented_takes"] + 1):
-        wanted[f"take{take}"] = (grid_ids, channel(seed=seed + take))
-    wanted["shifted"] = (splits["test"], channel(seed=seed))
+    """Pooled features as recorded, in augmented takes, and across channels."""
 
     def run():
-        return {
-            name: extract_features(
-                subset(dataset, ids),
-                encoder,
-                hparams["cache_folder"],
-                name=f"{hparams['encoder_label']}-{name}",
-                channel=through,
-                device=device,
-                progress=progress,
-                **hparams["extraction"],
-            )
-            for name, (ids, through) in wanted.items()
-        }
+        return extract_conditions(
+            dataset,
+            splits,
+            hparams["encoder_model"],
+            hparams["channel"],
+            hparams["augmented_takes"],
+            hparams["channel_seed"],
+            label=hparams["encoder_label"],
+            cache_folder=hparams["cache_folder"],
+            device=device,
+            progress=progress,
+            **hparams["extraction"],
+        )
 
     run_on_main(run)  # the other processes then read what it wrote
     return run()
@@ -118,17 +106,18 @@ def extract(hparams, dataset, splits, device, progress):
 
 def make_grids(hparams, dataset, splits, features):
     """Training and validation grid; each augmentation is a further take."""
-    factors = hparams["grid_factors"]
-    sources = [one for name, one in features.items() if name != "shifted"]
-    grids = {}
-    for split in ("train", "valid"):
-        ids = splits[split]
-        rows = [source.select(ids, hparams["layers"]) for source in sources]
-        labels = factor_labels(dataset, ids * len(sources), factors)
-        grids[split] = GridFeatures(
-            torch.cat(rows), Grid(labels, f"{split} grid")
+    takes = [one for name, one in features.items() if name != "shifted"]
+    return {
+        split: grid_features(
+            dataset,
+            splits[split],
+            takes,
+            hparams["grid_factors"],
+            hparams["layers"],
+            f"{split} grid",
         )
-    return grids
+        for split in ("train", "valid")
+    }
 
 
 def fit(brain, hparams, grids):
@@ -195,26 +184,6 @@ def evaluate(hparams, systems, dataset, splits, features):
     write_report(hparams["output_folder"], results, scored)
 
 
-def export(hparams, systems, valid):
-    """Network and closed forms as folders that inference loads."""
-    labels = {f: valid.grid.labels(f) for f in valid.grid.factors}
-    for name, system in systems.items():
-        if not hasattr(system, "config"):  # the baselines need no head
-            continue
-        folder = (
-            "export" if name == hparams["system_name"] else f"export_{name}"
-        )
-        export_subspaces(
-            f"{hparams['output_folder']}/{folder}",
-            hparams["encoder_model"],
-            system,
-            hparams["layers"],
-            name=name,
-            seed=hparams["seed"],
-            thresholds=equal_error_thresholds(system, valid.features, labels),
-        )
-
-
 def main(arguments):
     """The whole job: prepare, extract, train, evaluate, export."""
     hparams_file, run_opts, overrides = sb.parse_arguments(arguments)
@@ -248,7 +217,15 @@ def main(arguments):
         training = features["clean"].select(splits["train"], hparams["layers"])
         systems = make_systems(hparams, brain.raw_network(), grids, training)
         evaluate(hparams, systems, dataset, splits, features)
-        export(hparams, systems, grids["valid"])
+        export_systems(
+            hparams["output_folder"],
+            systems,
+            hparams["system_name"],
+            hparams["encoder_model"],
+            hparams["layers"],
+            hparams["seed"],
+            grids["valid"],
+        )
 
 
 if __name__ == "__main__":
