@@ -274,6 +274,7 @@ def break_grid(folder, how):
         ("", ["--factors=[accent]"], "No width for subspace 'accent'"),
         ("", ["--content_factor=word"], "'word' is not one of grid_factors"),
         ("", ["--sede=3"], "Unknown option --sede"),
+        ("", ["--network={layer_mixtre: True}"], "layer_mixtre"),
         ("", ["--loss={orthogonality: nice}"], "Unknown form 'nice'"),
         ("", ["--extraction={dtype: int8}"], "Unknown dtype 'int8'"),
         ("", ["--train_block={speaker: 1, content: 1}"], "nothing to compare"),
@@ -309,6 +310,18 @@ def test_a_folder_holds_one_run(finished, small_grid, train, capfd):
             train(*folders(small_grid, finished[0]), option)
         assert f"another {name}" in capfd.readouterr().err
     assert (finished[0] / "out/results.json").read_text() == before
+
+
+def test_a_failed_or_debug_call_does_not_claim_the_folder(
+    small_grid, train, tmp_path
+):
+    both = folders(small_grid, tmp_path)
+    with pytest.raises(SystemExit):
+        train(*both, "--train_block={speaker: 9}")
+    train(*both, "--debug", "--augmented_takes=0")
+    # Tags may stand in options too.
+    train(*both, "--train_log=!ref <save_folder>/l.txt")
+    assert (tmp_path / "out/save/l.txt").is_file()
 
 
 def test_missing_data_folder_is_said(train, capfd):

@@ -100,7 +100,7 @@ def audio_digests(dataset, memo=None):
     known = {}
     if memo is not None and memo.is_file():
         known = json.loads(memo.read_text(encoding="utf-8"))
-    digests, fresh = [], {}
+    digests, fresh, added = [], {}, False
     for row in dataset.data.values():
         wav = row["wav"]
         stat = os.stat(wav)
@@ -111,10 +111,11 @@ def audio_digests(dataset, memo=None):
                     Path(wav).read_bytes(), digest_size=16
                 )
                 known[wav] = [stamp, content.hexdigest()]
+                added = True
             fresh[wav] = known[wav][1]
         segment = f"{row.get('start', '')}:{row.get('stop', '')}"
         digests.append(fresh[wav] + segment)
-    if memo is not None:
+    if memo is not None and added:
         _write_json(memo, known)
     return digests
 
@@ -241,22 +242,23 @@ def extract_features(
     spec = json.loads(json.dumps(spec))
     key = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()
     folder = cache_folder / f"{name}-{key[:12]}"
-    with FileLock(f"{folder}.lock"):
-        if folder.is_dir():
-            logger.info(f"Features found in {folder}")
-        else:
-            _compute(
-                folder,
-                spec,
-                dataset,
-                encoder.to(device),
-                channel,
-                device,
-                batch_size,
-                batch_seconds,
-                num_workers,
-                progress,
-            )
+    if not folder.is_dir():
+        with FileLock(f"{folder}.lock"):
+            # Another run may have computed it in the meantime.
+            if not folder.is_dir():
+                _compute(
+                    folder,
+                    spec,
+                    dataset,
+                    encoder.to(device),
+                    channel,
+                    device,
+                    batch_size,
+                    batch_seconds,
+                    num_workers,
+                    progress,
+                )
+    logger.info(f"Features in {folder}")
     return _open_complete(folder, spec)
 
 

@@ -281,8 +281,10 @@ def random_subspaces(features, subspaces, dims=384, seed=0, standardise=True):
     network, vectors = _standardised(features, {"all": 1}, standardise)
     directions = {}
     for number, (name, width) in enumerate(dims.items()):
+        # More dimensions than there are would add nothing.
         projection = GaussianRandomProjection(
-            width, random_state=np.random.RandomState([seed, number])
+            min(width, vectors.shape[1]),
+            random_state=np.random.RandomState([seed, number]),
         )
         directions[name] = projection.fit(vectors[:1]).components_
     return _filled(network, directions, vectors.mean(axis=0))

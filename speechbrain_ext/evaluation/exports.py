@@ -127,7 +127,8 @@ def statistics_utterances(domain, every, evaluated, trials=None):
         used = {evaluated[row] for row in {*trials.enrol, *trials.test}}
     free = [key for key in every if key not in used]
     if len(free) >= MIN_STATISTICS:
-        return free, f"target: {len(free)} utterances that are not evaluated"
+        what = "not evaluated" if trials is None else "in no trial"
+        return free, f"target: {len(free)} utterances that are {what}"
     return evaluated, "target, transductive: the evaluated utterances"
 
 

@@ -1,6 +1,7 @@
 """Files that are never found half-written."""
 
 import contextlib
+import hashlib
 import json
 import os
 import pathlib
@@ -8,7 +9,19 @@ import pathlib
 from speechbrain_ext.utils.errors import InputError
 
 
-def claim_folder(folder, settings):
+def digest(obj):
+    """A short digest of a JSON-able object.
+
+    Example
+    -------
+    >>> digest([1, "a"]) == digest((1, "a"))
+    True
+    """
+    text = json.dumps(obj, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def claim_folder(folder, settings, began="CKPT*"):
     """Refuse to go on in a folder that a run with other settings began.
 
     Arguments
@@ -17,6 +30,8 @@ def claim_folder(folder, settings):
         Where the run keeps its state.
     settings : dict
         What determines the run, JSON-able. Kept in ``settings.json``.
+    began : str
+        Pattern of what a run leaves there once it has something to lose.
 
     Raises
     ------
@@ -27,6 +42,7 @@ def claim_folder(folder, settings):
     -------
     >>> folder = getfixture("tmp_path")
     >>> claim_folder(folder, {"layers": [0], "seed": 1})
+    >>> (folder / "CKPT+1").mkdir()
     >>> claim_folder(folder, {"layers": [6], "seed": 1})
     Traceback (most recent call last):
     ...
@@ -34,8 +50,11 @@ def claim_folder(folder, settings):
     """
     path = pathlib.Path(folder) / "settings.json"
     settings = json.loads(json.dumps(settings, default=str))
-    if path.is_file():
-        found = json.loads(path.read_text(encoding="utf-8"))
+    if path.is_file() and any(pathlib.Path(folder).glob(began)):
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise InputError(f"{path} is damaged ({error}): delete {folder}")
         for key in {**found, **settings}:
             old, new = found.get(key), settings.get(key)
             if old != new:

@@ -116,13 +116,8 @@ def load_hparams(path, overrides=None):
         raise InputError(f"No option file {path}: give a .yaml of hparams/")
     text = path.read_text(encoding="utf-8")
     known = {line.split(":")[0] for line in text.splitlines()}
-    try:
-        given = overrides or {}
-        given = given if isinstance(given, dict) else yaml.safe_load(given)
-    except yaml.YAMLError as error:
-        problem = " ".join(str(error).split())
-        raise InputError(f"The options cannot be read as YAML: {problem}")
-    for name in given or {}:
+    given = _given(overrides or {})
+    for name in given:
         if name not in known:
             raise InputError(
                 f"Unknown option --{name}: the top-level keys of {path} are "
@@ -132,8 +127,30 @@ def load_hparams(path, overrides=None):
         name, _, value = line.partition(":")
         if value.strip().startswith("!PLACEHOLDER") and name not in given:
             raise InputError(f"{path} needs --{name}{value.partition('#')[2]}")
-    with open(path, encoding="utf-8") as file:
-        return load_hyperpyyaml(file, overrides)
+    try:
+        with open(path, encoding="utf-8") as file:
+            return load_hyperpyyaml(file, overrides)
+    except TypeError as error:
+        # What HyperPyYAML says of a key that a class does not take.
+        if not str(error.args[0]).startswith("Invalid argument to"):
+            raise
+        raise InputError(f"{path}: {'; '.join(map(str, error.args))}")
+
+
+def _given(overrides):
+    """Names of the options that are set; the values may have any tag."""
+    if isinstance(overrides, dict):
+        return {name for name, value in overrides.items() if value is not None}
+    try:
+        node = yaml.compose(overrides)
+    except yaml.YAMLError as error:
+        problem = " ".join(str(error).split())
+        raise InputError(f"The options cannot be read as YAML: {problem}")
+    names = [key.value for key, _ in node.value] if node else []
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"Option --{name} is given twice")
+    return set(names)
 
 
 def run_label(*parts):

@@ -168,7 +168,11 @@ def measure(hparams, run_opts, exports):
     )
     check_tasks(hparams["tasks"], hparams["content_factor"] is not None)
     scoring = load_hparams(find_hparams("evaluation", hparams["scoring"]))
-    if scoring["needs_cohort"] and not hparams["cohort_split"]:
+    needs_cohort = (
+        scoring.get("needs_cohort", False)
+        and "verification" in hparams["tasks"]
+    )
+    if needs_cohort and not hparams["cohort_split"]:
         raise InputError(
             f"Scoring '{hparams['scoring']}' needs a cohort: give "
             "--cohort_split, a split of the manifest that is not evaluated"
@@ -185,7 +189,7 @@ def measure(hparams, run_opts, exports):
         uses["statistics"] = statistics
     if "keywords" in hparams["tasks"]:
         uses["training"] = in_split(dataset, hparams["keyword_split"])
-    if scoring["needs_cohort"]:
+    if needs_cohort:
         uses["cohort"] = in_split(dataset, hparams["cohort_split"])
         others = load_labels(hparams, dataset, uses["cohort"])[0]
         check_disjoint(

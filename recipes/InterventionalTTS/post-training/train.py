@@ -40,23 +40,27 @@ from speechbrain_ext.evaluation.systems import (
 from speechbrain_ext.inference.export import export_systems
 from speechbrain_ext.lobes.subspaces import FeatureStandardiser, PooledFeatures
 from speechbrain_ext.utils.errors import InputError, one_line_errors
-from speechbrain_ext.utils.files import claim_folder
+from speechbrain_ext.utils.files import claim_folder, digest
 from speechbrain_ext.utils.hparams import load_hparams
 
-# Beside encoder, network and loss: what makes a training another one.
+# Beside data, encoder, network and loss: what makes a training another one.
 SETTINGS = (
-    *("seed", "manifest", "columns", "split", "grid_factors", "layers"),
-    *("augmented_takes", "channel_seed", "factors", "train_block"),
-    *("valid_block", "number_of_epochs", "max_lr"),
+    *("seed", "layers", "augmented_takes", "channel_seed", "factors"),
+    *("train_block", "valid_block", "number_of_epochs", "max_grad_norm"),
 )
 
 
-def claim(hparams):
+def claim(hparams, dataset, splits):
     """A folder holds one run: its checkpoints must not be taken for another."""
     settings = {key: hparams[key] for key in SETTINGS}
     settings["encoder"] = hparams["encoder_model"].identity
     settings["network"] = hparams["network"].config
     settings["loss"] = hparams["loss"].config
+    for key in ("channel", "opt_class", "lr_scheduler"):
+        settings[key] = getattr(hparams[key], "keywords", {})
+    for split, ids in splits.items():
+        labels = factor_labels(dataset, ids, hparams["grid_factors"])
+        settings[f"{split}_data"] = digest([ids, labels])
     claim_folder(hparams["save_folder"], settings)
 
 
@@ -189,7 +193,6 @@ def main(arguments):
     hparams_file, run_opts, overrides = sb.parse_arguments(arguments)
     sb.utils.distributed.ddp_init_group(run_opts)
     hparams = load_hparams(hparams_file, overrides)
-    run_on_main(claim, args=[hparams])
     sb.create_experiment_directory(
         experiment_directory=hparams["output_folder"],
         hyperparams_to_save=hparams_file,
@@ -198,6 +201,7 @@ def main(arguments):
     if "prepare" in hparams:
         run_on_main(hparams["prepare"])
     dataset, splits = load_data(hparams)
+    run_on_main(claim, args=[hparams, dataset, splits])
 
     brain = InterventionalBrain(
         modules=hparams["modules"],
