@@ -148,8 +148,8 @@ def embed_all(hparams, dataset, exports, uses, channel, run_opts):
     return vectors, controls
 
 
-def measure(hparams, run_opts, exports):
-    """All measures in both conditions; returns results, tables, plots' data."""
+def load_data(hparams):
+    """The recordings; of Speech Commands, their 12-class task."""
     if hparams["speech_commands"]:
         if hparams["tasks"] != ["keywords"]:
             raise InputError(
@@ -159,14 +159,18 @@ def measure(hparams, run_opts, exports):
         hparams["manifest"] = f"{hparams['output_folder']}/manifest.csv"
         rows = speech_commands_rows(hparams["data_folder"], hparams["seed"])
         write_rows(hparams["manifest"], rows)
-    needed = [hparams["verification_factor"], hparams["content_factor"]]
-    dataset = load_manifest(
+    check_tasks(hparams["tasks"], hparams["content_factor"] is not None)
+    names = ("verification_factor", "content_factor", "gender_factor")
+    return load_manifest(
         hparams["manifest"],
         hparams["data_folder"],
-        [*filter(None, [*needed, hparams["gender_factor"]])],
+        [hparams[name] for name in names if hparams[name]],
         hparams["columns"],
     )
-    check_tasks(hparams["tasks"], hparams["content_factor"] is not None)
+
+
+def load_scoring(hparams):
+    """How trials are scored, and whether that takes a cohort."""
     scoring = load_hparams(find_hparams("evaluation", hparams["scoring"]))
     needs_cohort = (
         scoring.get("needs_cohort", False)
@@ -177,9 +181,11 @@ def measure(hparams, run_opts, exports):
             f"Scoring '{hparams['scoring']}' needs a cohort: give "
             "--cohort_split, a split of the manifest that is not evaluated"
         )
-    ids = in_split(dataset, hparams["evaluated_split"])
-    speakers, contents, genders = load_labels(hparams, dataset, ids)
-    trials = make_trials(hparams, ids, (speakers, contents, genders))
+    return scoring["scoring"], needs_cohort
+
+
+def choose_uses(hparams, dataset, ids, trials, speakers, needs_cohort):
+    """Which utterances are used for what, and where statistics come from."""
     only_trials = trials if hparams["tasks"] == ["verification"] else None
     statistics, description = statistics_utterances(
         hparams["domain_statistics"], list(dataset.data), ids, only_trials
@@ -196,6 +202,19 @@ def measure(hparams, run_opts, exports):
             [*speakers, *others],
             ["evaluated"] * len(speakers) + ["cohort"] * len(others),
         )
+    return uses, description
+
+
+def measure(hparams, run_opts, exports):
+    """All measures in both conditions, and what the plots show."""
+    dataset = load_data(hparams)
+    scoring, needs_cohort = load_scoring(hparams)
+    ids = in_split(dataset, hparams["evaluated_split"])
+    speakers, contents, genders = load_labels(hparams, dataset, ids)
+    trials = make_trials(hparams, ids, (speakers, contents, genders))
+    uses, description = choose_uses(
+        hparams, dataset, ids, trials, speakers, needs_cohort
+    )
     results = {
         "exports": list(exports),
         "manifest": {"utterances": len(ids), "speakers": len(set(speakers))},
@@ -229,7 +248,7 @@ def measure(hparams, run_opts, exports):
             tasks=hparams["tasks"],
             reference=hparams["reference"],
             categories=trial_categories(hparams, trials, contents, genders),
-            scoring=scoring["scoring"],
+            scoring=scoring,
             cohort=cohort,
             keyword_training=training,
             features=controls,
