@@ -325,6 +325,37 @@ def test_layers_are_the_means_of_the_hidden_states(case, models):
     assert relative(encoder(batch)[0], expected) < 1e-4
 
 
+@pytest.mark.parametrize("name", ["hf_encoder", "hubert_base"])
+def test_batch_norm_before_the_positions_forbids_masks(name, tmp_path):
+    """It shifts the padding of a layer-norm HuBERT away from zero."""
+    save_tiny(
+        tmp_path,
+        "hubert",
+        feat_extract_norm="layer",
+        conv_pos_batch_norm=True,
+    )
+    model = transformers.AutoModel.from_pretrained(tmp_path)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        norm = model.encoder.pos_conv_embed.batch_norm
+        norm.running_mean.normal_()
+    model.save_pretrained(tmp_path)
+    encoder = load_encoder(name, tmp_path)
+    lengths = [7001, 20000]
+    batch, lens = wavs(*lengths)
+    alone = [encoder(wav[None, :n]) for wav, n in zip(batch, lengths)]
+    assert relative(encoder(batch, lens), torch.cat(alone)) < 1e-4
+
+
+@pytest.mark.parametrize("case", ["log_mel", "wavlm group", "ecapa"])
+def test_mixed_precision_of_the_caller_does_not_matter(case, encoder_of):
+    encoder = encoder_of(case)
+    batch, lens = wavs(9000, 8000)
+    expected = encoder(batch, lens)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(encoder(batch, lens), expected)
+
+
 def test_level_does_not_matter_where_it_is_normalised(encoder_of):
     batch, _ = wavs(9000)
     other = batch * 7 - 3
@@ -448,6 +479,60 @@ def test_yaml_of_the_user(tmp_path, models):
     assert torch.equal(packed(batch, lens), encoder(batch, lens))
     # The path of a file of the package is still a name.
     assert encoder_reference(load_encoder(named)) == {"name": "log_mel"}
+
+
+def yaml_with_source(path, source):
+    """The file of an encoder, with a folder as its own source."""
+    named = hparams_folder() / "encoders" / "wavlm_base_plus.yaml"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(
+        named.read_text().replace("microsoft/wavlm-base-plus", source)
+    )
+    return path
+
+
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_folder_in_a_yaml_of_the_user_stays_here(quote, tmp_path, models):
+    folder = tmp_path / "a" / "weights"
+    shutil.copytree(models["wavlm group"][1], folder)
+    mine = yaml_with_source(tmp_path / "mine.yaml", f"{quote}{folder}{quote}")
+    encoder = load_encoder(mine)
+    pack_encoder(encoder, tmp_path / "encoder.ckpt")
+    assert (
+        str(tmp_path).encode() not in (tmp_path / "encoder.ckpt").read_bytes()
+    )
+    batch, lens = wavs(9000, 8000)
+    expected = encoder(batch, lens)
+    # The same model in another place is the same encoder.
+    shutil.move(folder, tmp_path / "b")
+    moved = yaml_with_source(tmp_path / "c" / "mine.yaml", str(tmp_path / "b"))
+    assert load_encoder(moved).identity == encoder.identity
+    shutil.rmtree(tmp_path / "b")
+    packed = PackedEncoder()
+    packed.load(tmp_path / "encoder.ckpt")
+    assert packed.identity == encoder.identity
+    assert torch.equal(packed(batch, lens), expected)
+
+
+def test_folder_at_another_key_is_not_packed(tmp_path, models):
+    source = models["wavlm group"][1]
+    mine = yaml_with_source(tmp_path / "mine.yaml", "!ref <folder>")
+    mine.write_text(f"folder: {source}\n{mine.read_text()}")
+    with pytest.raises(InputError, match="at the key 'source'"):
+        pack_encoder(load_encoder(mine), tmp_path / "encoder.ckpt")
+    assert not (tmp_path / "encoder.ckpt").exists()
+
+
+def test_source_without_a_key_is_not_packed(tmp_path, models, monkeypatch):
+    """Such a file takes no source, so its export could not be loaded."""
+    shutil.copytree(models["wavlm group"][1], tmp_path / "weights")
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text(
+        "encoder: !new:speechbrain_ext.lobes.transformers_encoders."
+        "TransformersEncoder\n    source: weights\n"
+    )
+    with pytest.raises(InputError, match="at the key 'source'"):
+        pack_encoder(load_encoder("mine.yaml"), "encoder.ckpt")
 
 
 def test_overrides_are_packed(tmp_path):
@@ -596,6 +681,8 @@ def test_bad_names_and_files(tmp_path, models):
         load_encoder("log_mel", "somewhere")
     with pytest.raises(InputError, match="No model folder /no/such/folder"):
         load_encoder("hf_encoder", "/no/such/folder")
+    with pytest.raises(InputError, match="has no revision"):
+        load_encoder("hf_encoder", models["whisper"][1], "main")
     with pytest.raises(InputError, match="use --encoder hf_encoder"):
         load_encoder("wavlm_base", models["whisper"][1])
     (tmp_path / "list.yaml").write_text("- 1\n")

@@ -9,6 +9,7 @@ not on the training mode.
 import hashlib
 import io
 import json
+import re
 import shutil
 import tarfile
 import tempfile
@@ -163,7 +164,10 @@ class PooledEncoder(torch.nn.Module):
             group = wavs.new_zeros(len(rows), longest, dtype=torch.float32)
             for i, row in enumerate(rows):
                 group[i, : len(utterances[row])] = utterances[row]
-            part = self.encode(group, [lengths[row] for row in rows]).float()
+            # A caller's mixed precision would change the vectors by 1 %.
+            with torch.autocast(wavs.device.type, enabled=False):
+                part = self.encode(group, [lengths[row] for row in rows])
+            part = part.float()
             if pooled is None:
                 pooled = part.new_empty(len(wavs), *part.shape[1:])
             pooled[rows] = part
@@ -191,7 +195,7 @@ class EncoderRecipe:
     named : bool
         Whether the file is one of ``hparams/encoders/``.
     text : str
-        Content of the file.
+        Content of the file, without a local folder at its key ``source``.
     overrides : dict
         Overrides besides source and revision.
     """
@@ -278,6 +282,13 @@ def load_encoder(name, source=None, revision=None, overrides=None):
         )
     encoder.requires_grad_(False).eval()
     encoder.identity = {"name": file.stem, **encoder.identity}
+    model = encoder.model_files
+    if model is not None and model.commit is None and "source" in keys:
+        if "source" not in overrides:
+            # Where the file has its model is no part of what the encoder is.
+            value = keys["source"]
+            start, end = value.start_mark.index, value.end_mark.index
+            text = f"{text[:start]}null{text[end:]}"
     for key in given:
         overrides.pop(key, None)
     # What a class takes besides is known to the file alone.
@@ -389,8 +400,9 @@ def pack_encoder(encoder, path):
     Raises
     ------
     InputError
-        If the encoder was not made by :func:`load_encoder`, or the files of
-        its model have changed since.
+        If the encoder was not made by :func:`load_encoder`, the files of its
+        model have changed since, or its YAML file names their folder
+        elsewhere than at its key ``source``.
     """
     if isinstance(encoder, PackedEncoder) and encoder.archive:
         with replacing(path) as temporary:
@@ -407,14 +419,21 @@ def pack_encoder(encoder, path):
             f"Encoder '{recipe.name}': a YAML file with !include: cannot be "
             "copied into an export; put all of it in one file"
         )
+    overrides = yaml.safe_dump(recipe.overrides, sort_keys=True)
     if model is not None and model.commit is None:
         model.check_unchanged()
+        elsewhere = str(model.folder.absolute()) in recipe.text + overrides
+        if elsewhere or not re.search("^source *:", recipe.text, re.MULTILINE):
+            raise InputError(
+                f"Encoder '{recipe.name}' cannot be copied into an export: "
+                f"give {model.folder} at the key 'source' of its YAML file "
+                "and nowhere else"
+            )
     with (
         replacing(path) as temporary,
         tarfile.open(temporary, "w", format=tarfile.GNU_FORMAT) as tar,
     ):
         _add_bytes(tar, f"{recipe.name}.yaml", recipe.text.encode())
-        overrides = yaml.safe_dump(recipe.overrides, sort_keys=True)
         _add_bytes(tar, "overrides", overrides.encode())
         for name in [] if model is None else model.files:
             info = tarfile.TarInfo(f"model/{name}")

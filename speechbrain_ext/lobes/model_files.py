@@ -164,8 +164,8 @@ def find_model(source, revision=None, needs=TRANSFORMERS_FILES, optional=()):
     Raises
     ------
     InputError
-        If there is neither such a folder nor such a hub model, or a file is
-        missing.
+        If there is neither such a folder nor such a hub model, a file is
+        missing, or a folder is given with a revision.
 
     Example
     -------
@@ -176,6 +176,11 @@ def find_model(source, revision=None, needs=TRANSFORMERS_FILES, optional=()):
     """
     folder = Path(str(source)).expanduser()
     is_local = folder.is_dir()
+    if is_local and revision is not None:
+        raise InputError(
+            f"Model source {source} is a folder here, which has no revision: "
+            f"give '{revision}' with a hub id, or the folder alone"
+        )
     if not is_local:
         looks_like_path = (
             str(source).startswith((".", "~", "/")) or len(folder.parts) > 2

@@ -28,6 +28,9 @@ def _can_mask(config):
     return (
         config.model_type in _MASKABLE
         and getattr(config, "feat_extract_norm", None) == "layer"
+        # Its shift makes the zeros after an utterance's end non-zero, just
+        # before the convolution that looks at them.
+        and not getattr(config, "conv_pos_batch_norm", False)
     )
 
 
