@@ -26,7 +26,7 @@ from speechbrain_ext.dataio.manifest import (
     subset,
 )
 from speechbrain_ext.utils.errors import InputError
-from speechbrain_ext.utils.files import replacing
+from speechbrain_ext.utils.files import digest, replacing
 
 logger = get_logger(__name__)
 
@@ -240,8 +240,7 @@ def extract_features(
     }
     # A round trip, so that what is compared is what a file can hold.
     spec = json.loads(json.dumps(spec))
-    key = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()
-    folder = cache_folder / f"{name}-{key[:12]}"
+    folder = cache_folder / f"{name}-{digest(spec)[:12]}"
     if not folder.is_dir():
         with FileLock(f"{folder}.lock"):
             # Another run may have computed it in the meantime.

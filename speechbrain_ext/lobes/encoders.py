@@ -6,9 +6,7 @@ utterance: not on the other utterances of the batch, not on its padding and
 not on the training mode.
 """
 
-import hashlib
 import io
-import json
 import re
 import shutil
 import tarfile
@@ -25,7 +23,7 @@ from speechbrain.utils.checkpoints import (
 )
 
 from speechbrain_ext.utils.errors import InputError
-from speechbrain_ext.utils.files import replacing
+from speechbrain_ext.utils.files import digest, replacing
 from speechbrain_ext.utils.hparams import find_hparams, hparams_folder
 
 
@@ -294,9 +292,7 @@ def load_encoder(name, source=None, revision=None, overrides=None):
     # What a class takes besides is known to the file alone.
     lines = [line.partition(" #")[0].rstrip() for line in text.splitlines()]
     lines = [line for line in lines if line and not line.startswith("#")]
-    options = json.dumps([lines, overrides], sort_keys=True, default=str)
-    digest = hashlib.sha256(options.encode()).hexdigest()
-    encoder.identity["options"] = digest[:16]
+    encoder.identity["options"] = digest([lines, overrides])
     encoder.recipe = EncoderRecipe(
         name=file.stem,
         named=file.parent == hparams_folder() / "encoders",
