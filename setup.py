@@ -14,6 +14,10 @@ VERSION = next(
 EXTRAS = {
     # The embedded synthesiser; the package carries espeak-ng, which is GPL-3.
     "demo": ["espeakng-loader>=0.2"],
+    # The published synthesiser, and the worked example of another one. (On
+    # Python 3.10 they want different versions of NumPy.)
+    "paper": ["f5-tts>=1.1.10,<1.2"],
+    "kokoro": ["kokoro-onnx>=0.4,<0.7"],
     "tensorboard": ["tensorboard"],
 }
 EXTRAS["test"] = ["pytest>=7", "tensorboard"] + EXTRAS["demo"]

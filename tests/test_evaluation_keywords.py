@@ -87,6 +87,23 @@ def test_silence_is_seeded_and_its_recordings_are_divided(folder):
     assert silence(1) != rows
 
 
+def test_published_silence_shares_its_recordings(folder):
+    counts = {"train": 40, "valid": 20, "test": 0}
+    rows = speech_commands_rows(folder, 1, silence_counts=counts)
+    silence = [row for row in rows if row["content"] == "_silence_"]
+    found = collections.Counter(row["split"] for row in silence)
+    assert found == {"train": 40, "valid": 20}
+    assert len({row["ID"] for row in rows}) == len(rows)
+    for split in ("train", "valid"):
+        wavs = {row["wav"] for row in silence if row["split"] == split}
+        assert len(wavs) > 3  # of six; divided, validation would have one
+    for row in silence:
+        assert row["stop"] - row["start"] == 16000 and row["stop"] <= 32000
+    again = speech_commands_rows(folder, 1, silence_counts=counts)
+    assert rows == again
+    assert rows != speech_commands_rows(folder, 2, silence_counts=counts)
+
+
 def test_two_noise_recordings_leave_none_for_validation(folder):
     for number in range(4):
         (folder / f"_background_noise_/noise{number}.wav").unlink()

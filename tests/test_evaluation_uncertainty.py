@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from speechbrain_ext.evaluation.exports import over_seeds
 from speechbrain_ext.evaluation.uncertainty import (
     SpeakerResamples,
     compare,
@@ -200,6 +201,32 @@ def test_trials_of_few_speakers_have_no_interval():
     trials = Trials(trials.enrol[kept], trials.test[kept], trials.label[kept])
     draws = SpeakerResamples(speakers, 9).eer(1.0 * trials.label, trials)
     assert np.isnan(draws).all()
+
+
+def test_over_seeds_pairs_the_means():
+    """Noise that the seeds share with the reference leaves the difference."""
+    rng = np.random.default_rng(0)
+    shared = 0.3 + 0.1 * rng.normal(size=200)
+    own = 0.01 * rng.normal(size=(2, 200))
+    values = {"base": 0.3, "a@1 x": 0.2, "a@2 x": 0.3, "b@1 x": 0.3}
+    draws = {
+        "base": shared,
+        "a@1 x": shared - 0.1 + own[0],
+        "a@2 x": shared + own[1],
+        "b@1 x": shared + 0.5,
+    }
+    rows = over_seeds(values, draws)
+    row = rows["a x"]
+    assert list(rows) == ["a x", "b x"] and rows["b x"]["sd"] is None
+    assert row["difference"] == pytest.approx(row["mean"] - 0.3)
+    # The mean of the draws, not draws of the mean's parts one by one.
+    expected = np.quantile(-0.05 + own.mean(axis=0), [0.025, 0.975])
+    assert row["difference_interval"] == pytest.approx(expected)
+    assert row["significant"] and np.ptp(row["interval"]) > 0.3
+    # A reference with a seed stands for its mean over the seeds.
+    rows = over_seeds(values, draws, "a@2 x")
+    assert rows["a x"]["difference"] is None
+    assert rows["b x"]["difference"] == pytest.approx(0.05)
 
 
 def test_seeds():

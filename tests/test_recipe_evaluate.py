@@ -117,6 +117,18 @@ def test_everything_at_once(evaluate, exports, capsys):
             assert seeds["values"] == [
                 measures[task][f"joint@{seed} speaker"][key] for seed in (1, 2)
             ]
+        seeds = measures["seeds"]["leakage"]["probe"]["content"]
+        assert list(seeds) == ["joint speaker", "joint content"]
+        assert seeds["joint speaker"]["mean"] == pytest.approx(
+            np.mean(
+                [
+                    leakage["subspaces"][f"joint@{seed} speaker"]["probe"][
+                        "content"
+                    ]["accuracy"]
+                    for seed in (1, 2)
+                ]
+            )
+        )
         for plot in ("scores", "det", "speakers", "leakage"):
             image = evaluate.out / f"{plot}_{condition}.png"
             assert image.read_bytes().startswith(b"\x89PNG")
@@ -124,7 +136,7 @@ def test_everything_at_once(evaluate, exports, capsys):
     assert clean["accuracy"] > 2 * clean["chance"]
     printed = capsys.readouterr().out
     assert (evaluate.out / "report.txt").read_text() in printed
-    assert "joint speaker over seeds" in printed
+    assert "over seeds" in printed
     # The trials that were made can be given to other scripts.
     assert len((evaluate.out / "trials.txt").read_text().splitlines()) == 240
 
@@ -141,6 +153,60 @@ def test_intervals(evaluate, exports):
     row = rows["joint content"]
     low, high = row["difference_interval"]
     assert row["significant"] == (low > 0 or high < 0)
+
+
+def test_means_over_seeds(evaluate, exports):
+    """Intervals of the mean, and of its difference to a seed's system."""
+    folders = [exports / n for n in ("joint_1", "joint_2", "speaker_only_1")]
+    results = evaluate(
+        f"--export_folder=[{', '.join(map(str, folders))}]",
+        "--tasks=[verification]",
+    )
+    measures = results["conditions"]["clean"]
+    row = measures["seeds"]["verification"]["joint speaker"]
+    base = measures["verification"]["baseline"]["eer"]
+    assert row["difference"] == pytest.approx(row["mean"] - base)
+    low, high = row["interval"]
+    assert low < row["mean"] < high
+    low, high = row["difference_interval"]
+    assert row["significant"] == (low > 0 or high < 0)
+    report = (evaluate.out / "report.txt").read_text()
+    line = next(x for x in report.splitlines() if x.startswith("joint speaker"))
+    assert f"{100 * low:.1f} .. {100 * high:.1f}" in line
+    assert line.split()[-2:] == [
+        f"{100 * row['values'][0]:.1f},",
+        f"{100 * row['values'][1]:.1f}",
+    ]
+
+
+def test_leakage_of_three_factors(evaluate, exports, small_grid, tmp_path):
+    """Columns of any number; no content factor is needed for it."""
+    header, *rows = (small_grid / "manifest.csv").read_text().splitlines()
+    three = tmp_path / "three.csv"
+    rates = [f"{row},r{number % 2}" for number, row in enumerate(rows)]
+    three.write_text("\n".join([f"{header},rate", *rates]))
+    results = evaluate(
+        f"--export_folder={exports / 'joint_1'}",
+        f"--manifest={three}",
+        "--content_factor=null",
+        "--tasks=[leakage]",
+        "--leakage_factors=[speaker, content, rate]",
+    )
+    leakage = results["conditions"]["clean"]["leakage"]
+    assert {f: k["values"] for f, k in leakage["factors"].items()} == {
+        "speaker": 8,
+        "content": 6,
+        "rate": 2,
+    }
+    for entry in leakage["subspaces"].values():
+        assert list(entry["probe"]) == ["speaker", "content", "rate"]
+    report = (evaluate.out / "report.txt").read_text()
+    header = next(x for x in report.splitlines() if x.startswith("read from"))
+    assert [x for x in header.split() if x in leakage["factors"]] == [
+        "speaker",
+        "content",
+        "rate",
+    ]
 
 
 def test_statistics_change_the_result_and_are_described(evaluate, exports):
@@ -202,10 +268,17 @@ def test_scoring_with_a_cohort(evaluate, exports, scoring):
         )
 
 
-def test_speech_commands_keywords(evaluate, exports, tmp_path):
-    """The 12-class task on a folder of the official layout."""
-    folder = tmp_path / "commands"
-    words = [*KEYWORDS, "bed", "cat"]
+# The official lists of words.
+V1 = [
+    *KEYWORDS,
+    *"bed bird cat dog eight five four happy house marvin nine one".split(),
+    *"seven sheila six three tree two wow zero".split(),
+]
+V2 = [*V1, "backward", "follow", "forward", "learn", "visual"]
+
+
+def speech_commands(folder, words):
+    """A folder of the official layout; speaker 3 validates, 4 and 5 test."""
     lists = {"validation_list.txt": [], "testing_list.txt": []}
     for number, word in enumerate(words):
         (folder / word).mkdir(parents=True)
@@ -213,9 +286,9 @@ def test_speech_commands_keywords(evaluate, exports, tmp_path):
             name = f"{speaker:08x}_nohash_0.wav"
             wave = voiced(speaker, number, seconds=0.3)
             soundfile.write(folder / word / name, wave, 16000)
-            if speaker == 4:
+            if speaker == 3:
                 lists["validation_list.txt"].append(f"{word}/{name}")
-            if speaker == 5:
+            if speaker > 3:
                 lists["testing_list.txt"].append(f"{word}/{name}")
     (folder / "_background_noise_").mkdir()
     for number in range(3):
@@ -225,17 +298,121 @@ def test_speech_commands_keywords(evaluate, exports, tmp_path):
         )
     for name, lines in lists.items():
         (folder / name).write_text("\n".join(lines))
+
+
+def test_speech_commands_keywords(evaluate, exports, tmp_path):
+    """The 12-class task of v0.02; its test split unless told otherwise."""
+    speech_commands(tmp_path / "commands", V2)
     results = evaluate(
         f"--export_folder={exports / 'joint_1'}",
-        f"--data_folder={folder}",
+        f"--data_folder={tmp_path / 'commands'}",
         "--speech_commands=True",
         "--tasks=[keywords]",
-        "--evaluated_split=test",
     )
+    assert results["protocol"] is None
     row = results["conditions"]["clean"]["keywords"]["baseline"]
     assert row["classes"] == sorted([*KEYWORDS, "_unknown_", "_silence_"])
-    assert sum(map(sum, row["confusion"])) == 13
+    assert sum(map(sum, row["confusion"])) == 2 * 35 + 2  # pieces of silence
     assert row["balanced_accuracy"] > 2 / 12
+
+
+def test_published_keywords(evaluate, exports, tmp_path):
+    """v0.01 by the published protocol: no silence in the test."""
+    speech_commands(tmp_path / "commands", V1)
+    folders = [exports / n for n in ("joint_1", "joint_2")]
+    arguments = [
+        f"--export_folder=[{', '.join(map(str, folders))}]",
+        f"--data_folder={tmp_path / 'commands'}",
+        "--speech_commands=True",
+        "--tasks=[keywords]",
+        "--protocol=published",
+    ]
+    results = evaluate(*arguments)
+    assert results["protocol"] == "published"
+    assert list(results["conditions"]) == ["clean"]
+    measures = results["conditions"]["clean"]
+    row = measures["keywords"]["joint@1 content"]
+    assert len(row["classes"]) == 12
+    silence = row["classes"].index("_silence_")
+    assert sum(map(sum, row["confusion"])) == 2 * 30
+    assert sum(row["confusion"][silence]) == 0
+    assert row["majority"] == pytest.approx(40 / 60)
+    assert len(measures["seeds"]["keywords"]["joint content"]["values"]) == 2
+    manifest = (evaluate.out / "manifest.csv").read_text().splitlines()
+    kinds = [tuple(line.split(",")[-2:]) for line in manifest]
+    assert kinds.count(("_silence_", "train")) == 1800
+    assert kinds.count(("_silence_", "valid")) == 200
+    report = (evaluate.out / "report.txt").read_text()
+    assert report.startswith("published protocol")
+    assert "majority 66.7 %" in report and "macro-F1" in report
+
+
+@pytest.fixture
+def voxceleb(tmp_path):
+    """VoxCeleb1's test folder: six speakers, a list and their table."""
+    lines, table = [], ["VoxCeleb1 ID\tVGGFace1 ID\tGender\tNationality\tSet"]
+    speakers = [f"id{10270 + number}" for number in range(6)]
+    for number, speaker in enumerate(speakers):
+        gender = "mf"[number % 2]
+        table.append(f"{speaker}\tSome_Name\t{gender}\tUK\ttest")
+        for take in range(2):
+            path = tmp_path / f"vox/wav/{speaker}/5r0dWxy17C8/0000{take}.wav"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            wave = voiced(number, take, seconds=0.4)
+            soundfile.write(path, wave, 16000)
+        first = f"{speaker}/5r0dWxy17C8/00000.wav"
+        lines.append(f"1 {first} {first.replace('00000', '00001')}")
+        for other in speakers[:number]:
+            lines.append(f"0 {first} {other}/5r0dWxy17C8/00001.wav")
+    (tmp_path / "vox/veri_test2.txt").write_text("\n".join(lines) + "\n")
+    (tmp_path / "vox1_meta.csv").write_text("\n".join(table) + "\n")
+    return tmp_path / "vox"
+
+
+@pytest.mark.parametrize("protocol", ["null", "published"])
+def test_voxceleb(evaluate, exports, voxceleb, protocol):
+    """From the folder alone: trials, and rows of ordered gender pairs."""
+    results = evaluate(
+        f"--export_folder={exports / 'joint_1'}",
+        f"--data_folder={voxceleb}",
+        "--voxceleb1=True",
+        "--tasks=[verification]",
+        f"--protocol={protocol}",
+    )
+    shifted = protocol == "null"
+    assert list(results["conditions"]) == ["clean"] + ["shifted"] * shifted
+    row = results["conditions"]["clean"]["verification"]["joint speaker"]
+    assert (row["trials"], row["targets"]) == (21, 6)
+    kinds = row["categories"]["gender"]
+    assert list(kinds) == ["all", "f-f", "f-m", "m-f", "m-m"]
+    assert kinds["all"]["eer"] == row["eer"]
+    assert [kinds[k]["nontargets"] for k in list(kinds)[1:]] == [3, 6, 3, 3]
+    for kind in ("f-m", "m-f"):
+        assert kinds[kind]["targets"] == 0 and kinds[kind]["eer"] is None
+        assert kinds[kind]["false_alarm"] is not None
+        assert kinds[kind]["miss"] is None
+    assert kinds["f-f"]["eer"] is not None
+    assert (evaluate.out / "manifest.csv").is_file()
+
+
+def test_bad_voxceleb(evaluate, exports, voxceleb, capfd):
+    for options, message in (
+        (["--tasks=[content]"], "add --tasks='[verification]'"),
+        (["--speech_commands=True"], "choose one of them"),
+        (["--voxceleb1_meta=absent.csv"], "No file absent.csv"),
+        (["--trials=absent.txt"], "No file absent.txt"),
+        (["--protocol=own"], "Unknown name 'own' for hparams/protocols"),
+        (["--conditions=[noisy]"], "No condition 'noisy'"),
+    ):
+        with pytest.raises(SystemExit):
+            evaluate(
+                f"--export_folder={exports / 'joint_1'}",
+                f"--data_folder={voxceleb}",
+                "--voxceleb1=True",
+                "--tasks=[verification]",
+                *options,
+            )
+        assert message in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -251,6 +428,9 @@ def test_speech_commands_keywords(evaluate, exports, tmp_path):
         (["--tasks=[magic]"], "Unknown task 'magic'"),
         (["--content_factor=null"], "Task 'content' needs a content factor"),
         (["--content_factor=word"], "no column 'word'"),
+        (["--leakage_factors=[speaker, mood]"], "no column 'mood'"),
+        (["--leakage_factors=[speaker]"], "two columns of the manifest"),
+        (["--leakage_factors=speaker"], "two columns of the manifest"),
         (["--domain_statistics=mine"], "expected grid or target"),
         (["--scoring=plda"], "Scoring 'plda' needs a cohort"),
         (["--reference=joint"], "unknown reference 'joint'"),

@@ -381,3 +381,34 @@ def test_arabic_grid_with_moonshine(shared, train, tmp_path):
     assert (export / "encoder.ckpt").stat().st_size > 1e7  # copied in
     model = SubspaceEncoder.from_hparams(source=str(export))
     assert model.encode_batch(torch.randn(1, 16000)).shape == (1, 1, 12)
+
+
+def test_model_cards(finished):
+    """Each export says what it is and what this run measured of it."""
+    work, _ = finished
+    results = json.loads((work / "out/results.json").read_text())
+    for folder, name in (("export", "joint"), ("export_grid_lda", "grid_lda")):
+        card = (work / "out" / folder / "README.md").read_text()
+        assert f"# {name}: subspaces of log_mel" in card
+        for system in ("baseline", name):
+            for subspace, entry in results["systems"][system][
+                "subspaces"
+            ].items():
+                cells = [system, subspace, str(entry["dim"])] + [
+                    f"{100 * entry[condition][measure][key]:.1f}"
+                    for measure, key in (
+                        ("verification", "eer"),
+                        ("content", "accuracy"),
+                    )
+                    for condition in ("clean", "shifted")
+                ]
+                assert f"| {' | '.join(cells)} |" in card
+
+
+def test_without_epochs_there_is_no_network(train, small_grid, tmp_path):
+    train(*folders(small_grid, tmp_path), "--number_of_epochs=0")
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    assert "joint" not in results["systems"]
+    assert "grid_lda" in results["systems"]
+    assert not (tmp_path / "out/export").exists()
+    assert (tmp_path / "out/export_pca/network.ckpt").is_file()

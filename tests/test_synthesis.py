@@ -14,14 +14,18 @@ import pytest
 import soundfile
 
 from speechbrain_ext.synthesis import espeak, sentences
-from speechbrain_ext.synthesis.base import Synthesizer, Voice
+from speechbrain_ext.synthesis.base import ReferenceVoice, Synthesizer, Voice
 from speechbrain_ext.synthesis.espeak import (
     VOICES_CSV,
     EspeakSynthesizer,
     make_voice,
     read_voices,
 )
-from speechbrain_ext.synthesis.grid import render_clip, render_grid
+from speechbrain_ext.synthesis.grid import (
+    render_cells,
+    render_clip,
+    render_grid,
+)
 from speechbrain_ext.synthesis.sentences import (
     FUNCTION_KINDS,
     WORDS,
@@ -314,3 +318,100 @@ def test_grid_ids_must_be_distinct_file_names(tmp_path):
         with pytest.raises(InputError, match=match):
             render_grid(tones, voices, {"s": "Hi."}, tmp_path)
     assert contents(tmp_path) == {}
+
+
+class Order(Tones):
+    """A backend that writes down what it is asked for."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def synthesize(self, text, voice):
+        self.calls.append((voice.ID, text))
+        return np.sin(np.arange(len(text) * 100) / 9), 8000
+
+
+def reference_cells():
+    """Eight cells of three references in turn; the texts differ in length."""
+    voices = [ReferenceVoice(f"r{n}", f"r{n}.wav", "Text.") for n in range(3)]
+    return [
+        (
+            {
+                "ID": f"c{n}",
+                "wav": f"spk/c{n}.wav",
+                "text": "x" * (n + 1),
+                "reference": voices[n % 3].ID,
+            },
+            voices[n % 3],
+        )
+        for n in range(8)
+    ]
+
+
+def test_cells_are_rendered_voice_by_voice(tmp_path):
+    backend = Order()
+    rows = render_cells(backend, reference_cells(), tmp_path, progress=False)
+    assert [ID for ID, _ in backend.calls] == [f"r{n}" for n in [*"00011122"]]
+    # The rows keep their order and columns.
+    assert rows == [
+        {**row, "duration": len(row["text"]) / 80}
+        for row, _ in reference_cells()
+    ]
+
+
+def test_shards_take_whole_voices(tmp_path):
+    counts = []
+    for index in (2, 0, 1, 0):
+        backend = Order()
+        rows = render_cells(
+            backend,
+            reference_cells(),
+            tmp_path,
+            shard=(index, 3),
+            progress=False,
+        )
+        assert {ID for ID, _ in backend.calls} <= {f"r{index}"}
+        counts.append(
+            (len(backend.calls), [r["duration"] for r in rows].count(None))
+        )
+    assert counts == [(2, 6), (3, 3), (3, 0), (0, 0)]
+
+
+def test_cells_that_can_not_be_rendered(tmp_path):
+    cells = reference_cells()
+    (row, voice), other = cells[0], ReferenceVoice("r0", "other.wav", "Text.")
+    for bad, match in (
+        ([*cells, ({**row, "wav": "SPK/c3.wav"}, voice)], "Two cells"),
+        ([({**row, "wav": "/etc/a.wav"}, voice)], "not below the folder"),
+        ([({**row, "wav": "../a.wav"}, voice)], "not below the folder"),
+        ([*cells, ({**row, "wav": "new.wav"}, other)], "have the ID 'r0'"),
+    ):
+        with pytest.raises(InputError, match=match):
+            render_cells(Order(), bad, tmp_path, progress=False)
+    for shard in ((2, 2), (-1, 2), (0, 0)):
+        with pytest.raises(InputError, match="no shard"):
+            render_cells(Order(), cells, tmp_path, shard=shard)
+    assert contents(tmp_path) == {}
+
+
+class Crashing(Tones):
+    """A backend that fails as third-party code does."""
+
+    def synthesize(self, text, voice):
+        if text == "Sentence 17":
+            raise ZeroDivisionError("of a spectrum")
+        return super().synthesize(text, voice)
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_a_crash_of_a_backend_names_the_cell(tmp_path, num_workers):
+    texts = {f"s{number}": f"Sentence {number}" for number in range(20)}
+    with pytest.raises(RuntimeError) as error:
+        render_grid(
+            Crashing(), Tones().voices(), texts, tmp_path, 16000, num_workers
+        )
+    assert str(error.value) == (
+        "t0/t0_s17.wav could not be rendered (voice 't0', text "
+        "'Sentence 17'): ZeroDivisionError: of a spectrum"
+    )

@@ -98,7 +98,7 @@ def test_a_finished_grid_is_left_alone(prepare, script, tmp_path, monkeypatch):
     prepare(tmp_path)
     before = contents(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(script, "render_grid", None)
+        patch.setattr(script, "render_cells", None)
         prepare(tmp_path)
         prepare(tmp_path, skip_prep=True, seed=99)
     assert contents(tmp_path) == before
@@ -197,6 +197,122 @@ def test_foreign_files_are_not_touched(prepare, tmp_path):
         prepare(tmp_path / "manifest.csv", manifest=tmp_path / "other.csv")
 
 
+class Tempi(Tones):
+    """A backend whose speaking rate can be set."""
+
+    def __init__(self, rate=100):
+        super().__init__()
+        self.rate = rate
+        self.settings = {"backend": "tempi", "rate": rate}
+
+    def at_rate(self, rate):
+        return Tempi(rate)
+
+    def synthesize(self, text, voice):
+        samples, sample_rate = super().synthesize(text, voice)
+        return samples[: len(samples) * 100 // self.rate], sample_rate
+
+
+def test_rates_are_a_third_factor(prepare, tmp_path):
+    rows = prepare(tmp_path, backend=Tempi(), rates=[100, 200, 400])
+    assert list(rows[0]) == [
+        *("ID", "wav", "duration", "speaker", "content", "rate"),
+        *("split", "text"),
+    ]
+    voices = {voice.ID: voice for voice in Tempi().voices()}
+    for split, size in (("train", 4 * 5), ("valid", 2 * 3), ("test", 3 * 4)):
+        part = [row for row in rows if row["split"] == split]
+        cells = {(r["speaker"], r["content"], r["rate"]) for r in part}
+        assert len(part) == len(cells) == 3 * size
+        # The levels are the same in all splits.
+        assert {row["rate"] for row in part} == {"100", "200", "400"}
+    for row in rows:
+        assert row["ID"] == "{speaker}_{content}_r{rate}".format(**row)
+        assert row["wav"] == "wav/{speaker}/{ID}.wav".format(**row)
+        assert row["speaker"] in voices
+        length = len(row["text"]) * 100 / 8000 * 100 / int(row["rate"])
+        assert float(row["duration"]) == pytest.approx(length, abs=1e-3)
+        assert soundfile.info(tmp_path / row["wav"]).duration == float(
+            row["duration"]
+        )
+
+
+def test_rates_leave_the_grid_without_them_as_it_is(prepare, tmp_path):
+    """Same voices and sentences; at the default rate also the same audio."""
+    for name in ("plain", "rated"):
+        (tmp_path / name).mkdir()
+    plain = prepare(tmp_path / "plain", backend=Tempi())
+    rated = prepare(tmp_path / "rated", backend=Tempi(), rates=[100, 200])
+    assert "rate" not in plain[0]
+    settings = json.loads((tmp_path / "plain/grid_settings.json").read_text())
+    assert settings["rate"] == 100
+    same = [row for row in rated if row["rate"] == "100"]
+    assert len(same) == len(plain)
+    for one, other in zip(plain, same):
+        assert one["ID"] + "_r100" == other["ID"]
+        for column in ("speaker", "content", "split", "text", "duration"):
+            assert one[column] == other[column]
+        assert (tmp_path / "plain" / one["wav"]).read_bytes() == (
+            tmp_path / "rated" / other["wav"]
+        ).read_bytes()
+
+
+def test_a_grid_with_rates_is_continued(prepare, script, tmp_path, monkeypatch):
+    options = {"backend": Tempi(), "rates": [100, 300]}
+    rows = prepare(tmp_path, **options)
+    before = contents(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(script, "render_cells", None)
+        prepare(tmp_path, **options)
+    # As after an interruption: no manifest, some clips are missing.
+    (tmp_path / "manifest.csv").unlink()
+    for row in rows[::7]:
+        (tmp_path / row["wav"]).unlink()
+    prepare(tmp_path, **options)
+    assert contents(tmp_path) == before
+    for rates, named in (
+        ([100, 200], r"rate: \[100, 300\] there, \[100, 200\] wanted"),
+        (None, r"rate: \[100, 300\] there, 100 wanted"),
+    ):
+        with pytest.raises(InputError, match=named):
+            prepare(tmp_path, backend=Tempi(), rates=rates)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "backend, rates, named",
+    [
+        (Tempi(), [100], "two or more different"),
+        (Tempi(), [100, 100], "two or more different"),
+        (Tempi(), 100, "two or more different"),
+        (Tones(), [100, 200], "Tones cannot be set"),
+    ],
+)
+def test_impossible_rates(prepare, tmp_path, backend, rates, named):
+    with pytest.raises(InputError, match=named):
+        prepare(tmp_path, backend=backend, rates=rates)
+    assert contents(tmp_path) == {}
+
+
+def test_espeak_at_rates(prepare, tmp_path):
+    """The same voice and sentence, clearly slower and faster."""
+    pytest.importorskip("espeakng_loader")
+    rows = prepare(tmp_path, backend=None, rates=[120, 175, 255])
+    voices = {row["speaker"] for row in rows}
+    assert len(voices) == 9 and not any("120" in voice for voice in voices)
+    length = {
+        (r["speaker"], r["content"], r["rate"]): float(r["duration"])
+        for r in rows
+    }
+    for speaker, content, _ in length:
+        slow, middle, fast = (
+            length[speaker, content, rate] for rate in ("120", "175", "255")
+        )
+        assert slow > 1.25 * middle > 1.25**2 * fast
+    with pytest.raises(InputError, match="no speaking rate 60"):
+        prepare(tmp_path / "slow", backend=None, rates=[60, 120])
+
+
 @pytest.mark.parametrize(
     "change, named",
     [
@@ -235,6 +351,8 @@ def test_settings_name_the_versions(script, tmp_path):
     assert {"espeakng-loader", "rate", "sample_rate", "seed"} <= set(settings)
 
 
-def test_examples_in_the_docstrings(script):
+def test_examples_in_the_docstrings(script, monkeypatch):
+    # doctest looks up there whether a function is the module's own.
+    monkeypatch.setitem(sys.modules, script.__name__, script)
     results = doctest.testmod(script)
     assert results.attempted and not results.failed

@@ -3,6 +3,9 @@
 Voices and sentences of the three splits are disjoint. Voices that share a
 timbre (espeak-ng's variant, at different pitches or in different accents) are
 kept in one split, or the test voices would be half known from training.
+
+The speaking rate may be a third factor: then every voice says every sentence
+at every rate. Its few values are the same in all splits.
 """
 
 import csv
@@ -13,14 +16,16 @@ from pathlib import Path
 from speechbrain.utils.logger import get_logger
 
 from speechbrain_ext.synthesis.espeak import EspeakSynthesizer
-from speechbrain_ext.synthesis.grid import FORMAT, grid_cells, render_grid
+from speechbrain_ext.synthesis.grid import FORMAT, grid_cells, render_cells
 from speechbrain_ext.synthesis.sentences import generate_sentences
 from speechbrain_ext.utils.errors import InputError
 from speechbrain_ext.utils.files import replacing
 
 logger = get_logger(__name__)
 
-COLUMNS = ["ID", "wav", "duration", "speaker", "content", "split", "text"]
+COLUMNS = [
+    *("ID", "wav", "duration", "speaker", "content", "rate", "split", "text")
+]
 SETTINGS = "grid_settings.json"
 
 
@@ -37,6 +42,7 @@ def prepare_interventional_tts(
     backend=None,
     sample_rate=16000,
     num_workers=None,
+    rates=None,
     skip_prep=False,
 ):
     """Renders the grid and writes its manifest.
@@ -53,7 +59,7 @@ def prepare_interventional_tts(
     manifest : str or Path
         The table to write (default: ``manifest.csv`` in the data folder),
         with the columns ID, wav (relative to the data folder), duration in
-        seconds, speaker, content, split and text.
+        seconds, speaker, content, split and text; with ``rates`` also rate.
     n_train_voices, n_valid_voices, n_test_voices : int
         Speakers of each split.
     n_train_sentences, n_valid_sentences, n_test_sentences : int
@@ -66,13 +72,18 @@ def prepare_interventional_tts(
         Samples a second of the audio.
     num_workers : int
         Processes that render; None takes one a core.
+    rates : list of int
+        Speaking rates in words a minute, the levels of a third factor. It
+        needs a backend with a method ``at_rate(rate)`` that returns the same
+        one at that rate. Default: the backend as it is, in two factors.
     skip_prep : bool
         Take the manifest as it is.
 
     Raises
     ------
     InputError
-        If there are too few voices, or the folder holds something else.
+        If there are too few voices, no such rates, or the folder holds
+        something else.
 
     Example
     -------
@@ -89,6 +100,7 @@ def prepare_interventional_tts(
     data_folder = Path(data_folder)
     manifest = Path(manifest or data_folder / "manifest.csv")
     synthesizer = backend if backend is not None else EspeakSynthesizer()
+    at_rates = split_rates(synthesizer, rates)
     voices = split_voices(
         synthesizer.voices(),
         {
@@ -111,6 +123,7 @@ def prepare_interventional_tts(
         "sample_rate": sample_rate,
         "seed": seed,
         **synthesizer.settings,
+        **({"rate": list(rates)} if rates else {}),
         "voices": {
             split: [voice.as_dict() for voice in voices[split]]
             for split in voices
@@ -119,10 +132,14 @@ def prepare_interventional_tts(
     }
     _claim_folder(data_folder, settings)
 
-    wavs = [
-        data_folder / "wav" / wav
+    cells = {
+        split: _cells(voices[split], sentences[split], at_rates)
         for split in voices
-        for _, _, wav in grid_cells(voices[split], sentences[split])
+    }
+    wavs = [
+        data_folder / "wav" / row["wav"]
+        for split in cells
+        for row, _ in cells[split]
     ]
     if manifest.exists():
         if _manifest_ids(manifest) != [wav.stem for wav in wavs]:
@@ -137,22 +154,22 @@ def prepare_interventional_tts(
         manifest.unlink()
     logger.info(f"Rendering {len(wavs)} clips into {data_folder}")
     rows = []
-    for split in voices:
-        part = render_grid(
-            synthesizer,
-            voices[split],
-            sentences[split],
+    for split in cells:
+        part = _render(
+            at_rates,
+            cells[split],
             data_folder / "wav",
             sample_rate,
             num_workers,
-            description=f"rendering {split}",
+            f"rendering {split}",
         )
         rows += [
             {**row, "wav": f"wav/{row['wav']}", "split": split} for row in part
         ]
+    columns = [name for name in COLUMNS if name in rows[0]]
     with replacing(manifest) as temporary:
         with open(temporary, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            writer = csv.DictWriter(file, columns, lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
     hours = sum(row["duration"] for row in rows) / 3600
@@ -268,6 +285,88 @@ def split_sentences(counts, seed):
         split: {f"s{number:04}": text for number, text in _take(texts, count)}
         for split, count in counts.items()
     }
+
+
+def split_rates(synthesizer, rates=None):
+    """The synthesiser at each level of the factor speaking rate.
+
+    Arguments
+    ---------
+    synthesizer : Synthesizer
+        With the method ``at_rate``, if there are rates.
+    rates : list of int
+        Words a minute. Default: the rate is no factor.
+
+    Returns
+    -------
+    dict
+        Rate -> synthesiser; without rates None -> the one given.
+
+    Raises
+    ------
+    InputError
+        If the synthesiser has no rates, or these are not two different ones
+        or more.
+
+    Example
+    -------
+    >>> import pytest
+    >>> _ = pytest.importorskip("espeakng_loader")
+    >>> levels = split_rates(EspeakSynthesizer(), [120, 255])
+    >>> [levels[rate].settings["rate"] for rate in levels]
+    [120, 255]
+    """
+    if rates is None:
+        return {None: synthesizer}
+    if not isinstance(rates, list) or len(set(rates)) < max(2, len(rates)):
+        raise InputError(
+            f"rates is {rates}: a factor needs a list of two or more different "
+            "rates in words a minute, null makes it none"
+        )
+    if not hasattr(synthesizer, "at_rate"):
+        raise InputError(
+            "rates were given, but the speaking rate of "
+            f"{type(synthesizer).__name__} cannot be set: it has no at_rate"
+        )
+    return {rate: synthesizer.at_rate(rate) for rate in rates}
+
+
+def _cells(voices, sentences, rates):
+    """The cells of one split as (row, voice); a rate of None is no factor."""
+    cells = []
+    for voice, content, wav in grid_cells(voices, sentences):
+        for rate in rates:
+            level = {} if rate is None else {"rate": rate}
+            path = Path(wav)
+            if level:
+                path = path.with_name(f"{path.stem}_r{rate}.wav")
+            row = {
+                "ID": path.stem,
+                "wav": path.as_posix(),
+                "duration": None,
+                "speaker": voice.ID,
+                "content": content,
+                **level,
+                "text": sentences[content],
+            }
+            cells.append((row, voice))
+    return cells
+
+
+def _render(at_rates, cells, folder, sample_rate, num_workers, description):
+    """Renders cells, each at its rate; the rows in the order of the cells."""
+    done = {}
+    for rate, synthesizer in at_rates.items():
+        rows = render_cells(
+            synthesizer,
+            [cell for cell in cells if cell[0].get("rate") == rate],
+            folder,
+            sample_rate,
+            num_workers,
+            description=description + (f" at {rate} words/min" if rate else ""),
+        )
+        done |= {row["ID"]: row for row in rows}
+    return [done[row["ID"]] for row, _ in cells]
 
 
 def _take(iterator, count):

@@ -2,10 +2,11 @@
 
 import json
 
+import numpy as np
 import torch
 
 from speechbrain_ext.evaluation.systems import adapted
-from speechbrain_ext.evaluation.uncertainty import summarise_seeds
+from speechbrain_ext.evaluation.uncertainty import compare, summarise_seeds
 from speechbrain_ext.lobes.subspaces import FeatureStandardiser, PooledFeatures
 from speechbrain_ext.utils.errors import InputError
 
@@ -132,33 +133,94 @@ def statistics_utterances(domain, every, evaluated, trials=None):
     return evaluated, "target, transductive: the evaluated utterances"
 
 
-def over_seeds(rows, key="eer"):
-    """Results of the same system from several training seeds.
+def without_seed(name):
+    """Name of the system of ``"system@seed subspace"``, for all its seeds.
+
+    Example
+    -------
+    >>> without_seed("joint@1 speaker"), without_seed("joint speaker")
+    ('joint speaker', 'joint speaker')
+    """
+    system, _, rest = name.partition("@")
+    return f"{system} {rest.partition(' ')[2]}" if rest else name
+
+
+def first_seeds(named):
+    """Of each system only the first seed: enough for a figure.
 
     Arguments
     ---------
-    rows : dict
-        ``"system@seed subspace"`` -> row; names without a seed are left out.
-    key : str
-        What of each row.
+    named : dict
+        ``"system@seed subspace"`` or another name -> anything.
 
     Returns
     -------
     dict
-        ``"system subspace"`` -> see
-        :func:`~speechbrain_ext.evaluation.uncertainty.summarise_seeds`.
+        Some of it, in the same order.
 
     Example
     -------
-    >>> found = over_seeds({"joint@1 speaker": {"eer": 0.1},
-    ...     "joint@2 speaker": {"eer": 0.2}, "baseline": {"eer": 0.3}})
+    >>> list(first_seeds({"joint@1 speaker": 0, "joint@2 speaker": 0, "b": 0}))
+    ['joint@1 speaker', 'b']
+    """
+    first = {}
+    for name in named:
+        first.setdefault(without_seed(name), name)
+    return {name: named[name] for name in first.values()}
+
+
+def over_seeds(values, draws=None, reference=None):
+    """Results of the same system from several training seeds.
+
+    Arguments
+    ---------
+    values : dict
+        ``"system@seed subspace"`` -> value; names without a seed are left
+        out.
+    draws : dict, optional
+        Name -> [number] values in the same resamples of the speakers, also
+        of the reference.
+    reference : str
+        Name that differences are taken to; one with a seed stands for the
+        mean over all its seeds. Default: the first.
+
+    Returns
+    -------
+    rows : dict
+        ``"system subspace"`` -> see
+        :func:`~speechbrain_ext.evaluation.uncertainty.summarise_seeds`. With
+        draws also ``interval``, ``difference``, ``difference_interval`` and
+        ``significant`` of the mean, as in
+        :func:`~speechbrain_ext.evaluation.uncertainty.compare`: what other
+        speakers would change, given these seeds.
+
+    Example
+    -------
+    >>> found = over_seeds({"joint@1 speaker": 0.1, "joint@2 speaker": 0.2,
+    ...                     "baseline": 0.3})
     >>> {name: row["values"] for name, row in found.items()}
     {'joint speaker': [0.1, 0.2]}
     """
-    values = {}
-    for name, row in rows.items():
-        system, at, rest = name.partition("@")
-        if at:
-            subspace = rest.partition(" ")[2]
-            values.setdefault(f"{system} {subspace}", []).append(row[key])
-    return {name: summarise_seeds(found) for name, found in values.items()}
+    groups = {}
+    for name in values:
+        groups.setdefault(without_seed(name), []).append(name)
+    rows = {
+        system: summarise_seeds([values[name] for name in names])
+        for system, names in groups.items()
+        if "@" in names[0]
+    }
+    if draws is None or not rows:
+        return rows
+    compared = compare(
+        {s: np.mean([values[n] for n in names]) for s, names in groups.items()},
+        {
+            system: np.mean([draws[n] for n in names], axis=0)
+            for system, names in groups.items()
+        },
+        without_seed(next(iter(values)) if reference is None else reference),
+    )
+    kept = ("interval", "difference", "difference_interval", "significant")
+    return {
+        system: row | {key: compared[system][key] for key in kept}
+        for system, row in rows.items()
+    }

@@ -29,7 +29,9 @@ COLUMNS = "ID wav start stop duration speaker content split".split()
 LISTS = {"valid": "validation_list.txt", "test": "testing_list.txt"}
 
 
-def speech_commands_rows(folder, seed=0, silence_share=0.1):
+def speech_commands_rows(
+    folder, seed=0, silence_share=0.1, silence_counts=None
+):
     """The 12-class task of a Speech Commands folder, v0.01 or v0.02.
 
     Ten keywords, ``_unknown_`` (all other words) and ``_silence_`` (one-second
@@ -49,6 +51,9 @@ def speech_commands_rows(folder, seed=0, silence_share=0.1):
     silence_share : float
         Pieces of silence, as a share of the clips of the ten keywords in the
         same split. 0.1 makes as many as of an average keyword.
+    silence_counts : dict, optional
+        Split -> number of pieces instead, each from any noise recording, also
+        those of other splits (as in the published evaluation).
 
     Returns
     -------
@@ -109,8 +114,23 @@ give the unpacked folder of Speech Commands v0.01 or v0.02
                 listed.get(clip, "train"),
             )
         )
-    rows += _silence(folder, rows, seed, silence_share)
     check_disjoint([r["speaker"] for r in rows], [r["split"] for r in rows])
+    rng = np.random.default_rng(seed)
+    noises = sorted(folder.glob(f"{NOISE}/*.wav"))
+    noises = [path for path in noises if _length(path)[0] > _length(path)[1]]
+    if len(noises) < 2:
+        raise InputError(
+            f"{folder / NOISE}: {len(noises)} noise recordings of more than a "
+            "second; training and test need one each"
+        )
+    noises = [noises[i] for i in rng.permutation(len(noises))]
+    if silence_counts is None:
+        return rows + _divided_silence(rows, noises, silence_share, rng)
+    for split, count in silence_counts.items():
+        chosen = rng.integers(len(noises), size=count)
+        for i, path in enumerate(noises):
+            name = f"{path.stem}_{split}"
+            rows += _pieces(path, np.sum(chosen == i), split, rng, name)
     return rows
 
 
@@ -130,17 +150,8 @@ def _length(path):
     return info.frames, info.samplerate
 
 
-def _silence(folder, rows, seed, share):
-    """Rows of one-second pieces of the noise recordings."""
-    noises = sorted(folder.glob(f"{NOISE}/*.wav"))
-    noises = [path for path in noises if _length(path)[0] > _length(path)[1]]
-    if len(noises) < 2:
-        raise InputError(
-            f"{folder / NOISE}: {len(noises)} noise recordings of more than a "
-            "second; training and test need one each"
-        )
-    rng = np.random.default_rng(seed)
-    noises = [noises[i] for i in rng.permutation(len(noises))]
+def _divided_silence(rows, noises, share, rng):
+    """Silence of each split from noise recordings of its own."""
     n_test = max(1, len(noises) // 3)
     n_valid = max(1, len(noises) // 6) if len(noises) > 2 else 0
     parts = {
@@ -155,22 +166,27 @@ def _silence(folder, rows, seed, share):
         )
         wanted = round(share * known)
         for number, path in enumerate(paths):
-            frames, rate = _length(path)
             count = len(range(number, wanted, len(paths)))
-            places = frames - rate + 1
-            starts = rng.choice(places, count, replace=count > places)
-            silence += [
-                _row(
-                    f"{NOISE}/{path.stem}_{i}",
-                    f"{NOISE}/{path.name}",
-                    (int(start), int(start) + rate, rate),
-                    f"{NOISE}/{path.stem}",
-                    SILENCE,
-                    split,
-                )
-                for i, start in enumerate(sorted(starts))
-            ]
+            silence += _pieces(path, count, split, rng)
     return silence
+
+
+def _pieces(path, count, split, rng, name=None):
+    """Rows of one-second pieces of a noise recording."""
+    frames, rate = _length(path)
+    places = frames - rate + 1
+    starts = rng.choice(places, count, replace=count > places)
+    return [
+        _row(
+            f"{NOISE}/{name or path.stem}_{i}",
+            f"{NOISE}/{path.name}",
+            (int(start), int(start) + rate, rate),
+            f"{NOISE}/{path.stem}",
+            SILENCE,
+            split,
+        )
+        for i, start in enumerate(sorted(starts))
+    ]
 
 
 def write_rows(path, rows):
@@ -235,6 +251,34 @@ splits, e.g. 'a' in test and train
         )
 
 
+def standardised_regression(regularisation=1.0, max_iterations=500):
+    """scikit-learn's multinomial logistic regression on standardised input.
+
+    Arguments
+    ---------
+    regularisation : float
+        Strength of the L2 penalty (1 / C).
+    max_iterations : int
+        Of the optimiser.
+
+    Returns
+    -------
+    sklearn.pipeline.Pipeline
+
+    Example
+    -------
+    >>> model = standardised_regression().fit(np.eye(2), [0, 1])
+    >>> model.predict(np.eye(2))
+    array([0, 1])
+    """
+    return make_pipeline(
+        StandardScaler(),
+        LogisticRegression(
+            C=1 / regularisation, max_iter=max_iterations, tol=1e-3
+        ),
+    )
+
+
 def keyword_classification(
     train_embeddings,
     train_labels,
@@ -242,13 +286,9 @@ def keyword_classification(
     test_labels,
     train_speakers=None,
     test_speakers=None,
-    regularisation=1.0,
-    max_iterations=500,
+    make_classifier=standardised_regression,
 ):
     """Linear classification of keywords in a subspace.
-
-    scikit-learn's multinomial logistic regression on embeddings standardised
-    with the training set.
 
     Arguments
     ---------
@@ -262,10 +302,10 @@ def keyword_classification(
         [M].
     train_speakers, test_speakers : sequence, optional
         [N] and [M]; where both are given, they may not share a speaker.
-    regularisation : float
-        Strength of the L2 penalty (1 / C).
-    max_iterations : int
-        Of the optimiser.
+    make_classifier : callable
+        Returns a new classifier with ``fit`` and ``predict``, such as
+        scikit-learn's, for classes numbered from 0. Default:
+        :func:`standardised_regression`.
 
     Returns
     -------
@@ -316,13 +356,7 @@ def keyword_classification(
                 f"got {len(speakers)}"
             )
         check_disjoint(speakers, splits)
-    model = make_pipeline(
-        StandardScaler(),
-        LogisticRegression(
-            C=1 / regularisation, max_iter=max_iterations, tol=1e-3
-        ),
-    )
-    found = classes[model.fit(train, codes).predict(test)]
+    found = classes[make_classifier().fit(train, codes).predict(test)]
     occurring, counts = np.unique(test_labels, return_counts=True)
     return {
         "accuracy": float(np.mean(found == test_labels)),

@@ -8,14 +8,20 @@ from speechbrain_ext.evaluation.categories import (
     format_categories,
 )
 from speechbrain_ext.evaluation.content import nearest_value
-from speechbrain_ext.evaluation.exports import over_seeds
-from speechbrain_ext.evaluation.keywords import keyword_classification
+from speechbrain_ext.evaluation.exports import over_seeds, without_seed
+from speechbrain_ext.evaluation.keywords import (
+    keyword_classification,
+    standardised_regression,
+)
 from speechbrain_ext.evaluation.probes import format_leakage, leakage_report
+from speechbrain_ext.evaluation.report import format_number
 from speechbrain_ext.evaluation.uncertainty import (
     SpeakerResamples,
-    compare_accuracy,
-    compare_eer,
+    compare,
     format_comparison,
+    format_seeds,
+    resample_accuracy,
+    resample_eer,
 )
 from speechbrain_ext.evaluation.verification import min_dcf
 from speechbrain_ext.utils.errors import InputError
@@ -25,7 +31,7 @@ MAIN = {"verification": "eer", "content": "accuracy", "keywords": "accuracy"}
 TASKS = ("verification", "content", "keywords", "leakage")
 
 
-def check_tasks(tasks, has_contents):
+def check_tasks(tasks, has_contents, leakage_factors=None):
     """Refuse tasks that do not exist or need contents that are not there.
 
     Arguments
@@ -34,6 +40,8 @@ def check_tasks(tasks, has_contents):
         Some of ``TASKS``.
     has_contents : bool
         Whether the utterances have a content factor.
+    leakage_factors : list of str
+        Factors of the leakage, where they are given on their own.
 
     Raises
     ------
@@ -51,11 +59,19 @@ def check_tasks(tasks, has_contents):
             raise InputError(
                 f"Unknown task '{task}': expected some of {', '.join(TASKS)}"
             )
-        if task != "verification" and not has_contents:
+        given = task == "leakage" and leakage_factors is not None
+        if task != "verification" and not given and not has_contents:
             raise InputError(
                 f"Task '{task}' needs a content factor: give --content_factor "
                 "COLUMN, or leave it out of --tasks"
             )
+    if leakage_factors is None:
+        return
+    if isinstance(leakage_factors, str) or len(set(leakage_factors)) < 2:
+        raise InputError(
+            f"leakage_factors is {leakage_factors!r}: expected two columns of "
+            "the manifest or more, e.g. [speaker, content, rate]"
+        )
 
 
 def measure_verification(
@@ -92,6 +108,9 @@ def measure_verification(
     rows : dict
         Name -> entry of :func:`~speechbrain_ext.evaluation.uncertainty.compare`
         with ``eer``, ``min_dcf``, ``trials``, ``targets`` and ``categories``.
+    seeds : dict
+        Means over the seeds, see
+        :func:`~speechbrain_ext.evaluation.exports.over_seeds`.
     scored : dict
         Name -> (scores, labels), for the plots.
     """
@@ -99,7 +118,8 @@ def measure_verification(
     for name, v in vectors.items():
         own = cohort and (cohort[0][name], cohort[1])
         scored[name] = (scoring(v, trials, own), trials.label)
-    rows = compare_eer(scored, trials, resamples, reference)
+    values, draws = resample_eer(scored, trials, resamples)
+    rows = compare(values, draws, reference)
     for name, row in rows.items():
         scores = scored[name][0]
         row["eer"] = row.pop("value")
@@ -109,7 +129,7 @@ def measure_verification(
             kind: category_rows(scores, trials.label, pairs)
             for kind, pairs in (categories or {}).items()
         }
-    return rows, scored
+    return rows, over_seeds(values, draws, reference), scored
 
 
 def measure_accuracy(correct, chance, resamples, reference):
@@ -128,23 +148,63 @@ def measure_accuracy(correct, chance, resamples, reference):
 
     Returns
     -------
-    dict
+    rows : dict
         Name -> entry of :func:`~speechbrain_ext.evaluation.uncertainty.compare`
         with ``accuracy`` and ``chance``.
+    seeds : dict
+        Means over the seeds, see
+        :func:`~speechbrain_ext.evaluation.exports.over_seeds`.
 
     Example
     -------
     >>> from speechbrain_ext.evaluation.uncertainty import SpeakerResamples
     >>> resamples = SpeakerResamples(list("aabb"), number=9)
-    >>> rows = measure_accuracy({"x": [1, 0, 1, 1]}, 0.5, resamples, None)
+    >>> rows, _ = measure_accuracy({"x": [1, 0, 1, 1]}, 0.5, resamples, None)
     >>> rows["x"]["accuracy"], rows["x"]["chance"]
     (0.75, 0.5)
     """
-    rows = compare_accuracy(correct, resamples, reference)
+    values, draws = resample_accuracy(correct, resamples)
+    rows = compare(values, draws, reference)
     for row in rows.values():
         row["accuracy"] = row.pop("value")
         row["chance"] = chance
-    return rows
+    return rows, over_seeds(values, draws, reference)
+
+
+def leakage_over_seeds(report):
+    """Means over the seeds of what probes read, and of the EERs.
+
+    Arguments
+    ---------
+    report : dict
+        Of :func:`~speechbrain_ext.evaluation.probes.leakage_report`.
+
+    Returns
+    -------
+    seeds : dict
+        ``probe`` and ``eer`` -> factor -> rows of
+        :func:`~speechbrain_ext.evaluation.exports.over_seeds`, of the
+        subspaces that have a value.
+
+    Example
+    -------
+    >>> entry = {"probe": {"speaker": {"accuracy": 0.5}},
+    ...          "eer": {"speaker": None}}
+    >>> seeds = leakage_over_seeds({"factors": {"speaker": {}}, "subspaces":
+    ...     {"joint@1 content": entry, "joint@2 content": entry}})
+    >>> seeds["probe"]["speaker"]["joint content"]["mean"], seeds["eer"]
+    (0.5, {'speaker': {}})
+    """
+    found = {"probe": {}, "eer": {}}
+    for factor in report["factors"]:
+        probes, eers = {}, {}
+        for name, entry in report["subspaces"].items():
+            probes[name] = entry["probe"][factor]["accuracy"]
+            eers[name] = entry["eer"][factor]
+        for measure, values in (("probe", probes), ("eer", eers)):
+            known = {n: v for n, v in values.items() if v is not None}
+            found[measure][factor] = over_seeds(known)
+    return found
 
 
 def measure_condition(
@@ -159,7 +219,9 @@ def measure_condition(
     scoring=cosine_scoring,
     cohort=None,
     keyword_training=None,
+    keyword_classifier=standardised_regression,
     features=None,
+    factors=None,
     folds=5,
     seed=0,
 ):
@@ -183,8 +245,13 @@ def measure_condition(
         See :func:`measure_verification`.
     keyword_training : tuple
         (name -> [M, D], contents [M], speakers [M]) for the task keywords.
+    keyword_classifier : callable
+        See :func:`~speechbrain_ext.evaluation.keywords.keyword_classification`.
     features : torch.Tensor
         [N, layers, dim] pooled features, for the controls of the leakage.
+    factors : dict
+        Factor -> [N] values, those of the leakage. Default: ``speakers`` and
+        ``contents``.
     folds, seed : int
         Of the probes.
 
@@ -192,7 +259,8 @@ def measure_condition(
     -------
     measures : dict
         Task -> its rows; ``leakage`` as in
-        :func:`~speechbrain_ext.evaluation.probes.leakage_report`.
+        :func:`~speechbrain_ext.evaluation.probes.leakage_report`; ``seeds``:
+        task -> means over the seeds.
     scored : dict
         Name -> (scores, labels), of the verification.
 
@@ -206,15 +274,23 @@ def measure_condition(
     >>> measures["verification"]["x"]["eer"]
     0.0
     """
-    check_tasks(tasks, contents is not None)
-    measures, scored = {}, {}
+    check_tasks(tasks, contents is not None, factors and list(factors))
+    measures, seeds, scored = {}, {}, {}
     number, resamples = resamples, SpeakerResamples(speakers, resamples, seed)
     if "verification" in tasks:
         in_trials = SpeakerResamples(
             speakers, number, seed, rows=np.union1d(trials.enrol, trials.test)
         )
-        measures["verification"], scored = measure_verification(
-            vectors, trials, in_trials, reference, categories, scoring, cohort
+        measures["verification"], seeds["verification"], scored = (
+            measure_verification(
+                vectors,
+                trials,
+                in_trials,
+                reference,
+                categories,
+                scoring,
+                cohort,
+            )
         )
     if "content" in tasks:
         correct = {
@@ -222,7 +298,7 @@ def measure_condition(
             for name, v in vectors.items()
         }
         chance = 1 / len(set(contents))
-        measures["content"] = measure_accuracy(
+        measures["content"], seeds["content"] = measure_accuracy(
             correct, chance, resamples, reference
         )
     if "keywords" in tasks:
@@ -235,30 +311,28 @@ def measure_condition(
                 contents,
                 train_speakers,
                 speakers,
+                keyword_classifier,
             )
             for name, v in vectors.items()
         }
-        rows = measure_accuracy(
+        rows, seeds["keywords"] = measure_accuracy(
             {name: result.pop("correct") for name, result in results.items()},
             1 / len(set(train_contents)),
             resamples,
             reference,
         )
         measures["keywords"] = {n: rows[n] | results[n] for n in rows}
-    measures["seeds"] = {
-        task: over_seeds(measures[task], key)
-        for task, key in MAIN.items()
-        if task in measures
-    }
     if "leakage" in tasks:
         measures["leakage"] = leakage_report(
             vectors,
-            {"speaker": speakers, "content": contents},
+            factors or {"speaker": speakers, "content": contents},
             features,
             folds,
             seed,
             resamples,
         )
+        seeds["leakage"] = leakage_over_seeds(measures["leakage"])
+    measures["seeds"] = seeds
     return measures, scored
 
 
@@ -303,18 +377,37 @@ def format_measures(condition, measures):
         else:
             parts[-1] += f"\nchance {100 * first['chance']:.1f} %"
         if task == "keywords":
+            parts[-1] += f", majority {100 * first['majority']:.1f} %"
             parts[-1] += "".join(
                 f"\n{name}: balanced accuracy "
                 f"{100 * row['balanced_accuracy']:.1f} %, macro-F1 "
                 f"{100 * row['macro_f1']:.1f} %"
                 for name, row in rows.items()
             )
-        for name, found in measures["seeds"][task].items():
-            values = ", ".join(f"{100 * v:.1f}" for v in found["values"])
-            parts[-1] += f"\n{name} over seeds: {values}; mean "
-            parts[-1] += f"{100 * found['mean']:.1f}"
-            if found["sd"] is not None:
-                parts[-1] += f", deviation {100 * found['sd']:.1f}"
+        if measures["seeds"][task]:
+            reference = next(
+                n for n, row in rows.items() if row["difference"] is None
+            )
+            parts.append(
+                format_seeds(
+                    measures["seeds"][task], without_seed(reference), title
+                )
+            )
     if "leakage" in measures:
         parts.append(format_leakage(measures["leakage"]))
-    return "\n\n".join(parts)
+        parts.append(_format_leakage_seeds(measures["seeds"]["leakage"]))
+    return "\n\n".join(filter(None, parts))
+
+
+def _format_leakage_seeds(seeds):
+    """A line a system and factor: mean and deviation over the seeds."""
+    titles = {"probe": "linear probe of", "eer": "EER of"}
+    lines = [
+        f"{' '.join(name.split())}, {titles[measure]} {factor} over seeds: "
+        f"mean {format_number(row['mean'], 100, 1)} %, deviation "
+        f"{format_number(row['sd'], 100, 1)}"
+        for measure, factors in seeds.items()
+        for factor, rows in factors.items()
+        for name, row in rows.items()
+    ]
+    return "\n".join(lines)

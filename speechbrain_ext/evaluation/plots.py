@@ -331,5 +331,65 @@ def plot_leakage(report, path, title=""):
         bar.set_label("accuracy from chance (0) to perfect (1)", fontsize=8)
 
 
+def plot_layers(panels, path, title=""):
+    """Measures over the layers of an encoder, one panel a measure.
+
+    Arguments
+    ---------
+    panels : dict
+        Measure -> name of a system -> {layer: (value, interval)}, as
+        fractions; the interval is a pair of bounds or None.
+    path : str or pathlib.Path
+        Image to write, format by suffix (png, pdf, svg).
+    title : str
+        Title of the figure.
+
+    Raises
+    ------
+    InputError
+        Nothing to draw.
+
+    Example
+    -------
+    >>> import tempfile, pathlib
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "layers.png"
+    >>> curve = {0: (0.2, [0.1, 0.3]), 6: (0.4, None)}
+    >>> plot_layers({"EER": {"baseline": curve}}, path)
+    >>> path.exists()
+    True
+    """
+    names = list(dict.fromkeys(name for one in panels.values() for name in one))
+    if not names:
+        raise InputError("no layers to draw")
+    colors = dict(zip(names, colormaps["tab10"].colors * 3))
+    size = (3.6 * len(panels) + 1.8, 3.4)
+    grid = (1, len(panels))
+    with _figure(path, *size, title, grid) as (figure, axes):
+        for axis, (measure, curves) in zip(axes, panels.items()):
+            for name, curve in curves.items():
+                layers = sorted(curve)
+                values = [100 * curve[layer][0] for layer in layers]
+                axis.plot(
+                    layers, values, "o-", ms=3, color=colors[name], label=name
+                )
+                for layer in layers:
+                    if curve[layer][1] is not None:
+                        bounds = 100 * np.asarray(curve[layer][1])
+                        axis.plot(
+                            [layer] * 2, bounds, color=colors[name], alpha=0.4
+                        )
+            axis.set_title(measure, fontsize=9)
+            axis.set_xlabel("layer")
+            axis.xaxis.get_major_locator().set_params(integer=True)
+        axes[0].set_ylabel("%")
+        shown = {}
+        for axis in axes:
+            shown |= dict(zip(*axis.get_legend_handles_labels()[::-1]))
+        figure.legend(
+            shown.values(), shown, loc="outside right upper", frameon=False,
+            fontsize=8,
+        )  # fmt: skip
+
+
 def _one_line(name):
     return " ".join(str(name).split())

@@ -317,14 +317,47 @@ def linear_cka(x, y):
     >>> round(linear_cka(x, 2 * x[:, ::-1] + 1), 6)
     1.0
     """
-    x, y = (to_matrix(z).astype(np.float64) for z in (x, y))
-    if len(x) != len(y):
-        raise InputError(f"{len(x)} and {len(y)} utterances to compare")
-    x, y = x - x.mean(axis=0), y - y.mean(axis=0)
-    norms = np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y)
-    if not norms:
-        return np.nan
-    return float(min(1.0, np.linalg.norm(x.T @ y) ** 2 / norms))
+    return cka_table({"x": x, "y": y})["x"]["y"]
+
+
+def cka_table(subspaces):
+    """:func:`linear_cka` of all pairs of some subspaces.
+
+    Arguments
+    ---------
+    subspaces : dict
+        Name -> [N, D], the same utterances.
+
+    Returns
+    -------
+    table : dict
+        Name -> name -> linear CKA.
+
+    Raises
+    ------
+    InputError
+        On NaN values or different numbers of rows.
+
+    Example
+    -------
+    >>> cka_table({"x": np.eye(3), "y": -np.eye(3)})["y"]
+    {'x': 1.0, 'y': 1.0}
+    """
+    centred = {n: to_matrix(v).astype(np.float64) for n, v in subspaces.items()}
+    rows = list(dict.fromkeys(len(v) for v in centred.values()))
+    if len(rows) > 1:
+        raise InputError(f"{rows[0]} and {rows[1]} utterances to compare")
+    centred = {n: v - v.mean(axis=0) for n, v in centred.items()}
+    norms = {n: np.linalg.norm(v.T @ v) for n, v in centred.items()}
+    table = {name: {} for name in centred}
+    names = list(centred)
+    for i, one in enumerate(names):
+        for other in names[: i + 1]:
+            product = norms[one] * norms[other]
+            cross = np.linalg.norm(centred[one].T @ centred[other])
+            cka = float(min(1.0, cross**2 / product)) if product else np.nan
+            table[one][other] = table[other][one] = cka
+    return {one: {n: row[n] for n in names} for one, row in table.items()}
 
 
 def leakage_report(
@@ -436,10 +469,7 @@ def leakage_report(
                     vectors, *codes.values(), names=tuple(codes)
                 )
             report[part][name] = entry
-    report["cka"] = {
-        one: {other: linear_cka(x, y) for other, y in subspaces.items()}
-        for one, x in subspaces.items()
-    }
+    report["cka"] = cka_table(subspaces)
     return report
 
 

@@ -342,12 +342,38 @@ def compare_eer(scored, trials, resamples, reference=None):
     >>> rows["bad"]["difference"], rows["bad"]["significant"]
     (1.0, True)
     """
+    return compare(*resample_eer(scored, trials, resamples), reference)
+
+
+def resample_eer(scored, trials, resamples):
+    """Equal error rates of several systems, and in each resample.
+
+    Arguments
+    ---------
+    scored, trials, resamples
+        See :func:`compare_eer`.
+
+    Returns
+    -------
+    values : dict
+        System -> EER.
+    draws : dict
+        System -> [number], the same resamples for all systems.
+
+    Example
+    -------
+    >>> from speechbrain_ext.evaluation.verification import generate_trials
+    >>> trials = generate_trials(list("aabbccddee"))
+    >>> resamples = SpeakerResamples(list("aabbccddee"), number=3)
+    >>> resample_eer({"good": 1.0 * trials.label}, trials, resamples)
+    ({'good': 0.0}, {'good': array([0., 0., 0.])})
+    """
     values, draws = {}, {}
     for name, scores in scored.items():
         scores = scores[0] if isinstance(scores, tuple) else scores
         values[name] = equal_error_rate(scores, trials.label)[0]
         draws[name] = resamples.eer(scores, trials)
-    return compare(values, draws, reference)
+    return values, draws
 
 
 def compare_accuracy(correct, resamples, reference=None):
@@ -374,9 +400,35 @@ def compare_accuracy(correct, resamples, reference=None):
     >>> rows["one"]["value"]
     0.75
     """
-    values = {n: to_numpy(c, np.float64).mean() for n, c in correct.items()}
+    return compare(*resample_accuracy(correct, resamples), reference)
+
+
+def resample_accuracy(correct, resamples):
+    """Accuracies of several systems, and in each resample.
+
+    Arguments
+    ---------
+    correct, resamples
+        See :func:`compare_accuracy`.
+
+    Returns
+    -------
+    values : dict
+        System -> accuracy.
+    draws : dict
+        System -> [number], the same resamples for all systems.
+
+    Example
+    -------
+    >>> resamples = SpeakerResamples(list("abcde"), number=3)
+    >>> resample_accuracy({"one": [1, 1, 1, 1, 1]}, resamples)
+    ({'one': 1.0}, {'one': array([1., 1., 1.])})
+    """
+    values = {
+        n: float(to_numpy(c, np.float64).mean()) for n, c in correct.items()
+    }
     draws = {n: resamples.accuracy(c) for n, c in correct.items()}
-    return compare(values, draws, reference)
+    return values, draws
 
 
 def summarise_seeds(values):
@@ -454,16 +506,69 @@ def format_comparison(rows, title="EER"):
     reference = next(n for n, row in rows.items() if row["difference"] is None)
     reference = " ".join(reference.split())
     header = ["system", f"{title} %", "95 %", f"- {reference}", "95 %", ""]
-    table = []
-    for name, row in rows.items():
-        cells = [" ".join(str(name).split())]
-        for value, interval in (
-            ("value", "interval"),
-            ("difference", "difference_interval"),
-        ):
-            cells.append(format_number(row[value], 100, 1))
-            cells.append(format_interval(row[interval]))
-        word = {True: "differs", False: "not sure", None: "-"}
-        same = row["difference"] is None
-        table.append([*cells, "" if same else word[row["significant"]]])
+    table = [
+        [
+            " ".join(str(name).split()),
+            format_number(row["value"], 100, 1),
+            format_interval(row["interval"]),
+            *_difference_cells(row),
+        ]
+        for name, row in rows.items()
+    ]
+    return align_columns(table, header, left=1)
+
+
+def _difference_cells(row):
+    """Difference, its interval and a word on it, of a row of a table."""
+    word = {True: "differs", False: "not sure", None: "-"}
+    return [
+        format_number(row["difference"], 100, 1),
+        format_interval(row["difference_interval"]),
+        "" if row["difference"] is None else word[row["significant"]],
+    ]
+
+
+def format_seeds(rows, reference, title="EER"):
+    """Means over training seeds as a plain-text table, in percent.
+
+    Arguments
+    ---------
+    rows : dict
+        Of :func:`~speechbrain_ext.evaluation.exports.over_seeds`.
+    reference : str
+        What the differences are to.
+    title : str
+        What was measured.
+
+    Returns
+    -------
+    table : str
+        A line a system: mean and deviation of the seeds, the 95 % interval of
+        the mean over speakers, the difference to the reference as in
+        :func:`format_comparison`, and the seeds one by one.
+
+    Example
+    -------
+    >>> row = {"values": [0.1, 0.2], "mean": 0.15, "sd": 0.07,
+    ...        "interval": [0.1, 0.2], "difference": None,
+    ...        "difference_interval": None, "significant": None}
+    >>> print(format_seeds({"a speaker": row}, "a speaker"))
+    over seeds  EER %   sd          95 %  - a speaker  95 %         seeds
+    ---------------------------------------------------------------------
+    a speaker    15.0  7.0  10.0 .. 20.0            -     -    10.0, 20.0
+    """
+    reference = " ".join(reference.split())
+    header = ["over seeds", f"{title} %", "sd", "95 %", f"- {reference}"]
+    header += ["95 %", "", "seeds"]
+    table = [
+        [
+            " ".join(str(name).split()),
+            format_number(row["mean"], 100, 1),
+            format_number(row["sd"], 100, 1),
+            format_interval(row["interval"]),
+            *_difference_cells(row),
+            ", ".join(format_number(v, 100, 1) for v in row["values"]),
+        ]
+        for name, row in rows.items()
+    ]
     return align_columns(table, header, left=1)

@@ -271,7 +271,7 @@ def cosine_scores(embeddings, enrol, test, test_embeddings=None):
     -------
     scores : numpy.ndarray
         [T], in [-1, 1]; 0 where an embedding is all zeros. Memory beside the
-        embeddings is linear in T.
+        embeddings is linear in T, or some MiB.
 
     Raises
     ------
@@ -296,8 +296,8 @@ def cosine_scores(embeddings, enrol, test, test_embeddings=None):
     enrol, test = check_rows(enrol, len(left)), check_rows(test, len(right))
     if len(enrol) != len(test):
         raise InputError(f"{len(enrol)} enrolment rows, {len(test)} test rows")
-    # All pairs at once when that is no more than the trials need anyway.
-    if len(left) * len(right) <= 4 * len(enrol):
+    # All pairs at once when they are few, or no more than the trials need.
+    if len(left) * len(right) <= max(CHUNK, 4 * len(enrol)):
         scores = (left @ right.T)[enrol, test]
     else:
         scores = np.empty(len(enrol), dtype=np.result_type(left, right))

@@ -8,6 +8,7 @@ import torch
 import yaml
 
 from speechbrain_ext.evaluation.systems import equal_error_thresholds
+from speechbrain_ext.inference.model_card import model_card
 from speechbrain_ext.lobes.encoders import encoder_reference, pack_encoder
 
 _HYPERPARAMS = """\
@@ -82,6 +83,7 @@ def export_subspaces(
     seed=None,
     subspace=None,
     thresholds=None,
+    card=None,
 ):
     """Write encoder and network to a folder, complete or not at all.
 
@@ -107,6 +109,8 @@ def export_subspaces(
         Default subspace of the export. Default: the first.
     thresholds : dict
         Subspace -> cosine threshold of a verification decision.
+    card : str
+        The model card, Markdown for ``README.md``.
     """
     folder = Path(folder)
     beside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
@@ -116,6 +120,8 @@ def export_subspaces(
         _write(
             beside, encoder, network, layers, name, seed, subspace, thresholds
         )
+        if card is not None:
+            (beside / "README.md").write_text(card, encoding="utf-8")
         old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
         if folder.exists():
             os.rename(folder, old)
@@ -125,8 +131,8 @@ def export_subspaces(
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def export_systems(folder, systems, own, encoder, layers, seed, valid):
-    """Export a network and the systems beside it, each with its thresholds.
+def export_systems(folder, systems, own, encoder, layers, seed, valid, results):
+    """Export a network and the systems beside it, with thresholds and cards.
 
     Arguments
     ---------
@@ -140,6 +146,8 @@ def export_systems(folder, systems, own, encoder, layers, seed, valid):
         See :func:`export_subspaces`.
     valid : GridFeatures
         Where the thresholds are set.
+    results : dict
+        The run's ``results.json``, for the model cards.
     """
     labels = {f: valid.grid.labels(f) for f in valid.grid.factors}
     for name, system in systems.items():
@@ -153,6 +161,7 @@ def export_systems(folder, systems, own, encoder, layers, seed, valid):
             name=name,
             seed=seed,
             thresholds=equal_error_thresholds(system, valid.features, labels),
+            card=model_card(results, name),
         )
 
 

@@ -1,7 +1,10 @@
 """What a speech synthesiser is to the rest of the package."""
 
+import hashlib
 from dataclasses import asdict, dataclass
 from typing import Protocol, runtime_checkable
+
+from speechbrain_ext.utils.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,38 @@ class Voice:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class ReferenceVoice:
+    """A voice to clone, given by one recording of it.
+
+    Arguments
+    ---------
+    ID : str
+        Name of the recording, unique among the references of a grid.
+    wav : str
+        Path of the recording.
+    text : str
+        What is said in it.
+    gender : str
+        "female", "male" or "" if unknown.
+
+    Example
+    -------
+    >>> voice = ReferenceVoice("61_70968_000005", "61.wav", "Give heed!")
+    >>> voice.as_dict()["text"]
+    'Give heed!'
+    """
+
+    ID: str
+    wav: str
+    text: str
+    gender: str = ""
+
+    def as_dict(self):
+        """The fields as a plain dictionary."""
+        return asdict(self)
+
+
 @runtime_checkable
 class Synthesizer(Protocol):
     """The interface of a backend; any object with these members will do.
@@ -54,7 +89,13 @@ class Synthesizer(Protocol):
     depend on the clips rendered before it, or on the process it is rendered
     in. Grids are rendered by several processes, so a backend has to survive
     pickling; whatever is large or tied to a process is best loaded on the
-    first call of `synthesize`.
+    first call of `synthesize`, and left out of the pickle. All cells of a
+    voice are rendered one after another, so what was prepared for the voice
+    of the last call is worth keeping.
+
+    A backend that runs a neural network also has ``loads_model = True``: it
+    is rendered in one process unless more are asked for, and these start
+    afresh, because a fork of a process that uses CUDA or threads can hang.
 
     Example
     -------
@@ -95,3 +136,39 @@ class Synthesizer(Protocol):
         rate : int
             Samples a second.
         """
+
+
+def file_digest(path):
+    """A short digest of a file's content, for the settings of a backend.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file; "" gives "".
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    InputError
+        If the file can not be read.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "model.onnx"
+    >>> _ = path.write_bytes(b"weights")
+    >>> len(file_digest(path)), file_digest("")
+    (32, '')
+    """
+    if not path:
+        return ""
+    content = hashlib.blake2b(digest_size=16)
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 22):
+                content.update(block)
+    except OSError as error:
+        raise InputError(f"{path} can not be read: {error.strerror}")
+    return content.hexdigest()

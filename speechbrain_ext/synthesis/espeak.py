@@ -25,6 +25,7 @@ VOICES_CSV = Path(__file__).parent / "data" / "espeak_voices.csv"
 AUDIO_OUTPUT_SYNCHRONOUS = 2  # like RETRIEVAL, in the thread of the caller
 INITIALIZE_DONT_EXIT = 0x8000
 PARAMETER_RATE, PARAMETER_PITCH, PARAMETER_RANGE = 1, 3, 4
+RATES = (80, 450)  # words a minute; lower ones it takes as 80
 POSITION_CHARACTER = 1
 CHARS_UTF8 = 1
 
@@ -45,12 +46,12 @@ class EspeakSynthesizer:
     Arguments
     ---------
     rate : int
-        Speaking rate in words a minute, the same for all voices.
+        Speaking rate in words a minute, 80 to 450, the same for all voices.
 
     Raises
     ------
     InputError
-        If `espeakng-loader` is not installed.
+        If `espeakng-loader` is not installed, or has no such rate.
 
     Example
     -------
@@ -73,6 +74,11 @@ class EspeakSynthesizer:
                 "extra `demo`, as in "
                 "pip install 'speechbrain-interventional[demo]'"
             )
+        if not (isinstance(rate, int) and RATES[0] <= rate <= RATES[1]):
+            raise InputError(
+                f"espeak-ng has no speaking rate {rate!r}: choose a whole "
+                f"number of words a minute from {RATES[0]} to {RATES[1]}"
+            )
         self.rate = rate
         self.library_path = espeakng_loader.get_library_path()
         self.data_path = espeakng_loader.get_data_path()
@@ -81,6 +87,25 @@ class EspeakSynthesizer:
             "espeakng-loader": importlib.metadata.version("espeakng-loader"),
             "rate": rate,
         }
+
+    def at_rate(self, rate):
+        """The same synthesiser at another speaking rate.
+
+        Arguments
+        ---------
+        rate : int
+            Words a minute, 80 to 450.
+
+        Returns
+        -------
+        EspeakSynthesizer
+
+        Raises
+        ------
+        InputError
+            If espeak-ng has no such rate.
+        """
+        return EspeakSynthesizer(rate)
 
     def voices(self):
         """The measured voices, most distinct first.

@@ -1,13 +1,15 @@
 """Renders voices x sentences to audio files."""
 
 import functools
+import itertools
 import math
 import multiprocessing
 import os
+import pickle
 import re
 import sys
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import soundfile
@@ -93,36 +95,163 @@ def render_grid(
     >>> rows[0]["wav"], rows[0]["duration"]
     ('low/low_s1.wav', 0.75)
     """
-    folder = Path(folder)
-    rows, jobs = [], []
-    for voice, content, wav in grid_cells(voices, sentences):
-        rows.append(
+    cells = [
+        (
             {
                 "ID": Path(wav).stem,
                 "wav": wav,
-                "duration": _duration(folder / wav),
+                "duration": None,
                 "speaker": voice.ID,
                 "content": content,
                 "text": sentences[content],
-            }
+            },
+            voice,
         )
-        if rows[-1]["duration"] is None:
-            jobs.append((rows[-1], voice, folder / wav))
-    work = functools.partial(_render_file, synthesizer, sample_rate)
-    cells = [(row["text"], voice, path) for row, voice, path in jobs]
-    durations = _map(work, cells, num_workers)
+        for voice, content, wav in grid_cells(voices, sentences)
+    ]
+    return render_cells(
+        synthesizer,
+        cells,
+        folder,
+        sample_rate,
+        num_workers,
+        progress=progress,
+        description=description,
+    )
+
+
+def render_cells(
+    synthesizer,
+    cells,
+    folder,
+    sample_rate=16000,
+    num_workers=None,
+    shard=(0, 1),
+    progress=True,
+    description="rendering",
+):
+    """Renders any cells, each with a voice of its own, as 16-bit WAV files.
+
+    Like :func:`render_grid`, for grids in which the voice changes from cell
+    to cell, as when a speaker is cloned from several recordings.
+
+    Arguments
+    ---------
+    synthesizer : Synthesizer
+        A backend, see :mod:`speechbrain_ext.synthesis.base`.
+    cells : list of tuple
+        (row, voice): a dictionary with at least ID, wav (path relative to
+        the folder) and text, and the Voice or ReferenceVoice that says it.
+    folder : str or Path
+        Gets the files.
+    sample_rate : int
+        Samples a second in the files.
+    num_workers : int or None
+        Processes; 1 renders in this one, None takes a process a core, or
+        this one if the backend runs a neural network. The cells of a voice
+        are handed out 16 at a time.
+    shard : tuple of int
+        (index, count): only every count-th voice is rendered, from number
+        ``index`` on, with all its cells. Calls with the same cells and folder
+        and every index below ``count``, say on as many GPUs, render all.
+    progress : bool
+        Whether to show a progress bar.
+    description : str
+        What the bar is called.
+
+    Returns
+    -------
+    rows : list of dict
+        The rows in the order of the cells, with ``duration`` in seconds. It
+        is None where the cell is another shard's and not rendered yet.
+
+    Raises
+    ------
+    InputError
+        If a path is not below the folder or occurs twice, two voices share an
+        ID, the shard does not exist, or a clip comes out silent.
+    RuntimeError
+        If the backend fails: names the cell.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> from speechbrain_ext.synthesis.base import ReferenceVoice
+    >>> class Echo:
+    ...     settings = {"backend": "echo"}
+    ...
+    ...     def synthesize(self, text, voice):
+    ...         return np.sin(np.arange(800 * len(voice.text))), 8000
+    >>> voices = [ReferenceVoice(n, f"{n}.wav", n) for n in ("ann", "bo")]
+    >>> cells = [
+    ...     ({"ID": f"c{n}", "wav": f"c{n}.wav", "text": "Hi."}, voices[n % 2])
+    ...     for n in range(3)
+    ... ]
+    >>> options = dict(num_workers=1, progress=False)
+    >>> folder = tempfile.mkdtemp()
+    >>> rows = render_cells(Echo(), cells, folder, shard=(0, 2), **options)
+    >>> [row["duration"] for row in rows]
+    [0.3, None, 0.3]
+    >>> rows = render_cells(Echo(), cells, folder, shard=(1, 2), **options)
+    >>> [row["duration"] for row in rows]
+    [0.3, 0.2, 0.3]
+    """
+    folder = Path(folder)
+    groups = _groups(cells, *shard)
+    rows = [
+        {**row, "duration": _duration(folder / row["wav"])} for row, _ in cells
+    ]
+    mine = [number for group in groups for number in group]
+    missing = [n for n in mine if rows[n]["duration"] is None]
+    pieces = []
+    for group in groups:
+        todo = [n for n in group if rows[n]["duration"] is None]
+        pieces += [todo[i : i + 16] for i in range(0, len(todo), 16)]
+    work = functools.partial(_render_files, synthesizer, sample_rate, folder)
+    batches = [
+        [(rows[n]["text"], cells[n][1], rows[n]["wav"]) for n in piece]
+        for piece in pieces
+    ]
+    durations = itertools.chain.from_iterable(
+        _map(work, batches, _count_workers(synthesizer, num_workers, missing))
+    )
     bar = tqdm(
         durations,
         desc=description,
         unit="clip",
-        total=len(rows),
-        initial=len(rows) - len(jobs),
-        disable=not (progress and jobs),
+        total=len(mine),
+        initial=len(mine) - len(missing),
+        disable=not (progress and missing),
         dynamic_ncols=True,
     )
-    for (row, _, _), duration in zip(jobs, bar):
-        row["duration"] = duration
+    for number, duration in zip(missing, bar):
+        rows[number]["duration"] = duration
     return rows
+
+
+def _groups(cells, index, count):
+    """The numbers of the cells of each voice, of one shard's voices."""
+    if not 0 <= index < count:
+        raise InputError(
+            f"There is no shard ({index}, {count}): the index must be 0 to "
+            "count - 1"
+        )
+    voices, groups, wavs = {}, {}, set()
+    for number, (row, voice) in enumerate(cells):
+        wav = PurePosixPath(row["wav"])
+        if wav.is_absolute() or ".." in wav.parts:
+            raise InputError(
+                f"The cell {row['ID']!r} has the path {row['wav']!r}, which "
+                "is not below the folder of the grid"
+            )
+        # Some file systems do not tell upper from lower case.
+        if row["wav"].lower() in wavs:
+            raise InputError(f"Two cells are to be written to {row['wav']!r}")
+        wavs.add(row["wav"].lower())
+        if voices.setdefault(voice.ID, voice) != voice:
+            raise InputError(f"Two different voices have the ID {voice.ID!r}")
+        groups.setdefault(voice.ID, []).append(number)
+    return list(groups.values())[index::count]
 
 
 def grid_cells(voices, sentences):
@@ -217,13 +346,23 @@ def render_clip(synthesizer, text, voice, sample_rate=16000):
     return np.round(samples * 32767).astype(np.int16)
 
 
-def _render_file(synthesizer, sample_rate, cell):
-    """Renders one cell to its file; returns the duration in seconds."""
-    text, voice, path = cell
-    samples = render_clip(synthesizer, text, voice, sample_rate)
-    with replacing(path) as temporary:
-        soundfile.write(temporary, samples, sample_rate, subtype="PCM_16")
-    return len(samples) / sample_rate
+def _render_files(synthesizer, sample_rate, folder, batch):
+    """Renders cells to their files; returns the durations in seconds."""
+    durations = []
+    for text, voice, wav in batch:
+        try:
+            samples = render_clip(synthesizer, text, voice, sample_rate)
+        except InputError:
+            raise
+        except Exception as error:
+            raise RuntimeError(
+                f"{wav} could not be rendered (voice {voice.ID!r}, text "
+                f"{text!r}): {type(error).__name__}: {error}"
+            ) from error
+        with replacing(folder / wav) as temporary:
+            soundfile.write(temporary, samples, sample_rate, subtype="PCM_16")
+        durations.append(len(samples) / sample_rate)
+    return durations
 
 
 def _duration(path):
@@ -235,18 +374,41 @@ def _duration(path):
     return info.frames / info.samplerate if info.frames else None
 
 
-def _map(function, items, num_workers):
-    """Like map, in some processes."""
+def _count_workers(synthesizer, num_workers, missing):
+    """Processes that are worth starting, and how: (count, method)."""
+    loads_model = getattr(synthesizer, "loads_model", False)
     if num_workers is None:
-        count = getattr(os, "sched_getaffinity", lambda _: range(4))(0)
-        num_workers = min(len(count), 16)
-    num_workers = min(num_workers, len(items) // 16)
-    if num_workers < 2:
-        yield from map(function, items)
-        return
+        cores = getattr(os, "sched_getaffinity", lambda _: range(4))(0)
+        num_workers = 1 if loads_model else min(len(cores), 16)
     # A fork starts at once, where the others first import the main script
     # (with torch) again; elsewhere than on Linux it is not safe.
-    method = "fork" if sys.platform == "linux" else "spawn"
-    context = multiprocessing.get_context(method)
-    with ProcessPoolExecutor(num_workers, mp_context=context) as executor:
-        yield from executor.map(function, items, chunksize=16)
+    fork = sys.platform == "linux" and not loads_model
+    return min(num_workers, len(missing) // 16), "fork" if fork else "spawn"
+
+
+def _map(function, items, workers):
+    """Like map, in some processes."""
+    count, method = workers
+    if count < 2:
+        yield from map(function, items)
+        return
+    # The function goes to each process once, so that the synthesiser in it
+    # can keep a model from one item to the next.
+    with ProcessPoolExecutor(
+        count,
+        multiprocessing.get_context(method),
+        initializer=_set_work,
+        initargs=(pickle.dumps(function),),
+    ) as executor:
+        yield from executor.map(_do_work, items)
+
+
+def _set_work(pickled):
+    """Unpickles the function of a worker."""
+    global _work
+    _work = pickle.loads(pickled)
+
+
+def _do_work(item):
+    """Calls the function of a worker."""
+    return _work(item)

@@ -21,7 +21,7 @@ def digest(obj):
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def claim_folder(folder, settings, began="CKPT*"):
+def claim_folder(folder, settings, began="CKPT*", option="output_folder"):
     """Refuse to go on in a folder that a run with other settings began.
 
     Arguments
@@ -32,6 +32,8 @@ def claim_folder(folder, settings, began="CKPT*"):
         What determines the run, JSON-able. Kept in ``settings.json``.
     began : str
         Pattern of what a run leaves there once it has something to lose.
+    option : str
+        The script's option that names the folder, for the message.
 
     Raises
     ------
@@ -60,7 +62,7 @@ def claim_folder(folder, settings, began="CKPT*"):
             if old != new:
                 raise InputError(
                     f"{folder} holds a run with another {key} ({old}, now "
-                    f"{new}): give another --output_folder, or delete it"
+                    f"{new}): give another --{option}, or delete it"
                 )
         return
     with replacing(path) as temporary:

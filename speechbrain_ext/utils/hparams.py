@@ -1,6 +1,7 @@
 """Named option files of ``hparams/``, found in a checkout and in a wheel."""
 
 import re
+import sys
 from pathlib import Path
 
 import yaml
@@ -84,6 +85,10 @@ def find_hparams(group, name):
 def load_hparams(path, overrides=None):
     """Load a recipe's option file; what a user can mend is an InputError.
 
+    The folder above ``hparams/`` becomes importable, so that an option file
+    can name the functions of its own recipe (``!name:crema_d_prepare...``)
+    even where the script is a link to that of another recipe.
+
     Arguments
     ---------
     path : str or Path
@@ -114,6 +119,9 @@ def load_hparams(path, overrides=None):
     path = Path(path)
     if not path.is_file():
         raise InputError(f"No option file {path}: give a .yaml of hparams/")
+    recipe = str(path.resolve().parent.parent)
+    if path.resolve().parent.name == "hparams" and recipe not in sys.path:
+        sys.path.append(recipe)
     text = path.read_text(encoding="utf-8")
     known = {line.split(":")[0] for line in text.splitlines()}
     given = _given(overrides or {})

@@ -4,6 +4,10 @@
 To run this recipe:
 > python evaluate.py hparams/evaluate.yaml --export_folder EXPORT \
 >     --data_folder FOLDER [--trials LIST] [--domain_statistics target]
+On corpora as they are unpacked, [by the published protocol]:
+> python evaluate.py hparams/evaluate.yaml --export_folder EXPORT \
+>     --data_folder VOXCELEB1_TEST --voxceleb1=True --tasks='[verification]' \
+>     [--protocol=published]
 
 Writes results.json, report.txt and plots into the output folder. The pooled
 features of the exports' encoders, raw and standardised, are the baselines.
@@ -27,6 +31,7 @@ from speechbrain_ext.dataio.manifest import (
 from speechbrain_ext.evaluation.categories import pair_categories
 from speechbrain_ext.evaluation.exports import (
     by_encoder,
+    first_seeds,
     statistics_utterances,
     systems_of,
 )
@@ -46,6 +51,7 @@ from speechbrain_ext.evaluation.plots import (
     plot_score_distributions,
     plot_speakers,
 )
+from speechbrain_ext.evaluation.published import NOTE, load_protocol
 from speechbrain_ext.evaluation.report import write_json
 from speechbrain_ext.evaluation.systems import distinct, embed
 from speechbrain_ext.evaluation.verification import (
@@ -54,10 +60,11 @@ from speechbrain_ext.evaluation.verification import (
     read_trials,
     write_trials,
 )
+from speechbrain_ext.evaluation.voxceleb import voxceleb_rows
 from speechbrain_ext.inference.subspaces import load_exports
 from speechbrain_ext.utils.errors import InputError, one_line_errors
 from speechbrain_ext.utils.files import replacing
-from speechbrain_ext.utils.hparams import find_hparams, load_hparams
+from speechbrain_ext.utils.hparams import load_hparams
 
 logger = get_logger(__name__)
 
@@ -148,40 +155,48 @@ def embed_all(hparams, dataset, exports, uses, channel, run_opts):
     return vectors, controls
 
 
-def load_data(hparams):
-    """The recordings; of Speech Commands, their 12-class task."""
-    if hparams["speech_commands"]:
-        if hparams["tasks"] != ["keywords"]:
+def make_manifest(hparams, protocol):
+    """Manifest and options of a corpus that is given as its folder."""
+    corpora = {"speech_commands": "keywords", "voxceleb1": "verification"}
+    corpora = {name: task for name, task in corpora.items() if hparams[name]}
+    if len(corpora) > 1:
+        raise InputError(f"{' and '.join(corpora)}: choose one of them")
+    for name, task in corpora.items():
+        if hparams["tasks"] != [task]:
             raise InputError(
-                "speech_commands makes the keyword task (its silence has no "
-                "speaker): add --tasks='[keywords]'"
+                f"{name} makes the task {task} alone: add --tasks='[{task}]'"
             )
+        if name == "voxceleb1":
+            rows, hparams["trials"] = voxceleb_rows(
+                hparams["data_folder"],
+                hparams["trials"],
+                hparams["voxceleb1_meta"],
+            )
+            hparams["content_factor"] = None
+            hparams["gender_factor"] = "gender" if "gender" in rows[0] else None
+        else:
+            rows = speech_commands_rows(
+                hparams["data_folder"],
+                hparams["seed"],
+                silence_counts=protocol.get("silence"),
+            )
+            hparams["evaluated_split"] = hparams["evaluated_split"] or "test"
         hparams["manifest"] = f"{hparams['output_folder']}/manifest.csv"
-        rows = speech_commands_rows(hparams["data_folder"], hparams["seed"])
         write_rows(hparams["manifest"], rows)
-    check_tasks(hparams["tasks"], hparams["content_factor"] is not None)
+
+
+def load_data(hparams):
+    """The recordings that the manifest names."""
+    more = hparams["leakage_factors"]
+    check_tasks(hparams["tasks"], hparams["content_factor"] is not None, more)
     names = ("verification_factor", "content_factor", "gender_factor")
+    used = [*(hparams[name] for name in names), *(more or ())]
     return load_manifest(
         hparams["manifest"],
         hparams["data_folder"],
-        [hparams[name] for name in names if hparams[name]],
+        list(dict.fromkeys(filter(None, used))),
         hparams["columns"],
     )
-
-
-def load_scoring(hparams):
-    """How trials are scored, and whether that takes a cohort."""
-    scoring = load_hparams(find_hparams("evaluation", hparams["scoring"]))
-    needs_cohort = (
-        scoring.get("needs_cohort", False)
-        and "verification" in hparams["tasks"]
-    )
-    if needs_cohort and not hparams["cohort_split"]:
-        raise InputError(
-            f"Scoring '{hparams['scoring']}' needs a cohort: give "
-            "--cohort_split, a split of the manifest that is not evaluated"
-        )
-    return scoring["scoring"], needs_cohort
 
 
 def choose_uses(hparams, dataset, ids, trials, speakers, needs_cohort):
@@ -206,16 +221,18 @@ def choose_uses(hparams, dataset, ids, trials, speakers, needs_cohort):
 
 
 def measure(hparams, run_opts, exports):
-    """All measures in both conditions, and what the plots show."""
+    """All measures in all conditions, and what the plots show."""
+    protocol = load_protocol(hparams)
+    make_manifest(hparams, protocol)
     dataset = load_data(hparams)
-    scoring, needs_cohort = load_scoring(hparams)
     ids = in_split(dataset, hparams["evaluated_split"])
     speakers, contents, genders = load_labels(hparams, dataset, ids)
     trials = make_trials(hparams, ids, (speakers, contents, genders))
     uses, description = choose_uses(
-        hparams, dataset, ids, trials, speakers, needs_cohort
+        hparams, dataset, ids, trials, speakers, protocol["needs_cohort"]
     )
     results = {
+        "protocol": hparams["protocol"],
         "exports": list(exports),
         "manifest": {"utterances": len(ids), "speakers": len(set(speakers))},
         "domain_statistics": description,
@@ -227,10 +244,13 @@ def measure(hparams, run_opts, exports):
         "clean": None,
         "shifted": partial(hparams["channel"], seed=hparams["channel_seed"]),
     }
+    factors = None
+    if hparams["leakage_factors"]:
+        factors = factor_labels(dataset, ids, hparams["leakage_factors"])
     plotted = {}
-    for condition, channel in channels.items():
+    for condition in protocol["conditions"]:
         vectors, controls = embed_all(
-            hparams, dataset, exports, uses, channel, run_opts
+            hparams, dataset, exports, uses, channels[condition], run_opts
         )
         training = cohort = None
         if "training" in uses:
@@ -248,10 +268,12 @@ def measure(hparams, run_opts, exports):
             tasks=hparams["tasks"],
             reference=hparams["reference"],
             categories=trial_categories(hparams, trials, contents, genders),
-            scoring=scoring,
+            scoring=protocol["scoring"],
             cohort=cohort,
             keyword_training=training,
+            keyword_classifier=protocol["keyword_classifier"],
             features=controls,
+            factors=factors,
             folds=hparams["probe_folds"],
             seed=hparams["seed"],
         )
@@ -268,10 +290,14 @@ def report(folder, results, plotted, speakers):
         for condition, measures in results["conditions"].items()
     )
     text = f"statistics: {results['domain_statistics']}\n\n{text}\n"
+    if results["protocol"]:
+        text = f"{NOTE}\n\n{text}"
     with replacing(f"{folder}/report.txt") as temporary:
         temporary.write_text(text, encoding="utf-8")
     print(f"\n{text}")
     for condition, (scored, vectors) in plotted.items():
+        # Of several seeds one is drawn: the maps take longer than all else.
+        scored, vectors = first_seeds(scored), first_seeds(vectors)
         if scored:
             plot_score_distributions(
                 scored, f"{folder}/scores_{condition}.png", condition

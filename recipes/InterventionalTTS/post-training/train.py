@@ -150,20 +150,24 @@ def make_systems(hparams, network, grids, training):
     """The baselines, the network, and closed forms on the same grid."""
     grid = grids["train"]
     labels = {f: grid.grid.labels(f) for f in hparams["factors"]}
-    return {
-        "baseline": PooledFeatures(network.subspaces),
-        "baseline_standardised": PooledFeatures(
-            network.subspaces,
-            FeatureStandardiser(training.shape[1:]).fit(training),
-        ),
-        hparams["system_name"]: network,
-    } | closed_form_systems(
-        grid.features, labels, hparams["subspace_widths"], hparams["seed"]
+    trained = hparams["number_of_epochs"] > 0
+    return (
+        {
+            "baseline": PooledFeatures(network.subspaces),
+            "baseline_standardised": PooledFeatures(
+                network.subspaces,
+                FeatureStandardiser(training.shape[1:]).fit(training),
+            ),
+        }
+        | ({hparams["system_name"]: network} if trained else {})
+        | closed_form_systems(
+            grid.features, labels, hparams["subspace_widths"], hparams["seed"]
+        )
     )
 
 
 def evaluate(hparams, systems, dataset, splits, features):
-    """All systems on the test utterances: table, JSON, plots."""
+    """All systems on the test utterances: table, JSON, plots; the results."""
     factors, ids = hparams["grid_factors"], splits["test"]
     labels = factor_labels(dataset, ids, factors)
     evaluated, scored = evaluate_systems(
@@ -186,6 +190,7 @@ def evaluate(hparams, systems, dataset, splits, features):
         "systems": evaluated,
     }
     write_report(hparams["output_folder"], results, scored)
+    return results
 
 
 def main(arguments):
@@ -214,13 +219,13 @@ def main(arguments):
         hparams, dataset, splits, brain.device, not brain.noprogressbar
     )
     grids = make_grids(hparams, dataset, splits, features)
-    fit(brain, hparams, grids)
-
-    brain.load_checkpoint(hparams["checkpoint"])
+    if hparams["number_of_epochs"] > 0:  # else: baselines, closed forms only
+        fit(brain, hparams, grids)
+        brain.load_checkpoint(hparams["checkpoint"])
     if if_main_process():
         training = features["clean"].select(splits["train"], hparams["layers"])
         systems = make_systems(hparams, brain.raw_network(), grids, training)
-        evaluate(hparams, systems, dataset, splits, features)
+        results = evaluate(hparams, systems, dataset, splits, features)
         export_systems(
             hparams["output_folder"],
             systems,
@@ -229,6 +234,7 @@ def main(arguments):
             hparams["layers"],
             hparams["seed"],
             grids["valid"],
+            results,
         )
 
 

@@ -1,0 +1,1 @@
+../crema_d_prepare.py

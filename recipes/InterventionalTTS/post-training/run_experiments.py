@@ -1,0 +1,73 @@
+#!/usr/bin/env python3
+"""Experiments x encoders x layers x seeds, evaluated and put in one table.
+
+To run this recipe:
+> python run_experiments.py hparams/experiments.yaml --data_folder FOLDER \
+>     [-- OPTIONS OF train.py]
+
+A second call goes on where the first one stopped, and takes up new seeds,
+layers, encoders or experiments. What stands after "--" goes to every training
+as it is, so that all options of train.py and of SpeechBrain stay usable.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import speechbrain as sb
+from speechbrain.utils.logger import get_logger
+
+from speechbrain_ext.evaluation.experiments import write_summary
+from speechbrain_ext.utils.errors import one_line_errors
+from speechbrain_ext.utils.experiments import (
+    plan_evaluations,
+    plan_trainings,
+    run_jobs,
+)
+from speechbrain_ext.utils.hparams import load_hparams
+
+logger = get_logger(__name__)
+
+
+def main(arguments):
+    """Train, evaluate, summarise; whatever is finished is left alone."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    hparams_file, _, overrides = sb.parse_arguments(arguments[:end])
+    hparams = load_hparams(hparams_file, overrides)
+    # Relative, so that finished runs stay known in another checkout.
+    scripts = Path(os.path.relpath(Path(__file__).parent))
+    folder = hparams["output_folder"]
+    cells = plan_trainings(
+        hparams["systems"],
+        hparams["experiments"],
+        hparams["encoders"],
+        hparams["layers"],
+        hparams["seeds"],
+        hparams["sweep"],
+        folder,
+        scripts / "train.py",
+        hparams["train_options"],
+        arguments[end + 1 :],
+    )
+    evaluations = plan_evaluations(
+        cells,
+        hparams["evaluations"],
+        scripts / "evaluate.py",
+        hparams["evaluate_hparams"],
+        folder,
+    )
+    trainings = [job for cell in cells for job in cell.trainings]
+    run_jobs(trainings, hparams["devices"], description="trainings")
+    run_jobs(
+        list(evaluations.values()),
+        hparams["devices"],
+        renew=True,
+        description="evaluations",
+    )
+    write_summary(folder, cells, evaluations)
+    logger.info(f"Tables and plots in {folder}")
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main(sys.argv[1:])

@@ -1,0 +1,1 @@
+../../InterventionalTTS/post-training/evaluate.py

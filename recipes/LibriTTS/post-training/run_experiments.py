@@ -1,0 +1,1 @@
+../../InterventionalTTS/post-training/run_experiments.py

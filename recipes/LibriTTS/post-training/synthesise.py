@@ -1,0 +1,42 @@
+#!/usr/bin/env python3
+"""The interventional grid of the published set-up: LibriTTS by F5-TTS.
+
+To run this recipe:
+> python synthesise.py hparams/synthesis.yaml --libritts_folder FOLDER
+> torchrun --nproc_per_node=4 synthesise.py hparams/synthesis.yaml \
+>     --libritts_folder FOLDER
+
+The second form renders on four GPUs. For the jobs of a cluster, say
+--shard='[0, 4]' to --shard='[3, 4]' in four single calls. An interrupted call
+goes on where it stopped; the last one writes the manifest.
+"""
+
+import os
+import sys
+
+import speechbrain as sb
+import torch
+
+from speechbrain_ext.utils.errors import one_line_errors
+from speechbrain_ext.utils.hparams import load_hparams
+
+
+def main(arguments):
+    """Render this process's share of the grid."""
+    hparams_file, _, overrides = sb.parse_arguments(arguments)
+    hparams = load_hparams(hparams_file, overrides)
+    rank = int(os.environ.get("RANK", 0))
+    ranks = int(os.environ.get("WORLD_SIZE", 1))
+    shard, shards = hparams["shard"]
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+    # The processes of one call share that call's part.
+    hparams["prepare"](
+        backend=hparams["backend"](),
+        shard=(shard * ranks + rank, shards * ranks),
+    )
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main(sys.argv[1:])
