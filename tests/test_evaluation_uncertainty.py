@@ -209,11 +209,13 @@ def test_over_seeds_pairs_the_means():
     shared = 0.3 + 0.1 * rng.normal(size=200)
     own = 0.01 * rng.normal(size=(2, 200))
     values = {"base": 0.3, "a@1 x": 0.2, "a@2 x": 0.3, "b@1 x": 0.3}
+    values["base_a@2"] = 0.4  # a baseline, no seed of a system
     draws = {
         "base": shared,
         "a@1 x": shared - 0.1 + own[0],
         "a@2 x": shared + own[1],
         "b@1 x": shared + 0.5,
+        "base_a@2": shared,
     }
     rows = over_seeds(values, draws)
     row = rows["a x"]

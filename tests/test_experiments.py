@@ -273,7 +273,7 @@ def test_panels_take_single_layers_only(results):
     rows = [r | {"layers": [0, 6]} for r in summary_rows(results)]
     assert layer_panels(rows) == {}
     rows = [r | {"layers": [6]} for r in summary_rows(results)]
-    panel = layer_panels(rows)["EER, shifted"]
+    panel = layer_panels(rows)["shifted"]["EER"]
     assert panel["joint speaker"] == {6: (0.2, [0.15, 0.25])}
 
 

@@ -169,7 +169,7 @@ plot_layers`.
     Returns
     -------
     dict
-        Measure and condition -> system -> {layer: (mean, interval)}; choices
+        Condition -> measure -> system -> {layer: (mean, interval)}; choices
         of several layers are left out.
 
     Example
@@ -177,15 +177,16 @@ plot_layers`.
     >>> row = {"layers": [3], "measure": "EER", "condition": "clean",
     ...        "system": "joint", "mean": 0.2, "low": None, "high": None}
     >>> layer_panels([row])
-    {'EER, clean': {'joint': {3: (0.2, None)}}}
+    {'clean': {'EER': {'joint': {3: (0.2, None)}}}}
     """
     panels = {}
     for row in rows:
         if len(row["layers"]) != 1:
             continue
-        panel = f"{row['measure']}, {row['condition']}"
-        curve = panels.setdefault(panel, {}).setdefault(row["system"], {})
+        panel = panels.setdefault(row["condition"], {})
+        curves = panel.setdefault(row["measure"], {})
         interval = None if row["low"] is None else [row["low"], row["high"]]
+        curve = curves.setdefault(row["system"], {})
         curve[row["layers"][0]] = (row["mean"], interval)
     return panels
 
@@ -224,7 +225,10 @@ def write_summary(folder, cells, evaluations):
         groups.setdefault((recordings, cell.encoder), []).extend(rows)
         layers = ", ".join(map(str, cell.layers))
         text.append(f"## {recordings}: {cell.encoder}, layers {layers}")
-        text.append(f"statistics: {results['domain_statistics']}")
+        protocol = results.get("protocol") or "ours"
+        text.append(
+            f"statistics: {results['domain_statistics']}; protocol: {protocol}"
+        )
         text.append(markdown_table(rows))
     for (recordings, encoder), rows in groups.items():
         panels = layer_panels(rows)

@@ -136,13 +136,16 @@ def statistics_utterances(domain, every, evaluated, trials=None):
 def without_seed(name):
     """Name of the system of ``"system@seed subspace"``, for all its seeds.
 
+    Other names stay, such as that of a baseline with an export's statistics.
+
     Example
     -------
     >>> without_seed("joint@1 speaker"), without_seed("joint speaker")
     ('joint speaker', 'joint speaker')
     """
     system, _, rest = name.partition("@")
-    return f"{system} {rest.partition(' ')[2]}" if rest else name
+    subspace = rest.partition(" ")[2]
+    return f"{system} {subspace}" if subspace else name
 
 
 def first_seeds(named):
@@ -207,7 +210,7 @@ def over_seeds(values, draws=None, reference=None):
     rows = {
         system: summarise_seeds([values[name] for name in names])
         for system, names in groups.items()
-        if "@" in names[0]
+        if names != [system]
     }
     if draws is None or not rows:
         return rows

@@ -331,14 +331,15 @@ def plot_leakage(report, path, title=""):
         bar.set_label("accuracy from chance (0) to perfect (1)", fontsize=8)
 
 
-def plot_layers(panels, path, title=""):
+def plot_layers(rows, path, title=""):
     """Measures over the layers of an encoder, one panel a measure.
 
     Arguments
     ---------
-    panels : dict
-        Measure -> name of a system -> {layer: (value, interval)}, as
-        fractions; the interval is a pair of bounds or None.
+    rows : dict
+        Condition (a row of panels) -> measure -> name of a system ->
+        {layer: (value, interval)}, as fractions; the interval is a pair of
+        bounds or None.
     path : str or pathlib.Path
         Image to write, format by suffix (png, pdf, svg).
     title : str
@@ -354,40 +355,60 @@ def plot_layers(panels, path, title=""):
     >>> import tempfile, pathlib
     >>> path = pathlib.Path(tempfile.mkdtemp()) / "layers.png"
     >>> curve = {0: (0.2, [0.1, 0.3]), 6: (0.4, None)}
-    >>> plot_layers({"EER": {"baseline": curve}}, path)
+    >>> plot_layers({"clean": {"EER": {"baseline": curve}}}, path)
     >>> path.exists()
     True
     """
+    panels = {
+        (condition, measure): curves
+        for condition, measures in rows.items()
+        for measure, curves in measures.items()
+    }
     names = list(dict.fromkeys(name for one in panels.values() for name in one))
     if not names:
         raise InputError("no layers to draw")
-    colors = dict(zip(names, colormaps["tab10"].colors * 3))
-    size = (3.6 * len(panels) + 1.8, 3.4)
-    grid = (1, len(panels))
-    with _figure(path, *size, title, grid) as (figure, axes):
-        for axis, (measure, curves) in zip(axes, panels.items()):
+    styles = {
+        name: {
+            "color": colormaps["tab10"].colors[i % 10],
+            "linestyle": ("-", "--", ":")[i // 10 % 3],
+        }
+        for i, name in enumerate(names)
+    }
+    columns = max(map(len, rows.values()))
+    size = (2.7 * columns + 2.2, 2.5 * len(rows) + 0.5)
+    with _figure(path, *size, title, (len(rows), columns)) as (figure, axes):
+        axes = axes.reshape(len(rows), columns)
+        places = {
+            (condition, measure): axes[i, j]
+            for i, condition in enumerate(rows)
+            for j, measure in enumerate(rows[condition])
+        }
+        handles = {}
+        for (condition, measure), curves in panels.items():
+            axis = places[condition, measure]
             for name, curve in curves.items():
                 layers = sorted(curve)
                 values = [100 * curve[layer][0] for layer in layers]
-                axis.plot(
-                    layers, values, "o-", ms=3, color=colors[name], label=name
+                (line,) = axis.plot(
+                    layers, values, marker="o", ms=3, **styles[name]
                 )
+                handles.setdefault(name, line)
                 for layer in layers:
                     if curve[layer][1] is not None:
-                        bounds = 100 * np.asarray(curve[layer][1])
                         axis.plot(
-                            [layer] * 2, bounds, color=colors[name], alpha=0.4
+                            [layer] * 2,
+                            [100 * bound for bound in curve[layer][1]],
+                            color=styles[name]["color"],
+                            alpha=0.25,
                         )
-            axis.set_title(measure, fontsize=9)
-            axis.set_xlabel("layer")
+            axis.set_title(f"{measure} %, {condition}", fontsize=9)
+            axis.set_xlabel("layer", fontsize=8)
             axis.xaxis.get_major_locator().set_params(integer=True)
-        axes[0].set_ylabel("%")
-        shown = {}
-        for axis in axes:
-            shown |= dict(zip(*axis.get_legend_handles_labels()[::-1]))
+        for axis in set(axes.ravel()) - set(places.values()):
+            axis.set_axis_off()
         figure.legend(
-            shown.values(), shown, loc="outside right upper", frameon=False,
-            fontsize=8,
+            handles.values(), handles, loc="outside right upper",
+            frameon=False, fontsize=8,
         )  # fmt: skip
 
 
