@@ -71,7 +71,7 @@ def corpus(tmp_path_factory):
 @pytest.fixture
 def prepare(script, tmp_path):
     def run(folder, **options):
-        manifest = tmp_path / "manifest.csv"
+        manifest = tmp_path / options.pop("manifest", "manifest.csv")
         script.prepare_crema_d(folder, manifest, **options)
         with open(manifest, newline="") as file:
             return list(csv.DictReader(file))
@@ -103,8 +103,10 @@ def test_manifest(prepare, corpus):
 
 def test_actors_are_disjoint(prepare, corpus):
     drawn = []
-    for seed in (1, 1, 2):
-        rows = prepare(corpus, seed=seed, ratios=(2, 1, 1))
+    for number, seed in enumerate((1, 1, 2)):
+        rows = prepare(
+            corpus, seed=seed, ratios=(2, 1, 1), manifest=f"{number}.csv"
+        )
         splits = {row["speaker"]: row["split"] for row in rows}
         # Each actor is in one split, and all sentences are in each.
         assert all(splits[r["speaker"]] == r["split"] for r in rows)
@@ -115,6 +117,15 @@ def test_actors_are_disjoint(prepare, corpus):
             assert {row["gender"] for row in part} == {"female", "male"}
         drawn.append(splits)
     assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_the_manifest_of_a_training_stays(prepare, corpus, tmp_path):
+    rows = prepare(corpus)
+    assert prepare(corpus) == rows
+    before = (tmp_path / "manifest.csv").read_bytes()
+    with pytest.raises(InputError, match="not overwritten"):
+        prepare(corpus, seed=2)
+    assert (tmp_path / "manifest.csv").read_bytes() == before
 
 
 def test_sizes_of_the_real_corpus(script):

@@ -20,6 +20,7 @@ OPTIONS = {
     "tasks": ["verification", "keywords"],
     "trials": "veri_test2.txt",
     "voxceleb1": False,
+    "speech_commands": True,
 }
 
 
@@ -43,6 +44,7 @@ def test_values():
         ({"conditions": ["shifted"]}, "No condition 'shifted'"),
         ({"tasks": ["leakage"]}, "no task 'leakage'"),
         ({"trials": None}, "needs a trial list"),
+        ({"speech_commands": False}, "needs Speech Commands"),
     ],
 )
 def test_what_it_does_not_leave_open(option, message):

@@ -71,7 +71,7 @@ def test_what_is_missing_is_named(folder, tmp_path):
     with pytest.raises(InputError, match="No file .*mine.txt"):
         voxceleb_rows(folder, trials=tmp_path / "mine.txt")
     meta = tmp_path / "vox1_meta.csv"
-    meta.write_text("\n".join(META.splitlines()[:2]))
+    meta.write_bytes("\n".join(META.splitlines()[:2]).encode() + b" \xe9")
     with pytest.raises(InputError, match="no gender of 1 speakers.*id10271"):
         voxceleb_rows(folder)
     meta.write_text(META.replace("\t", ","))

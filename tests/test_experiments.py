@@ -98,6 +98,49 @@ def test_empty_lists(changes, message):
         plan(["joint"], **changes)
 
 
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"layers": [0, 6]}, "'0' is no choice of layers"),
+        ({"sweep": [6]}, "'6' is no choice of layers"),
+        ({"seeds": 1}, "seeds is '1': give a list"),
+        ({"encoders": "log_mel"}, "encoders is 'log_mel': give a list"),
+        ({"seeds": [1, 1]}, "Two runs .*layers_2/joint/1:"),
+        (
+            {"encoders": [{"encoder": "e", "encoder_source": f"{a}/m"}
+             for a in "xy"]},
+            "Two runs .*e-m/layers_2",
+        ),
+        ({"arguments": ["--seed=3"]}, "--seed=3 is set .*--train_options"),
+        (
+            {"options": {"number_of_epochs": 1},
+             "arguments": ["--number_of_epochs", "2"]},
+            "--number_of_epochs is set",
+        ),
+    ],
+)  # fmt: skip
+def test_lists_that_cannot_be_meant(changes, message):
+    with pytest.raises(InputError, match=message):
+        plan(["joint"], **changes)
+
+
+def test_option_files_lie_beside_the_script():
+    """So that the runner works from any folder."""
+    job = plan(["joint"], script="a/train.py")[0].trainings[0]
+    assert job.command[:2] == ["a/train.py", "a/j.yaml"]
+    sets = {"b": {"data_folder": "."}}
+    jobs = plan_evaluations([], sets, "a/e.py", "e.yaml", "out")
+    assert jobs == {}
+    cell = Cell("log_mel", [2], [job], ["out"])
+    jobs = plan_evaluations([cell], sets, "a/e.py", "e.yaml", "out")
+    assert jobs["b", 0].command[:2] == ["a/e.py", "a/e.yaml"]
+
+
+def test_a_systems_own_options_come_first():
+    [cell] = plan(["baseline"], sweep=[], options={"number_of_epochs": 9})
+    assert "--number_of_epochs=0" in cell.trainings[0].command
+
+
 def test_unknown_experiment():
     with pytest.raises(InputError, match="'jiont': the systems are baseline"):
         plan(["jiont"])
@@ -105,14 +148,14 @@ def test_unknown_experiment():
 
 def test_recordings_without_a_folder_are_left_out():
     cells = plan(["joint"])
-    sets = {"a": {"data_folder": None}, "b": {"data_folder": "x", "seed": 3}}
+    sets = {"a": {"data_folder": None}, "b": {"data_folder": ".", "seed": 3}}
     jobs = plan_evaluations(cells, sets, "evaluate.py", "e.yaml", "out")
     assert list(jobs) == [("b", 0), ("b", 1)]
     command = jobs["b", 0].command
     assert command[:4] == [
         "evaluate.py",
         "e.yaml",
-        "--data_folder=x",
+        "--data_folder=.",
         "--seed=3",
     ]
     assert command[4] == (
@@ -121,6 +164,9 @@ def test_recordings_without_a_folder_are_left_out():
     )
     with pytest.raises(InputError, match="data folder of a"):
         plan_evaluations(cells, {"a": {}}, "evaluate.py", "e.yaml", "out")
+    sets["b"]["data_folder"] = "none"
+    with pytest.raises(InputError, match="no folder none, .* of b"):
+        plan_evaluations(cells, sets, "evaluate.py", "e.yaml", "out")
 
 
 def writer(folder, text, then=""):
@@ -145,10 +191,38 @@ def test_another_command_in_a_finished_folder(tmp_path):
     assert (tmp_path / "log").read_text() == "xy"
 
 
+def test_what_reads_a_job_that_was_run_again_is_run_again(tmp_path):
+    training = writer(tmp_path / "t", "t")
+    evaluation = writer(tmp_path / "e", "e")
+    cells = [Cell("log_mel", [0], [training], ["export"])]
+    planned = plan_evaluations(
+        cells, {"r": {"data_folder": str(tmp_path)}}, "e", "e", tmp_path
+    )["r", 0]
+    assert planned.after == (training,)
+    evaluation = Job(evaluation.folder, evaluation.command, planned.after)
+    for _ in range(2):
+        run_jobs([training])
+        run_jobs([evaluation])
+    assert (tmp_path / "log").read_text() == "te"
+    (tmp_path / "t/finished.json").unlink()
+    run_jobs([training])
+    run_jobs([evaluation])
+    assert (tmp_path / "log").read_text() == "tete"
+
+
+@pytest.mark.parametrize("devices", ["cuda", []])
+def test_devices_are_a_list(devices, tmp_path):
+    with pytest.raises(InputError, match="devices"):
+        run_jobs([writer(tmp_path / "a", "a")], devices=devices)
+    assert not (tmp_path / "log").exists()
+
+
 def test_a_failure_stops_no_other_job_and_is_run_again(tmp_path):
     fails = f"open(r'{tmp_path}/ok'); print('all is well')"
     jobs = [writer(tmp_path / "a", "a", fails), writer(tmp_path / "b", "b")]
-    with pytest.raises(InputError, match="1 jobs failed, first .*No such file"):
+    with pytest.raises(
+        InputError, match="1 of 2 jobs failed, first .*No such file"
+    ):
         run_jobs(jobs)
     assert "Traceback" in (tmp_path / "a/output.txt").read_text()
     (tmp_path / "ok").touch()

@@ -9,6 +9,7 @@ from functools import partial
 import pytest
 import torch
 import yaml
+from cloning import BuzzCloner
 from conftest import ROOT
 from libritts import build_libritts
 from speechbrain.utils.checkpoints import Checkpointer
@@ -18,6 +19,7 @@ from speechbrain_ext.core import InterventionalBrain
 from speechbrain_ext.dataio.grid import BlockSampler, Grid, GridFeatures
 from speechbrain_ext.inference import SubspaceEncoder
 from speechbrain_ext.nnet.losses import contrastive_floor
+from speechbrain_ext.utils.errors import InputError
 from speechbrain_ext.utils.hparams import load_hparams
 
 RECIPE = ROOT / "recipes/LibriTTS/post-training"
@@ -144,7 +146,7 @@ def test_hub_ids(name, source):
     assert f"\nsource: {source}\n" in text
 
 
-def call(script, *arguments, cwd=RECIPE):
+def call(script, *arguments, cwd=RECIPE, stream="stdout"):
     """A script, as on the command line; returns what it printed."""
     done = subprocess.run(
         [sys.executable, script, *map(str, arguments)],
@@ -154,7 +156,24 @@ def call(script, *arguments, cwd=RECIPE):
         env=os.environ | {"PYTHONPATH": str(ROOT / "tests")},
     )
     assert done.returncode == 0, (done.stdout + done.stderr)[-2000:]
-    return done.stdout
+    return getattr(done, stream)
+
+
+def test_the_backend_is_an_option(tmp_path):
+    path = RECIPE / "hparams/synthesis.yaml"
+
+    def load(backend):
+        return load_hparams(path, f"libritts_folder: x\nbackend: {backend}")
+
+    backend = load("{nfe_step: 16, ckpt_file: f5.pt}")["backend"]
+    assert backend.func.__name__ == "F5Synthesizer"
+    assert backend.keywords == {"nfe_step": 16, "ckpt_file": "f5.pt"}
+    assert load("!name:cloning.BuzzCloner")["backend"] is BuzzCloner
+    # HyperPyYAML would hand these to F5-TTS, and fail on the next.
+    with pytest.raises(InputError, match="--backend: .* as a list"):
+        load("!name:cloning.BuzzCloner {a: 1}")
+    with pytest.raises(InputError, match="key: value.*seconds"):
+        load_hparams(path, "libritts_folder: x\nreference_seconds: {a: 1}")
 
 
 SIZES = {
@@ -183,7 +202,8 @@ def grid(tmp_path_factory):
         "--backend=!name:cloning.BuzzCloner",
         *(f"--{name}={size}" for name, size in SIZES.items()),
     ]
-    call(*command, "--shard=[0, 2]")
+    said = call(*command, "--shard=[0, 2]", stream="stderr")
+    assert "cells are left to the other shards: no manifest yet" in said
     assert not (work / "grid/manifest.csv").exists()
     call(*command, "--shard=[1, 2]")
     return work / "grid"
@@ -225,9 +245,10 @@ def experiments(grid, model, work, *arguments):
         f"--encoders=[{{encoder: wavlm_base, encoder_source: {model}}}]",
         "--layers=[[12]]",
         "--sweep=[[3]]",
-        "--evaluations={voxceleb1: {data_folder: %s, voxceleb1: False, "
+        "--train_options={number_of_epochs: 2}",
+        f"--evaluations={{voxceleb1: {{data_folder: {grid}, voxceleb1: False, "
         "trials: null, content_factor: content, tasks: [verification, "
-        "leakage]}}" % grid,
+        "leakage]}}",
         *arguments,
         "--",
         *(a for a in SMALL if not a.startswith("--number_of_epochs")),
@@ -260,6 +281,10 @@ def test_experiments_over_layers_and_seeds(grid, tmp_path):
         for path in sorted((runs).glob("*/layers_12/joint/*"))
     ]
     assert len(two) == 2 and two[0] != two[1]
+    # What all trainings are told does not make the baseline one.
+    logs = sorted(runs.glob("*/layers_12/*/1/train_log.txt"))
+    assert [path.parts[-3] for path in logs] == ["joint"]
+    assert len(logs[0].read_text().splitlines()) == 2
     assert "| joint speaker | 2 |" in printed
     assert list(runs.glob("layers_voxceleb1_*.png"))
 

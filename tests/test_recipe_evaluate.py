@@ -393,6 +393,26 @@ def test_voxceleb(evaluate, exports, voxceleb, protocol):
         assert kinds[kind]["miss"] is None
     assert kinds["f-f"]["eer"] is not None
     assert (evaluate.out / "manifest.csv").is_file()
+    # The cleaned list and the original one give different numbers.
+    assert results["trials"] == str(voxceleb / "veri_test2.txt")
+    report = (evaluate.out / "report.txt").read_text()
+    assert f"trials: {voxceleb / 'veri_test2.txt'}" in report
+
+
+def test_voxceleb_without_genders(evaluate, exports, voxceleb, capfd):
+    """No table: no rows, and that is said. One condition needs no list."""
+    (voxceleb.parent / "vox1_meta.csv").unlink()
+    results = evaluate(
+        f"--export_folder={exports / 'joint_1'}",
+        f"--data_folder={voxceleb}",
+        "--voxceleb1=True",
+        "--tasks=verification",
+        "--conditions=clean",
+    )
+    assert list(results["conditions"]) == ["clean"]
+    row = results["conditions"]["clean"]["verification"]["joint speaker"]
+    assert row["categories"] == {}
+    assert "no rows of gender pairs" in "".join(capfd.readouterr())
 
 
 def test_bad_voxceleb(evaluate, exports, voxceleb, capfd):

@@ -11,6 +11,7 @@ import inspect
 import json
 import pickle
 import random
+import re
 import sys
 import tempfile
 from collections import Counter
@@ -20,6 +21,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from conftest import ROOT
 from test_synthesis import contents
 
 from speechbrain_ext.synthesis import f5
@@ -29,6 +31,7 @@ from speechbrain_ext.synthesis.f5 import F5Synthesizer
 from speechbrain_ext.synthesis.grid import render_cells
 from speechbrain_ext.synthesis.kokoro import KokoroSynthesizer
 from speechbrain_ext.utils.errors import InputError
+from speechbrain_ext.utils.hparams import load_hparams
 
 TEXTS = [f"Lamp number {number} hums." for number in range(20)]
 
@@ -519,6 +522,25 @@ def test_kokoro_seeds_its_noise(kokoro_files):
         for seed in (1, 2, 1)
     ]
     assert clips[0] == clips[2] != clips[1]
+
+
+def test_kokoro_by_the_command_line(kokoro_files, tmp_path, monkeypatch):
+    """As the recipe's README has it."""
+    recipe = ROOT / "recipes/InterventionalTTS/post-training"
+    readme = (recipe / "../README.md").read_text(encoding="utf-8")
+    [option] = re.findall(r"--backend='(.*)'", readme)
+    monkeypatch.syspath_prepend(recipe)
+    monkeypatch.chdir(tmp_path)
+    for path, name in zip(
+        kokoro_files, ("kokoro-v1.0.onnx", "voices-v1.0.bin")
+    ):
+        path.rename(name)
+    options = load_hparams(
+        recipe / "hparams/interventional.yaml",
+        f"backend: {option}\noutput_folder: {tmp_path}",
+    )
+    backend = options["prepare"].keywords["backend"]
+    assert [voice.ID for voice in backend.voices()] == ["af_ann", "bm_bob"]
 
 
 def test_kokoro_says_where_its_files_are(kokoro_files):

@@ -12,6 +12,7 @@ cannot be: all splits say the same ones.
 """
 
 import csv
+import io
 import random
 import re
 from collections import Counter
@@ -52,7 +53,8 @@ def prepare_crema_d(
     """Writes the manifest of a CREMA-D folder.
 
     Clips that are silent, shorter than 0.5 s or longer than 10 s are left
-    out, with a line in the log that names them.
+    out, with a line in the log that names them. A manifest that is there and
+    says something else is not overwritten: a network may have learned by it.
 
     Arguments
     ---------
@@ -74,7 +76,7 @@ def prepare_crema_d(
     ------
     InputError
         If the folder is not CREMA-D or incomplete (names what is missing), a
-        file is no audio, or a split would be empty.
+        file is no audio, a split would be empty, or there is another manifest.
 
     Example
     -------
@@ -113,12 +115,28 @@ def prepare_crema_d(
     for row in rows:
         row["gender"] = genders[row["speaker"]]
         row["split"] = splits[row["speaker"]]
+    text = _as_csv(rows)
+    if Path(manifest).exists():
+        if Path(manifest).read_text(encoding="utf-8") != text:
+            raise InputError(
+                f"{manifest} is of other options or another corpus, and is "
+                "not overwritten: give another --output_folder, delete it, or "
+                "use it with --skip_prep True"
+            )
+        logger.info(f"{manifest} is there: nothing to do")
+        return
     with replacing(manifest) as temporary:
-        with open(temporary, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        temporary.write_text(text, encoding="utf-8", newline="\n")
     logger.info(f"{manifest}: {_summary(rows)}")
+
+
+def _as_csv(rows):
+    """The manifest as text."""
+    file = io.StringIO()
+    writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()
 
 
 def _check_folder(folder):

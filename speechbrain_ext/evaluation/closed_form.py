@@ -17,7 +17,7 @@ from speechbrain_ext.lobes.linear_subspaces import LinearSubspaces
 from speechbrain_ext.utils.errors import InputError
 
 
-def within_covariance(vectors, values, shrinkage="auto"):
+def within_covariance(vectors, values, shrinkage="auto", nuisance=None):
     """Class means and shrunk within-class covariance.
 
     The pooled within-class covariance S is replaced by
@@ -33,6 +33,9 @@ def within_covariance(vectors, values, shrinkage="auto"):
         [N] value of the factor of each row.
     shrinkage : float or "auto"
         The ``a`` above, in [0, 1]; ``"auto"`` estimates it.
+    nuisance : array, optional
+        [D, D] covariance of what else is to be told from the classes; it is
+        added to S before the shrinkage.
 
     Returns
     -------
@@ -71,6 +74,8 @@ def within_covariance(vectors, values, shrinkage="auto"):
     if shrinkage == "auto":
         shrinkage = ledoit_wolf_shrinkage(within, assume_centered=True)
     covariance = (within.T @ within).astype(np.float64) / count
+    if nuisance is not None:
+        covariance += nuisance
     ridge = shrinkage * np.trace(covariance) / size
     # A floor, for factors that leave no variance within their values.
     floor = max(1e-6 * np.mean(vectors**2), 1e-30)
@@ -79,7 +84,7 @@ def within_covariance(vectors, values, shrinkage="auto"):
     return counts, means, covariance
 
 
-def lda_directions(vectors, values, dims, shrinkage="auto"):
+def lda_directions(vectors, values, dims, shrinkage="auto", nuisance=None):
     """Directions of a linear discriminant analysis with a shrunk covariance.
 
     Arguments
@@ -90,7 +95,7 @@ def lda_directions(vectors, values, dims, shrinkage="auto"):
         [N] value of the factor of each row.
     dims : int
         Dimensions wanted; at most one less than there are values.
-    shrinkage : float or "auto"
+    shrinkage, nuisance
         See :func:`within_covariance`.
 
     Returns
@@ -114,7 +119,9 @@ def lda_directions(vectors, values, dims, shrinkage="auto"):
     """
     vectors = to_matrix(vectors, "features").astype(np.float64)
     vectors = vectors - vectors.mean(axis=0)
-    counts, means, covariance = within_covariance(vectors, values, shrinkage)
+    counts, means, covariance = within_covariance(
+        vectors, values, shrinkage, nuisance
+    )
     variances, axes = eigh(covariance)
     whiten = axes / np.sqrt(variances)
     between = np.sqrt(counts)[:, None] * (means @ whiten)
@@ -185,6 +192,100 @@ def grid_lda(features, labels, dims=512, shrinkage="auto", standardise=True):
         for factor, values in labels.items()
     }
     return _filled(network, directions, vectors.mean(axis=0))
+
+
+def channel_lda(
+    takes,
+    labels,
+    dims=31,
+    channel_weight=0.3,
+    shrinkage=0.2,
+    layers=None,
+):
+    """Subspaces by an LDA a factor that has seen every utterance twice.
+
+    As :func:`grid_lda` on the utterances as recorded, but what a channel does
+    to an utterance counts as variance within the classes too: the covariance
+    of the differences between the same utterance through a channel and as
+    recorded. Pooling the takes in :func:`grid_lda` instead blurs the class
+    means, and weighs the channel only once in as many takes.
+
+    Arguments
+    ---------
+    takes : torch.Tensor
+        [takes, utterances, layers, dim] of a grid: as recorded, then the same
+        utterances through random channels. Without the latter, the channel
+        is left out.
+    labels : dict
+        Factor -> its value for each utterance.
+    dims : int or dict
+        Dimensions wanted (a factor); a subspace has at most one less than its
+        factor has values.
+    channel_weight : float
+        Weight of the covariance of the channel.
+    shrinkage : float or "auto"
+        See :func:`within_covariance`.
+    layers : dict
+        Factor -> positions of the layers that it is read from, e.g.
+        ``{"content": [-1]}``. Default: all.
+
+    Returns
+    -------
+    network : LinearSubspaces
+        One subspace a factor; it standardises its input.
+
+    Raises
+    ------
+    InputError
+        With NaN features, labels that do not fit, a factor of one value, or
+        a layer that is not there.
+
+    Example
+    -------
+    >>> takes = torch.randn(2, 12, 3, 5)
+    >>> network = channel_lda(takes, {"speaker": list("aaabbbcccddd")},
+    ...                       layers={"speaker": [0]})
+    >>> network(takes[0])["speaker"].shape
+    torch.Size([12, 3])
+    """
+    if not labels:
+        raise InputError("no factor to make a subspace for")
+    dims = _widths(dims, labels)
+    n_layers, dim = takes.shape[2:]
+    network, vectors = _standardised(takes[0], {"all": 1}, True)
+    moves = [
+        to_matrix(network.standardiser(take.double()).flatten(1)) - vectors
+        for take in takes[1:]
+    ]
+    directions = {}
+    for factor, values in labels.items():
+        columns = _columns(factor, (layers or {}).get(factor), n_layers, dim)
+        nuisance = [
+            channel_weight * np.cov(move[:, columns].T, bias=True)
+            for move in moves
+        ]
+        weight = lda_directions(
+            vectors[:, columns],
+            values,
+            dims[factor],
+            shrinkage,
+            np.mean(nuisance, axis=0) if moves else None,
+        )
+        directions[factor] = np.zeros((len(weight), vectors.shape[1]))
+        directions[factor][:, columns] = weight
+    return _filled(network, directions, vectors.mean(axis=0))
+
+
+def _columns(factor, layers, n_layers, dim):
+    """Columns of some layers in features that are flattened."""
+    columns = np.arange(n_layers * dim).reshape(n_layers, dim)
+    try:
+        return columns[slice(None) if layers is None else layers].ravel()
+    except IndexError:
+        raise InputError(
+            f"layers {layers} of factor '{factor}': there are {n_layers}, "
+            "counted from 0 among those that were chosen"
+        )
 
 
 def _filled(network, directions, mean):

@@ -369,7 +369,9 @@ def leakage_report(
     (speaker, content, style) speaker is grouped by content, content and style
     by speaker. A probe is tested on groups that it was not trained on, and
     trials pair different groups, so that neither gets better for what cells
-    of the two factors share. Any further factor is not held apart.
+    of the two factors share. Any further factor is not held apart: the probe
+    of style, tested on other speakers, knows cells of content and style. Put
+    content first to test it on other contents.
 
     Arguments
     ---------

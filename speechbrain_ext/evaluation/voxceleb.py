@@ -132,7 +132,8 @@ def _listed(path):
 
 def _genders(path):
     """Speaker -> f or m."""
-    with open(path, newline="", encoding="utf-8") as file:
+    # Names of people, which are not used, may be in any encoding.
+    with open(path, newline="", encoding="utf-8", errors="replace") as file:
         rows = list(csv.reader(file, delimiter="\t"))
     header = [name.strip() for name in rows[0]] if rows else []
     if SPEAKER not in header or GENDER not in header:

@@ -32,16 +32,28 @@ class Job:
         Its ``output_folder``.
     command : list of str
         Arguments of Python, that of the folder among them.
+    after : sequence of Job
+        Those whose results it reads.
     """
 
     folder: Path
     command: list
+    after: tuple = ()
 
     def done(self):
-        """The command that this folder was finished with; None if not yet."""
+        """The command that this folder was finished with; None if not yet.
+
+        Nor if a job before it was finished later, because its folder was
+        deleted and it was run again.
+        """
         marker = Path(self.folder) / FINISHED
         if not marker.is_file():
             return None
+        time = marker.stat().st_mtime_ns
+        for job in self.after:
+            other = Path(job.folder) / FINISHED
+            if other.is_file() and other.stat().st_mtime_ns > time:
+                return None
         return json.loads(marker.read_text(encoding="utf-8"))
 
 
@@ -108,10 +120,10 @@ def plan_trainings(
     Arguments
     ---------
     systems : dict
-        Experiment -> {``hparams``: its YAML file[, ``options``: dict for the
-        script, ``layers``: its own layers in place of all others, ``seeds``:
-        how many of the seeds it takes, ``exports``: names of the folders that
-        it is evaluated by]}.
+        Experiment -> {``hparams``: its YAML file, from the script's folder[,
+        ``options``: dict for the script, ``layers``: its own layers in place
+        of all others, ``seeds``: how many of the seeds it takes, ``exports``:
+        names of the folders that it is evaluated by]}.
     experiments : list of str
         Which of them to run.
     encoders : list
@@ -128,7 +140,7 @@ def plan_trainings(
     script : str or Path
         The training script.
     options : dict
-        For every training.
+        For every training; a system's own options come first.
     arguments : sequence of str
         Further arguments of every training, as on its command line.
 
@@ -139,7 +151,8 @@ def plan_trainings(
     Raises
     ------
     InputError
-        On an unknown experiment, or an empty list.
+        On an unknown experiment, an empty list, two runs of one folder, or an
+        argument that is among the options.
 
     Example
     -------
@@ -151,20 +164,22 @@ def plan_trainings(
     ([0], ['out/log_mel/layers_0/joint/1/export', \
 'out/log_mel/layers_0/joint/2/export'])
     """
-    for name, given in (
-        ("experiments", experiments),
-        ("encoders", encoders),
-        ("layers", layers),
-        ("seeds", seeds),
-    ):
-        if not given:
-            raise InputError(f"The list {name} is empty: name at least one")
+    _check_lists(
+        experiments=experiments, encoders=encoders, layers=layers, seeds=seeds
+    )
+    for one in [*layers, *sweep]:
+        if not isinstance(one, list):
+            raise InputError(
+                f"'{one}' is no choice of layers: each is a list, as in "
+                "--layers='[[0], [6], [0, 6]]'"
+            )
     unknown = set(experiments) - set(systems)
     if unknown:
         raise InputError(
             f"Unknown experiment '{min(unknown)}': the systems are "
             f"{', '.join(systems)}"
         )
+    hparams = Path(script).parent
     wanted = [(one, seeds) for one in layers]
     wanted += [(one, seeds[:1]) for one in sweep if one not in layers]
     cells = {}
@@ -182,7 +197,7 @@ def plan_trainings(
                 for seed in chosen_seeds[: system.get("seeds")]:
                     job = _training(
                         folder / experiment / str(seed),
-                        [str(script), system["hparams"]],
+                        [str(script), str(hparams / system["hparams"])],
                         encoder
                         | {"layers": chosen, "seed": seed}
                         | (options or {})
@@ -194,11 +209,37 @@ def plan_trainings(
                         job.folder / export
                         for export in system.get("exports", ["export"])
                     )
+    folders = [job.folder for cell in cells.values() for job in cell.trainings]
+    for folder in folders:
+        if folders.count(folder) > 1:
+            raise InputError(
+                f"Two runs have the folder {folder}: something is listed "
+                "twice, or two encoders have folders of one name"
+            )
     return list(cells.values())
+
+
+def _check_lists(**given):
+    """Raises if an option is no list, or empty."""
+    for name, values in given.items():
+        if not isinstance(values, (list, tuple)):
+            raise InputError(
+                f"{name} is '{values}': give a list, as in --{name}='[...]'"
+            )
+        if not values:
+            raise InputError(f"The list {name} is empty: name at least one")
 
 
 def _training(folder, script, options, arguments):
     options = options | {"output_folder": str(folder)}
+    for argument in arguments:
+        name = argument.partition("=")[0].removeprefix("--")
+        if name in options:
+            raise InputError(
+                f"{argument} is set for {folder} already, and cannot stand "
+                f"after '--': give it as --train_options='{{{name}: ...}}', "
+                "which yields to what an experiment needs, or in the lists"
+            )
     return Job(folder, script + as_arguments(options) + list(arguments))
 
 
@@ -213,7 +254,7 @@ def plan_evaluations(cells, evaluations, script, hparams, output_folder):
         Name of a set -> options of the evaluation script. One without a
         ``data_folder`` is left out.
     script, hparams : str or Path
-        The evaluation script and its option file.
+        The evaluation script and its option file, from the script's folder.
     output_folder : str or Path
         Of everything.
 
@@ -225,13 +266,14 @@ def plan_evaluations(cells, evaluations, script, hparams, output_folder):
     Raises
     ------
     InputError
-        If no set has a data folder.
+        If no set has a data folder, or one is not there.
 
     Example
     -------
     >>> cell = Cell("log_mel", [0], [], ["a/export"])
+    >>> wavs = str(getfixture("tmp_path"))
     >>> jobs = plan_evaluations(
-    ...     [cell], {"real": {"data_folder": "wavs"}}, "evaluate.py",
+    ...     [cell], {"real": {"data_folder": wavs}}, "evaluate.py",
     ...     "evaluate.yaml", "out")
     >>> str(jobs["real", 0].folder)
     'out/log_mel/layers_0/evaluation_real'
@@ -248,6 +290,14 @@ def plan_evaluations(cells, evaluations, script, hparams, output_folder):
         )
     for name in evaluations.keys() - known.keys():
         logger.warning(f"No data folder for {name}: left out")
+    # Now, rather than after all trainings.
+    for name, options in known.items():
+        if not Path(options["data_folder"]).is_dir():
+            raise InputError(
+                f"There is no folder {options['data_folder']}, the data folder "
+                f"of {name}"
+            )
+    start = [str(script), str(Path(script).parent / hparams)]
     jobs = {}
     for name, options in known.items():
         for number, cell in enumerate(cells):
@@ -259,8 +309,9 @@ def plan_evaluations(cells, evaluations, script, hparams, output_folder):
                 "export_folder": [str(path) for path in cell.exports],
                 "output_folder": str(folder),
             }
-            command = [str(script), str(hparams), *as_arguments(options)]
-            jobs[name, number] = Job(folder, command)
+            jobs[name, number] = Job(
+                folder, start + as_arguments(options), tuple(cell.trainings)
+            )
     return jobs
 
 
@@ -286,8 +337,8 @@ def run_jobs(jobs, devices=(None,), renew=False, description="runs"):
     Raises
     ------
     InputError
-        If a folder is of another command, or jobs failed: names the first
-        and the last line that it wrote.
+        If a folder is of another command, there is no device, or jobs failed:
+        names the first and the last line that it wrote.
 
     Example
     -------
@@ -298,6 +349,7 @@ def run_jobs(jobs, devices=(None,), renew=False, description="runs"):
     >>> (folder / "a.txt").read_text()
     'x'
     """
+    _check_lists(devices=devices)
     waiting = []
     for job in jobs:
         before = job.done()
@@ -334,7 +386,9 @@ def run_jobs(jobs, devices=(None,), renew=False, description="runs"):
         )
         failed = [failure for failure in bar if failure]
     if failed:
-        raise InputError(f"{len(failed)} jobs failed, first {failed[0]}")
+        raise InputError(
+            f"{len(failed)} of {len(waiting)} jobs failed, first {failed[0]}"
+        )
 
 
 def _difference(before, command):

@@ -104,8 +104,8 @@ def load_hparams(path, overrides=None):
     Raises
     ------
     InputError
-        If the file is missing, an option is unknown, or one that has no
-        default was not given.
+        If the file is missing, an option is unknown or does not fit the
+        file, or one that has no default was not given.
 
     Example
     -------
@@ -143,6 +143,14 @@ def load_hparams(path, overrides=None):
         if not str(error.args[0]).startswith("Invalid argument to"):
             raise
         raise InputError(f"{path}: {'; '.join(map(str, error.args))}")
+    except ValueError as error:
+        # {key: value} where the file has none. Other causes have no override.
+        if not str(error.args[0]).startswith("The structure of the overrides"):
+            raise
+        raise InputError(
+            f"An option was given as {{key: value}} that is no such thing in "
+            f"{path}: {error.args[1]}"
+        )
 
 
 def _given(overrides):
@@ -154,7 +162,16 @@ def _given(overrides):
     except yaml.YAMLError as error:
         problem = " ".join(str(error).split())
         raise InputError(f"The options cannot be read as YAML: {problem}")
-    names = [key.value for key, _ in node.value] if node else []
+    options = node.value if node else []
+    for key, value in options:
+        # HyperPyYAML would keep the tag of the file, or fail.
+        if value.tag.startswith("!") and isinstance(value, yaml.MappingNode):
+            raise InputError(
+                f"--{key.value}: after {value.tag} HyperPyYAML takes no "
+                "{key: value} from the command line: give the arguments as a "
+                "list, [first, second], or in an option file"
+            )
+    names = [key.value for key, _ in options]
     for name in names:
         if names.count(name) > 1:
             raise InputError(f"Option --{name} is given twice")

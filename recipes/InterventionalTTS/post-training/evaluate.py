@@ -118,7 +118,8 @@ def embed_all(hparams, dataset, exports, uses, channel, run_opts):
     Arguments
     ---------
     uses : dict
-        ``test``, ``training`` (of keywords), ``statistics`` -> IDs.
+        ``test``, ``training`` (of keywords), ``cohort``, ``statistics`` ->
+        IDs.
 
     Returns
     -------
@@ -157,32 +158,37 @@ def embed_all(hparams, dataset, exports, uses, channel, run_opts):
 
 def make_manifest(hparams, protocol):
     """Manifest and options of a corpus that is given as its folder."""
-    corpora = {"speech_commands": "keywords", "voxceleb1": "verification"}
-    corpora = {name: task for name, task in corpora.items() if hparams[name]}
-    if len(corpora) > 1:
-        raise InputError(f"{' and '.join(corpora)}: choose one of them")
-    for name, task in corpora.items():
-        if hparams["tasks"] != [task]:
-            raise InputError(
-                f"{name} makes the task {task} alone: add --tasks='[{task}]'"
-            )
-        if name == "voxceleb1":
-            rows, hparams["trials"] = voxceleb_rows(
-                hparams["data_folder"],
-                hparams["trials"],
-                hparams["voxceleb1_meta"],
-            )
-            hparams["content_factor"] = None
-            hparams["gender_factor"] = "gender" if "gender" in rows[0] else None
-        else:
-            rows = speech_commands_rows(
-                hparams["data_folder"],
-                hparams["seed"],
-                silence_counts=protocol.get("silence"),
-            )
-            hparams["evaluated_split"] = hparams["evaluated_split"] or "test"
-        hparams["manifest"] = f"{hparams['output_folder']}/manifest.csv"
-        write_rows(hparams["manifest"], rows)
+    tasks = {"speech_commands": "keywords", "voxceleb1": "verification"}
+    chosen = [corpus for corpus in tasks if hparams[corpus]]
+    if not chosen:
+        return
+    if len(chosen) > 1:
+        raise InputError(f"{' and '.join(chosen)}: choose one of them")
+    task = tasks[chosen[0]]
+    if hparams["tasks"] != [task]:
+        raise InputError(
+            f"{chosen[0]} makes the task {task} alone: add --tasks='[{task}]'"
+        )
+    if hparams["voxceleb1"]:
+        rows, trials = voxceleb_rows(
+            hparams["data_folder"],
+            hparams["trials"],
+            hparams["voxceleb1_meta"],
+        )
+        hparams["trials"] = str(trials)
+        hparams["content_factor"] = None
+        hparams["gender_factor"] = "gender" if "gender" in rows[0] else None
+        if hparams["gender_factor"] is None:
+            logger.warning("No vox1_meta.csv: no rows of gender pairs")
+    else:
+        rows = speech_commands_rows(
+            hparams["data_folder"],
+            hparams["seed"],
+            silence_counts=protocol.get("silence"),
+        )
+        hparams["evaluated_split"] = hparams["evaluated_split"] or "test"
+    hparams["manifest"] = f"{hparams['output_folder']}/manifest.csv"
+    write_rows(hparams["manifest"], rows)
 
 
 def load_data(hparams):
@@ -236,6 +242,7 @@ def measure(hparams, run_opts, exports):
         "exports": list(exports),
         "manifest": {"utterances": len(ids), "speakers": len(set(speakers))},
         "domain_statistics": description,
+        "trials": hparams["trials"],
         "scoring": hparams["scoring"],
         "tasks": hparams["tasks"],
         "conditions": {},
@@ -289,7 +296,10 @@ def report(folder, results, plotted, speakers):
         format_measures(condition, measures)
         for condition, measures in results["conditions"].items()
     )
-    text = f"statistics: {results['domain_statistics']}\n\n{text}\n"
+    header = f"statistics: {results['domain_statistics']}"
+    if results["trials"]:
+        header += f"\ntrials: {results['trials']}"
+    text = f"{header}\n\n{text}\n"
     if results["protocol"]:
         text = f"{NOTE}\n\n{text}"
     with replacing(f"{folder}/report.txt") as temporary:
@@ -318,8 +328,9 @@ def main(arguments):
     """Load the exports, measure, report."""
     hparams_file, run_opts, overrides = sb.parse_arguments(arguments)
     hparams = load_hparams(hparams_file, overrides)
-    if isinstance(hparams["tasks"], str):
-        hparams["tasks"] = [hparams["tasks"]]
+    for name in ("tasks", "conditions"):
+        if isinstance(hparams[name], str):
+            hparams[name] = [hparams[name]]
     exports = load_exports(
         hparams["export_folder"], hparams["export_names"], run_opts.device
     )

@@ -7,7 +7,9 @@ To run this recipe:
 
 A second call goes on where the first one stopped, and takes up new seeds,
 layers, encoders or experiments. What stands after "--" goes to every training
-as it is, so that all options of train.py and of SpeechBrain stay usable.
+as it is, so that all options of train.py and of SpeechBrain stay usable;
+--train_options='{number_of_epochs: 100}' does not touch what an experiment
+sets itself, as the baseline its 0 epochs.
 """
 
 import os
@@ -37,6 +39,11 @@ def main(arguments):
     # Relative, so that finished runs stay known in another checkout.
     scripts = Path(os.path.relpath(Path(__file__).parent))
     folder = hparams["output_folder"]
+    sb.create_experiment_directory(
+        experiment_directory=folder,
+        hyperparams_to_save=hparams_file,
+        overrides=overrides,
+    )
     cells = plan_trainings(
         hparams["systems"],
         hparams["experiments"],

@@ -11,6 +11,7 @@ The second form renders on four GPUs. For the jobs of a cluster, say
 goes on where it stopped; the last one writes the manifest.
 """
 
+import logging
 import os
 import sys
 
@@ -23,6 +24,7 @@ from speechbrain_ext.utils.hparams import load_hparams
 
 def main(arguments):
     """Render this process's share of the grid."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     hparams_file, _, overrides = sb.parse_arguments(arguments)
     hparams = load_hparams(hparams_file, overrides)
     rank = int(os.environ.get("RANK", 0))
