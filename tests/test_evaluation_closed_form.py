@@ -6,6 +6,7 @@ import torch
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from speechbrain_ext.evaluation.closed_form import (
+    channel_lda,
     grid_lda,
     lda_directions,
     pca_subspaces,
@@ -210,3 +211,75 @@ def test_what_is_refused():
     for widths in ({}, {"speaker": 0}):
         with pytest.raises(InputError, match="at least one dimension"):
             LinearSubspaces([1, 4], widths)
+
+
+def channels(seed=0):
+    """A grid as recorded and in three takes, whose channel moves one axis."""
+    rng = np.random.default_rng(seed)
+    speakers, contents = np.divmod(np.arange(240), 12)
+    of_speakers = rng.standard_normal((20, 8)) * [1, 1, 1, 1, 0, 0, 0, 0]
+    of_contents = rng.standard_normal((12, 8)) * [0, 0, 0, 0, 1, 1, 1, 1]
+    recorded = of_speakers[speakers] + of_contents[contents]
+    recorded = recorded + 0.1 * rng.standard_normal(recorded.shape)
+    takes = np.repeat(recorded[None], 4, axis=0)
+    takes[1:, :, 0] += 5 * rng.standard_normal((3, 240))
+    labels = {"speaker": speakers, "content": contents}
+    return torch.tensor(takes).float().unsqueeze(2), labels
+
+
+def test_channel_lda_gives_up_what_the_channel_moves():
+    takes, labels = channels()
+    shares = {}
+    for weight in (0.0, 1.0):
+        network = channel_lda(takes, labels, 4, channel_weight=weight)
+        rows = network.projections["speaker"].weight.numpy()
+        shares[weight] = np.linalg.norm(rows[:, 0]) / np.linalg.norm(rows)
+    assert shares[1.0] < 0.3 * shares[0.0]
+
+
+def test_channel_lda_without_channels_is_lda():
+    takes, labels = channels()
+    plain = grid_lda(takes[0], labels, 4, shrinkage=0.3)
+    for network in (
+        channel_lda(takes[:1], labels, 4),
+        channel_lda(takes, labels, 4, channel_weight=0.0),
+    ):
+        for factor, vectors in network(takes[0]).items():
+            expected = plain(takes[0])[factor]
+            # Directions are known up to their sign.
+            assert torch.allclose(
+                vectors.abs(), expected.abs(), rtol=1e-3, atol=1e-3
+            )
+
+
+def test_channel_lda_reads_each_factor_from_its_layers():
+    takes, labels = channels()
+    other = torch.randn(takes.shape, generator=torch.manual_seed(0))
+    both = torch.cat([takes, other], dim=2)
+    network = channel_lda(both, labels, 4, layers={"speaker": [0]})
+    alone = channel_lda(takes, labels, 4)
+    assert torch.allclose(
+        network(both[0])["speaker"].abs(),
+        alone(takes[0])["speaker"].abs(),
+        rtol=1e-3,
+        atol=1e-3,
+    )
+    changed = both[0].clone()
+    changed[:, 1] += 1
+    moved, before = network(changed), network(both[0])
+    assert torch.equal(moved["speaker"], before["speaker"])
+    assert not torch.allclose(moved["content"], before["content"])
+
+
+def test_channel_lda_gives_all_dimensions_to_a_factor_without_a_number():
+    takes, labels = channels()
+    network = channel_lda(takes, labels, {"speaker": 2})
+    assert network.widths == {"speaker": 2, "content": 8}
+
+
+def test_channel_lda_refusals():
+    takes, labels = channels()
+    with pytest.raises(InputError, match="layers \\[3\\] of factor 'speaker'"):
+        channel_lda(takes, labels, layers={"speaker": [3]})
+    with pytest.raises(InputError, match="no factor"):
+        channel_lda(takes, {})

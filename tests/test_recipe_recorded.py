@@ -74,12 +74,13 @@ def test_results(finished):
     assert results["grid"] == {
         "factors": {"speaker": 4, "content": 6},
         "utterances": 46,
-        "augmented_takes": 1,
+        "augmented_takes": 2,
     }
     assert list(results["systems"]) == [
         "baseline",
         "baseline_standardised",
-        "joint",
+        "published",
+        "recommended",
         "grid_lda",
         "pca",
         "random_projection",
@@ -89,7 +90,8 @@ def test_results(finished):
     for system, entry in results["systems"].items():
         for name, subspace in entry["subspaces"].items():
             expected = 560 if "baseline" in system else dims[name]
-            expected = lda[name] if system == "grid_lda" else expected
+            if system in ("grid_lda", "recommended"):
+                expected = lda[name]
             assert subspace["dim"] == expected
             for condition in ("clean", "shifted"):
                 measured = subspace[condition]
@@ -102,7 +104,7 @@ def test_results(finished):
                 assert 0 <= measured["content"]["accuracy"] <= 1
         assert system in printed
     # The buzzes differ in pitch: even a few steps must find that.
-    joint = results["systems"]["joint"]["subspaces"]["speaker"]
+    joint = results["systems"]["published"]["subspaces"]["speaker"]
     assert joint["clean"]["verification"]["eer"] < 0.35
 
 
@@ -118,6 +120,7 @@ def test_files(finished):
         "save/last/network.ckpt",
         "export/hyperparams.yaml",
         "export/network.ckpt",
+        "export_published/network.ckpt",
         "export_grid_lda/network.ckpt",
     ):
         assert (out / name).is_file(), name
@@ -135,13 +138,13 @@ def test_export(finished, small_grid, tmp_path):
     wavs = torch.randn(3, 8000)
     lens = torch.tensor([1.0, 0.5, 0.8])
     speaker = model.encode_batch(wavs, lens, subspace="speaker")
-    assert speaker.shape == (3, 1, 12)
-    assert model.encode_batch(wavs, subspace="content").shape == (3, 1, 10)
+    assert speaker.shape == (3, 1, 3)
+    assert model.encode_batch(wavs, subspace="content").shape == (3, 1, 5)
     alone = model.encode_batch(wavs[1, :4000])
     assert torch.allclose(speaker[1], alone[0], rtol=1e-4, atol=1e-5)
     paths = [str(small_grid / f"wav/s7_c{i}_0.wav") for i in (1, 2)]
     one = model.encode_file(paths[0])
-    assert one.shape == (1, 1, 12)
+    assert one.shape == (1, 1, 3)
     score, decision = model.verify_files(*paths)
     other = model.encode_file(paths[1])
     expected = torch.cosine_similarity(one[0], other[0])
@@ -153,7 +156,7 @@ def test_export(finished, small_grid, tmp_path):
     content = SubspaceEncoder.from_hparams(
         source=str(moved), overrides={"subspace": "content"}
     )
-    assert content.encode_batch(wavs).shape == (3, 1, 10)
+    assert content.encode_batch(wavs).shape == (3, 1, 5)
 
 
 def test_target_statistics(finished, small_grid):
@@ -190,7 +193,7 @@ def test_second_run_recomputes_nothing(finished, small_grid, train, capfd):
         path: path.stat().st_mtime_ns
         for path in (work / "features").rglob("features.npy")
     }
-    assert len(stamps) == 3
+    assert len(stamps) == 4  # as recorded, two takes, shifted
     train(*folders(small_grid, work))
     assert stamps == {path: path.stat().st_mtime_ns for path in stamps}
     assert json.loads(first) == json.loads(
@@ -279,6 +282,8 @@ def break_grid(folder, how):
         ("", ["--extraction={dtype: int8}"], "Unknown dtype 'int8'"),
         ("", ["--train_block={speaker: 1, content: 1}"], "nothing to compare"),
         ("", ["--checkpoint=first"], "expected best or last"),
+        ("", ["--network_takes=3"], "network_takes is 3"),
+        ("", ["--exported=joint"], "expected published or recommended"),
     ],
 )
 def test_bad_input_is_one_line(
@@ -302,7 +307,8 @@ def test_a_folder_holds_one_run(finished, small_grid, train, capfd):
     """Checkpoints of other options are not taken for those of this run."""
     before = (finished[0] / "out/results.json").read_text()
     for option, name in (
-        ("--augmented_takes=0", "augmented_takes"),
+        ("--augmented_takes=1", "augmented_takes"),
+        ("--recommended={shrinkage: 0.5}", "recommended"),
         ("--network={layer_mixture: True}", "network"),
         ("--number_of_epochs=4", "number_of_epochs"),
     ):
@@ -380,14 +386,17 @@ def test_arabic_grid_with_moonshine(shared, train, tmp_path):
         assert str(shared) not in text.read_text()
     assert (export / "encoder.ckpt").stat().st_size > 1e7  # copied in
     model = SubspaceEncoder.from_hparams(source=str(export))
-    assert model.encode_batch(torch.randn(1, 16000)).shape == (1, 1, 12)
+    assert model.encode_batch(torch.randn(1, 16000)).shape == (1, 1, 17)
 
 
 def test_model_cards(finished):
     """Each export says what it is and what this run measured of it."""
     work, _ = finished
     results = json.loads((work / "out/results.json").read_text())
-    for folder, name in (("export", "joint"), ("export_grid_lda", "grid_lda")):
+    for folder, name in (
+        ("export", "recommended"),
+        ("export_published", "published"),
+    ):
         card = (work / "out" / folder / "README.md").read_text()
         assert f"# {name}: subspaces of log_mel" in card
         for system in ("baseline", name):
@@ -408,7 +417,7 @@ def test_model_cards(finished):
 def test_without_epochs_there_is_no_network(train, small_grid, tmp_path):
     train(*folders(small_grid, tmp_path), "--number_of_epochs=0")
     results = json.loads((tmp_path / "out/results.json").read_text())
-    assert "joint" not in results["systems"]
+    assert "published" not in results["systems"]
     assert "grid_lda" in results["systems"]
-    assert not (tmp_path / "out/export").exists()
+    assert not (tmp_path / "out/export_published").exists()
     assert (tmp_path / "out/export_pca/network.ckpt").is_file()

@@ -314,6 +314,17 @@ def extract_conditions(
     }
 
 
+def takes_of(features):
+    """The takes among the results of :func:`extract_conditions`.
+
+    Example
+    -------
+    >>> takes_of({"clean": 1, "take1": 2, "shifted": 3})
+    [1, 2]
+    """
+    return [one for name, one in features.items() if name != "shifted"]
+
+
 def grid_features(dataset, ids, features, factors, layers=None, name="grid"):
     """Utterances of a grid; each source of features is a further take.
 

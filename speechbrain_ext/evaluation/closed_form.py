@@ -197,9 +197,9 @@ def grid_lda(features, labels, dims=512, shrinkage="auto", standardise=True):
 def channel_lda(
     takes,
     labels,
-    dims=31,
-    channel_weight=0.3,
-    shrinkage=0.2,
+    dims=60,
+    channel_weight=1.0,
+    shrinkage=0.3,
     layers=None,
 ):
     """Subspaces by an LDA a factor that has seen every utterance twice.
@@ -219,8 +219,8 @@ def channel_lda(
     labels : dict
         Factor -> its value for each utterance.
     dims : int or dict
-        Dimensions wanted (a factor); a subspace has at most one less than its
-        factor has values.
+        Dimensions wanted (a factor; all if it is not named); a subspace has
+        at most one less than its factor has values.
     channel_weight : float
         Weight of the covariance of the channel.
     shrinkage : float or "auto"
@@ -267,7 +267,7 @@ def channel_lda(
         weight = lda_directions(
             vectors[:, columns],
             values,
-            dims[factor],
+            dims.get(factor, vectors.shape[1]),
             shrinkage,
             np.mean(nuisance, axis=0) if moves else None,
         )

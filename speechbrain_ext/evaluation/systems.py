@@ -19,6 +19,7 @@ from speechbrain_ext.evaluation.verification import (
     equal_error_rate,
     generate_trials,
 )
+from speechbrain_ext.lobes.subspaces import FeatureStandardiser, PooledFeatures
 
 # Enough for an EER to 0.01 points; more only cost time.
 MAX_TRIALS = 500_000
@@ -58,6 +59,34 @@ def embed(system, features, batch_size=4096):
     return {
         name: torch.cat([part[name] for part in parts]).float().cpu()
         for name in parts[0]
+    }
+
+
+def baseline_systems(subspaces, training):
+    """The pooled features as they are, and standardised.
+
+    Arguments
+    ---------
+    subspaces : list of str
+        Names under which they are returned.
+    training : torch.Tensor
+        [utterances, layers, dim] that the statistics are taken from.
+
+    Returns
+    -------
+    dict
+        ``baseline`` and ``baseline_standardised``, each a
+        :class:`speechbrain_ext.lobes.subspaces.PooledFeatures`.
+
+    Example
+    -------
+    >>> list(baseline_systems(["speaker"], torch.randn(5, 1, 2)))
+    ['baseline', 'baseline_standardised']
+    """
+    standardiser = FeatureStandardiser(training.shape[1:]).fit(training)
+    return {
+        "baseline": PooledFeatures(subspaces),
+        "baseline_standardised": PooledFeatures(subspaces, standardiser),
     }
 
 

@@ -17,12 +17,14 @@ The second form reads FOLDER/manifest.csv, or what --manifest gives.
 import sys
 
 import speechbrain as sb
+import torch
 from speechbrain.utils.distributed import if_main_process, run_on_main
 
 from speechbrain_ext.core import InterventionalBrain
 from speechbrain_ext.dataio.feature_cache import (
     extract_conditions,
     grid_features,
+    takes_of,
 )
 from speechbrain_ext.dataio.grid import BlockSampler
 from speechbrain_ext.dataio.manifest import (
@@ -32,21 +34,22 @@ from speechbrain_ext.dataio.manifest import (
     split_manifest,
 )
 from speechbrain_ext.evaluation.systems import (
+    baseline_systems,
     closed_form_systems,
     evaluate_systems,
     grid_summary,
     write_report,
 )
 from speechbrain_ext.inference.export import export_systems
-from speechbrain_ext.lobes.subspaces import FeatureStandardiser, PooledFeatures
 from speechbrain_ext.utils.errors import InputError, one_line_errors
 from speechbrain_ext.utils.files import claim_folder, digest
 from speechbrain_ext.utils.hparams import load_hparams
 
-# Beside data, encoder, network and loss: what makes a training another one.
+# Beside data, encoder, heads and loss: what makes a run another one.
 SETTINGS = (
-    *("seed", "layers", "augmented_takes", "channel_seed", "factors"),
-    *("train_block", "valid_block", "number_of_epochs", "max_grad_norm"),
+    *("seed", "layers", "augmented_takes", "network_takes", "channel_seed"),
+    *("factors", "train_block", "valid_block", "number_of_epochs"),
+    "max_grad_norm",
 )
 
 
@@ -56,7 +59,7 @@ def claim(hparams, dataset, splits):
     settings["encoder"] = hparams["encoder_model"].identity
     settings["network"] = hparams["network"].config
     settings["loss"] = hparams["loss"].config
-    for key in ("channel", "opt_class", "lr_scheduler"):
+    for key in ("channel", "opt_class", "lr_scheduler", "recommended"):
         settings[key] = getattr(hparams[key], "keywords", {})
     for split, ids in splits.items():
         labels = factor_labels(dataset, ids, hparams["grid_factors"])
@@ -64,8 +67,8 @@ def claim(hparams, dataset, splits):
     claim_folder(hparams["save_folder"], settings)
 
 
-def load_data(hparams):
-    """The manifest as a dataset whose audio was checked, and its splits."""
+def check_options(hparams):
+    """Refuse options that would only fail, or be ignored, later on."""
     judged = [hparams["verification_factor"], hparams["content_factor"]]
     for factor in hparams["factors"] + judged:
         if factor not in hparams["grid_factors"]:
@@ -73,6 +76,22 @@ def load_data(hparams):
                 f"Factor '{factor}' is not one of grid_factors "
                 f"({', '.join(hparams['grid_factors'])}): add it there"
             )
+    if hparams["network_takes"] > hparams["augmented_takes"]:
+        raise InputError(
+            f"network_takes is {hparams['network_takes']}, and augmented_takes "
+            f"{hparams['augmented_takes']}: give at most as many"
+        )
+    names = [hparams["system_name"]]
+    names += ["recommended"] if hparams["recommended"] else []
+    if hparams["exported"] not in names:
+        raise InputError(
+            f"exported is '{hparams['exported']}': expected "
+            f"{' or '.join(names)}"
+        )
+
+
+def load_data(hparams):
+    """The manifest as a dataset whose audio was checked, and its splits."""
     dataset = load_manifest(
         hparams["manifest"],
         hparams["data_folder"],
@@ -109,13 +128,12 @@ def extract(hparams, dataset, splits, device, progress):
 
 
 def make_grids(hparams, dataset, splits, features):
-    """Training and validation grid; each augmentation is a further take."""
-    takes = [one for name, one in features.items() if name != "shifted"]
+    """Training and validation grid of the network, with its takes."""
     return {
         split: grid_features(
             dataset,
             splits[split],
-            takes,
+            takes_of(features)[: 1 + hparams["network_takes"]],
             hparams["grid_factors"],
             hparams["layers"],
             f"{split} grid",
@@ -146,23 +164,22 @@ def fit(brain, hparams, grids):
     )
 
 
-def make_systems(hparams, network, grids, training):
-    """The baselines, the network, and closed forms on the same grid."""
-    grid = grids["train"]
+def make_systems(hparams, network, grid, takes):
+    """The baselines, the network, the recommended head, other closed forms.
+
+    The recommended head is fitted to takes [takes, utterances, layers, dim],
+    the training utterances as recorded and through channels; the other closed
+    forms are fitted to what the network was trained on.
+    """
     labels = {f: grid.grid.labels(f) for f in hparams["factors"]}
-    trained = hparams["number_of_epochs"] > 0
-    return (
-        {
-            "baseline": PooledFeatures(network.subspaces),
-            "baseline_standardised": PooledFeatures(
-                network.subspaces,
-                FeatureStandardiser(training.shape[1:]).fit(training),
-            ),
-        }
-        | ({hparams["system_name"]: network} if trained else {})
-        | closed_form_systems(
-            grid.features, labels, hparams["subspace_widths"], hparams["seed"]
-        )
+    systems = baseline_systems(network.subspaces, takes[0])
+    if hparams["number_of_epochs"] > 0:
+        systems[hparams["system_name"]] = network
+    if hparams["recommended"]:
+        recorded = {f: values[: takes.shape[1]] for f, values in labels.items()}
+        systems["recommended"] = hparams["recommended"](takes, recorded)
+    return systems | closed_form_systems(
+        grid.features, labels, hparams["subspace_widths"], hparams["seed"]
     )
 
 
@@ -198,6 +215,7 @@ def main(arguments):
     hparams_file, run_opts, overrides = sb.parse_arguments(arguments)
     sb.utils.distributed.ddp_init_group(run_opts)
     hparams = load_hparams(hparams_file, overrides)
+    check_options(hparams)
     sb.create_experiment_directory(
         experiment_directory=hparams["output_folder"],
         hyperparams_to_save=hparams_file,
@@ -223,13 +241,20 @@ def main(arguments):
         fit(brain, hparams, grids)
         brain.load_checkpoint(hparams["checkpoint"])
     if if_main_process():
-        training = features["clean"].select(splits["train"], hparams["layers"])
-        systems = make_systems(hparams, brain.raw_network(), grids, training)
+        takes = torch.stack(
+            [
+                take.select(splits["train"], hparams["layers"])
+                for take in takes_of(features)
+            ]
+        )
+        systems = make_systems(
+            hparams, brain.raw_network(), grids["train"], takes
+        )
         results = evaluate(hparams, systems, dataset, splits, features)
         export_systems(
             hparams["output_folder"],
             systems,
-            hparams["system_name"],
+            hparams["exported"],
             hparams["encoder_model"],
             hparams["layers"],
             hparams["seed"],
