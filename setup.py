@@ -38,6 +38,7 @@ setup(
     package_dir={"speechbrain_ext.hparams": "hparams"},
     package_data={
         "speechbrain_ext.hparams": ["*/*.yaml"],
+        "speechbrain_ext.models": ["*/*"],
         "speechbrain_ext.synthesis": ["data/*"],
     },
     install_requires=[

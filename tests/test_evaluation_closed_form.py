@@ -281,5 +281,7 @@ def test_channel_lda_refusals():
     takes, labels = channels()
     with pytest.raises(InputError, match="layers \\[3\\] of factor 'speaker'"):
         channel_lda(takes, labels, layers={"speaker": [3]})
+    with pytest.raises(InputError, match="channel_weight .* got -1"):
+        channel_lda(takes, labels, channel_weight=-1)
     with pytest.raises(InputError, match="no factor"):
         channel_lda(takes, {})

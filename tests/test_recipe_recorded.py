@@ -75,6 +75,7 @@ def test_results(finished):
         "factors": {"speaker": 4, "content": 6},
         "utterances": 46,
         "augmented_takes": 2,
+        "network_takes": 0,
     }
     assert list(results["systems"]) == [
         "baseline",
@@ -399,6 +400,8 @@ def test_model_cards(finished):
     ):
         card = (work / "out" / folder / "README.md").read_text()
         assert f"# {name}: subspaces of log_mel" in card
+        heard = "with 2 augmented take(s)" in card
+        assert heard == (name == "recommended")
         for system in ("baseline", name):
             for subspace, entry in results["systems"][system][
                 "subspaces"

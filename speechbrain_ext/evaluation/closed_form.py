@@ -222,7 +222,7 @@ def channel_lda(
         Dimensions wanted (a factor; all if it is not named); a subspace has
         at most one less than its factor has values.
     channel_weight : float
-        Weight of the covariance of the channel.
+        Weight of the covariance of the channel; not negative.
     shrinkage : float or "auto"
         See :func:`within_covariance`.
     layers : dict
@@ -237,8 +237,8 @@ def channel_lda(
     Raises
     ------
     InputError
-        With NaN features, labels that do not fit, a factor of one value, or
-        a layer that is not there.
+        With NaN features, labels that do not fit, a factor of one value, a
+        layer that is not there, or a negative weight.
 
     Example
     -------
@@ -250,26 +250,28 @@ def channel_lda(
     """
     if not labels:
         raise InputError("no factor to make a subspace for")
+    if channel_weight < 0:
+        raise InputError(
+            f"channel_weight must not be negative, got {channel_weight}"
+        )
     dims = _widths(dims, labels)
     n_layers, dim = takes.shape[2:]
     network, vectors = _standardised(takes[0], {"all": 1}, True)
-    moves = [
-        to_matrix(network.standardiser(take.double()).flatten(1)) - vectors
-        for take in takes[1:]
-    ]
     directions = {}
     for factor, values in labels.items():
         columns = _columns(factor, (layers or {}).get(factor), n_layers, dim)
-        nuisance = [
-            channel_weight * np.cov(move[:, columns].T, bias=True)
-            for move in moves
-        ]
+        recorded, nuisance = vectors[:, columns], None
+        for take in takes[1:]:
+            moved = network.standardiser(take.double()).flatten(1)
+            moved = to_matrix(moved[:, columns]) - recorded
+            covariance = np.cov(moved.T, bias=True) / (len(takes) - 1)
+            nuisance = covariance + (0 if nuisance is None else nuisance)
         weight = lda_directions(
-            vectors[:, columns],
+            recorded,
             values,
             dims.get(factor, vectors.shape[1]),
             shrinkage,
-            np.mean(nuisance, axis=0) if moves else None,
+            None if nuisance is None else channel_weight * nuisance,
         )
         directions[factor] = np.zeros((len(weight), vectors.shape[1]))
         directions[factor][:, columns] = weight

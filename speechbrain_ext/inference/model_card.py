@@ -74,7 +74,9 @@ def model_card(results, name):
     subspaces = results["systems"][name]["subspaces"]
     first = next(iter(subspaces))
     chance = subspaces[first]["clean"]["content"]["chance"]
-    takes = results["grid"].get("augmented_takes")
+    # The other systems are fitted to what the network is trained on.
+    used = "augmented_takes" if name == "recommended" else "network_takes"
+    takes = results["grid"].get(used)
     return _CARD.format(
         tags=", ".join(["speech-embeddings", *subspaces]),
         name=name,

@@ -107,6 +107,7 @@ def load_data(hparams):
 
 def extract(hparams, dataset, splits, device, progress):
     """Pooled features as recorded, in augmented takes, and across channels."""
+    needed = "augmented_takes" if hparams["recommended"] else "network_takes"
 
     def run():
         return extract_conditions(
@@ -114,7 +115,7 @@ def extract(hparams, dataset, splits, device, progress):
             splits,
             hparams["encoder_model"],
             hparams["channel"],
-            hparams["augmented_takes"],
+            hparams[needed],
             hparams["channel_seed"],
             label=hparams["encoder_label"],
             cache_folder=hparams["cache_folder"],
@@ -197,12 +198,13 @@ def evaluate(hparams, systems, dataset, splits, features):
         labels[hparams["content_factor"]],
     )
     grid = grid_summary(factor_labels(dataset, splits["train"], factors))
+    takes = ("augmented_takes", "network_takes")
     results = {
         "encoder": hparams["encoder_label"],
         "encoder_identity": hparams["encoder_model"].identity,
         "layers": hparams["layers"],
         "seed": hparams["seed"],
-        "grid": grid | {"augmented_takes": hparams["augmented_takes"]},
+        "grid": grid | {key: hparams[key] for key in takes},
         "test_grid": grid_summary(labels),
         "systems": evaluated,
     }

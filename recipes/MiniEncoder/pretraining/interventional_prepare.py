@@ -1,0 +1,1 @@
+../../InterventionalTTS/interventional_prepare.py
