@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import pathlib
+import uuid
 
 from speechbrain_ext.utils.errors import InputError
 
@@ -96,7 +97,9 @@ def replacing(path):
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    # Threads and machines that share the folder may have one process number.
+    own = uuid.uuid4().hex[:12]
+    temporary = path.with_name(f".{path.stem}.{own}{path.suffix}")
     try:
         yield temporary
         os.replace(temporary, path)
