@@ -4,7 +4,7 @@ import csv
 import json
 from pathlib import Path
 
-from speechbrain_ext.evaluation.exports import without_seed
+from speechbrain_ext.evaluation.exports import over_seeds, without_seed
 from speechbrain_ext.evaluation.measure import MAIN
 from speechbrain_ext.evaluation.plots import plot_layers
 from speechbrain_ext.evaluation.report import format_number
@@ -70,15 +70,19 @@ def summary_rows(results):
             ]
         leakage = measures.get("leakage", {"subspaces": {}, "factors": {}})
         for factor in leakage["factors"]:
-            values = {}
-            for name, entry in leakage["subspaces"].items():
-                accuracy = entry["probe"][factor]["accuracy"]
-                if accuracy is not None:
-                    name = without_seed(name)
-                    values.setdefault(name, []).append(accuracy)
+            known = {
+                name: entry["probe"][factor]["accuracy"]
+                for name, entry in leakage["subspaces"].items()
+                if entry["probe"][factor]["accuracy"] is not None
+            }
+            found = {
+                name: summarise_seeds([accuracy])
+                for name, accuracy in known.items()
+                if without_seed(name) == name
+            } | over_seeds(known)
             rows += [
-                _row(condition, f"{factor} probe", name, summarise_seeds(known))
-                for name, known in values.items()
+                _row(condition, f"{factor} probe", name, row)
+                for name, row in found.items()
             ]
     return rows
 
