@@ -14,6 +14,7 @@ from speechbrain.utils.parameter_transfer import Pretrainer
 from speechbrain_ext.lobes.encoders import (
     PackedEncoder,
     PooledEncoder,
+    choose_layers,
     encoder_reference,
     feature_shape,
     load_encoder,
@@ -704,3 +705,16 @@ def test_feature_shape(encoder_of):
         feature_shape(encoder, [3])
     with pytest.raises(InputError, match="1 layer, 0 to 0"):
         feature_shape(encoder_of("log_mel"), [1])
+
+
+def test_an_encoders_file_names_the_layers_that_are_taken(encoder_of, tmp_path):
+    assert choose_layers(encoder_of("wavlm group")) == [-1]
+    assert choose_layers(encoder_of("wavlm group"), [0, 2]) == [0, 2]
+    text = (hparams_folder() / "encoders/log_mel.yaml").read_text()
+    (tmp_path / "mine.yaml").write_text(f"layers: [0, -1]\n{text}")
+    mine = load_encoder(tmp_path / "mine.yaml")
+    assert choose_layers(mine) == [0, -1] and choose_layers(mine, [0]) == [0]
+    assert feature_shape(mine) == [2, 560]
+    (tmp_path / "mine.yaml").write_text(f"layers: [4]\n{text}")
+    with pytest.raises(InputError, match="Layer 4 does not exist"):
+        feature_shape(load_encoder(tmp_path / "mine.yaml"))

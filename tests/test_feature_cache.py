@@ -9,12 +9,20 @@ import pytest
 import soundfile
 import torch
 
+from speechbrain_ext.augment.channel import RandomChannel
 from speechbrain_ext.dataio.feature_cache import (
     _batches,
     audio_digests,
+    extract_conditions,
     extract_features,
 )
-from speechbrain_ext.dataio.manifest import check_audio, load_manifest, subset
+from speechbrain_ext.dataio.manifest import (
+    SPLITS,
+    check_audio,
+    in_split,
+    load_manifest,
+    subset,
+)
 from speechbrain_ext.utils.errors import InputError
 
 
@@ -65,6 +73,26 @@ def test_values_and_order(dataset, tmp_path):
     chosen = features.select(ids, layers=[-1])
     assert chosen.shape == (2, 1, 2) and chosen.dtype == torch.float32
     assert chosen[0, 0, 1] == features.array[7, 1, 1]
+
+
+def test_conditions_have_no_takes_that_nobody_reads(dataset, tmp_path):
+    """Validation utterances are in as many takes as the network has."""
+    splits = {name: in_split(dataset, name) for name in SPLITS}
+    found = extract_conditions(
+        *(dataset, splits, Statistics(), RandomChannel, 2, 1, 7000),
+        cache_folder=tmp_path,
+        progress=False,
+    )
+    train, valid, test = splits.values()
+    assert {name: one.ids for name, one in found.items()} == {
+        "clean": train + valid + test,
+        "take1": train + valid,
+        "take2": train,
+        "shifted": test,
+    }
+    one = train[:1]
+    values = [found[name].select(one) for name in ("clean", "take1", "take2")]
+    assert len({value.sum().item() for value in values}) == 3
 
 
 def test_second_time_nothing_is_computed(dataset, tmp_path):

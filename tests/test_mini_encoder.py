@@ -32,7 +32,7 @@ def recipe(monkeypatch):
     """Makes the modules of the recipe importable, for one test."""
     monkeypatch.syspath_prepend(str(RECIPE))
     yield
-    for name in ("clips", "tasks", "teacher", "mini_prepare"):
+    for name in ("clips", "tasks", "teacher", "voices", "mini_prepare"):
         sys.modules.pop(name, None)
 
 
@@ -156,7 +156,8 @@ def test_slice_of_the_pretraining_runs_and_goes_on(tmp_path, small_grid):
     assert re.findall(r"epoch: (\d)", log) == ["1", "2", "3"]
     losses = [float(x) for x in re.findall(r"valid distil: ([\d.e+-]+)", log)]
     assert losses[-1] < losses[0]
-    assert "train speaker_accuracy" in log and "train word_accuracy" in log
+    for task in ("speaker_accuracy", "word_accuracy", "heard", "voice"):
+        assert f"train {task}" in log
 
     check_sums(tmp_path / "out/model")
     encoder = load_encoder("mini", tmp_path / "out/model")
@@ -173,7 +174,7 @@ def test_evaluation_gives_a_row_a_layer(tmp_path, small_grid):
             f"--data_folder={small_grid}",
             f"--output_folder={tmp_path}/out",
             f"--cache_folder={tmp_path}/features",
-            *("--skip_prep=True", "--min_clips=2", "--sentence_step=1"),
+            *("--skip_prep=True", "--min_clips=2"),
             f"--keywords={{words: {small_grid}}}",
             f"--speakers={{voices: {small_grid}}}",
             "--encoders={mini: null}",
@@ -206,12 +207,15 @@ def test_crops_and_the_teachers_frames_stay_aligned(tmp_path, recipe):
     soundfile.write(tmp_path / "a.wav", wave, 16000)
     rows = [{"ID": "a", "wav": "a.wav", "speaker": "x", "word": ""}]
     write_manifest(tmp_path / "manifest.csv", rows)
-    clips = Clips(tmp_path, [{"folder": tmp_path}])
+    clips = Clips(tmp_path, [{"folder": tmp_path, "repeat": 3}])
     assert len(clips) == 2 and clips.speakers[0] == 0
     assert clips.speakers[1] == clips.words[1] == -1  # labels left unused
     assert clips.lengths.tolist() == [30_720, 30_000]
+    assert clips.repeats.tolist() == [1, 3]
+    assert len(clips.speech(0)) == 30_000  # without what makes it longer
     frames = np.arange(clips.frame_starts[-1])[:, None, None]
-    crops = Crops(clips, frames, None, [0, 1], 1.0, channel_share=0.0)
+    voices = torch.zeros(2, 1)
+    crops = Crops(clips, frames, voices, None, [0, 1, 1], 1.0, 0.0)
     offsets = set()
     for crops.epoch in range(8):
         item = crops[1]
@@ -223,6 +227,8 @@ def test_crops_and_the_teachers_frames_stay_aligned(tmp_path, recipe):
             range(wanted, wanted + n_frames(16000))
         )
     assert len(offsets) > 2
+    # A clip that is repeated gives other crops.
+    assert not torch.equal(crops[1]["wav"], crops[2]["wav"])
     network = load_encoder("mini").network.model
     for length in (895, 1278, 1279, 16000):
         made = network._get_feat_extract_output_lengths(length)
@@ -234,15 +240,86 @@ def test_distillation_ignores_padding_and_is_zero_for_the_teacher(recipe):
 
     loss = Distillation(4, 2)
     targets = 3 + 2 * torch.randn(2, 5, 2, 4)
-    loss.fit_statistics(targets.flatten(0, 1))
+    loss.fit_statistics(targets.flatten(0, 1), targets.mean(dim=1))
     mask = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
     hidden = [targets[:, :, n].clone() for n in range(2)]
     for layer in hidden:
         layer[1, 3:] = 1e6
-    assert loss(hidden, targets, mask).abs().max() < 1e-5
+    for part in loss(hidden, targets, mask):
+        assert part.abs().max() < 1e-5
     hidden[1][0, 0] += 1
-    assert loss(hidden, targets, mask)[0] < 1e-5
-    assert loss(hidden, targets, mask)[1] > 1e-2
+    for part in loss(hidden, targets, mask):
+        assert part[0] < 1e-5 and part[1] > 1e-2
+
+
+def test_pooled_distillation_is_one_for_the_mean_of_all_clips(recipe):
+    """Also where most of the variance is in one direction."""
+    from tasks import Distillation
+
+    torch.manual_seed(0)
+    loss = Distillation(4, 1)
+    scale = torch.tensor([10.0, 1.0, 1.0, 1.0])
+    targets = (torch.randn(500, 1, 1, 4) * scale).expand(-1, 3, -1, -1)
+    loss.fit_statistics(targets.flatten(0, 1), targets.mean(dim=1))
+    mask = torch.ones(500, 3, dtype=torch.bool)
+    mean = targets.mean(dim=(0, 1)).expand(500, 3, 4)
+    assert loss([mean], targets, mask)[1].item() == pytest.approx(1, abs=0.02)
+    # All that is left to learn is in directions of little variance.
+    nearly = mean.clone()
+    nearly[..., 0] = targets[:, :, 0, 0]
+    plain = (nearly - targets[:, :, 0]).square().sum(-1).mean() / 103
+    assert plain < 0.04 < 0.3 < loss([nearly], targets, mask)[1]
+
+
+def test_regression_is_zero_when_right_and_one_for_the_mean(recipe):
+    from tasks import Regression
+
+    torch.manual_seed(0)
+    task = Regression(6, 2)
+    pooled = 50 + 3 * torch.randn(400, 6)
+    wanted = pooled[:, :2] - 50
+    for _ in range(500):
+        task(pooled, wanted)
+    task.eval()
+    torch.nn.init.zeros_(task.head.weight)
+    torch.nn.init.zeros_(task.head.bias)
+    assert task(pooled, wanted).item() == pytest.approx(1, abs=0.01)
+    with torch.no_grad():
+        task.head.weight[:, :2] = torch.diag(pooled[:, :2].std(dim=0))
+    assert task(pooled, wanted) < 0.01
+    assert torch.isfinite(task(pooled[:1], wanted[:1]))
+
+
+def test_voice_tells_speakers_apart_and_needs_no_label(tmp_path, recipe):
+    """As heard without a channel it is that of the clip as recorded."""
+    import soundfile
+    from clips import Clips
+    from conftest import write_manifest
+    from voices import Voice
+
+    for part, speakers in (("made", range(4)), ("real", range(4, 7))):
+        rows = []
+        (tmp_path / part).mkdir()
+        for speaker in speakers:
+            for content in range(6):
+                name = f"{speaker}-{content}"
+                wave = voiced(speaker, content)
+                soundfile.write(tmp_path / part / f"{name}.wav", wave, 16000)
+                row = {"ID": name, "wav": f"{name}.wav", "word": ""}
+                rows.append(row | {"speaker": str(speaker)})
+        write_manifest(tmp_path / part / "manifest.csv", rows)
+    clips = Clips(tmp_path / "made", [{"folder": tmp_path / "real"}])
+    voice = Voice(dims=10)
+    voices = voice.fit(clips)
+    assert voices.shape == (42, 3) and voice.dims == 3
+    assert voices[:24].square().mean().item() == pytest.approx(1)
+    groups = voices[:24].reshape(4, 6, 3)
+    within = groups.var(dim=1).mean()
+    assert within < 0.1 * groups.mean(dim=1).var(dim=0).mean()
+    assert voices[24:].reshape(3, 6, 3).mean(dim=1).std(dim=0).min() > 0.1
+    wav = clips.speech(30)[None]
+    heard = voice(wav, torch.tensor([wav.shape[1]]))
+    assert torch.allclose(heard[0], voices[30], atol=1e-5)
 
 
 def test_clips_without_a_label_do_not_count(recipe):
@@ -271,22 +348,29 @@ def test_nothing_of_the_grids_tests_is_in_pretraining(recipe):
     from speechbrain_ext.synthesis.espeak import VOICES_CSV, read_voices
 
     voices = read_voices(VOICES_CSV)
-    speakers = mini_prepare.draw_speakers(voices, 40, random.Random(1))
-    assert len({voice.ID for voice in speakers}) == 40
-    counts = {"train": 32, "valid": 8, "test": 16}
+    timbres = mini_prepare.WarpedSynthesizer().timbres()
+    speakers = mini_prepare.draw_speakers(
+        voices, timbres, 200, random.Random(1)
+    )
+    assert len({voice.ID for voice in speakers}) == 200
+    counts = {"train": 64, "valid": 8, "test": 16}
     grid = split_voices(voices, counts, 1986)
     held_out = {v.variant for v in grid["valid"] + grid["test"]}
-    assert not held_out & {voice.variant for voice in speakers}
-    counts = {"train": 128, "valid": 128, "test": 64}
+    used = {voice.variant for voice in speakers}
+    assert not held_out & used and "mike2" not in used  # Mike is held out
+    assert {v.variant for v in grid["train"]} < used
+    counts = {"train": 64, "valid": 128, "test": 64}
     said = split_sentences(counts, 1986).values()
     known = {text for part in said for text in part.values()}
     assert not known & set(mini_prepare.new_sentences(300, 5).values())
-    text = (RECIPE / "hparams/evaluate.yaml").read_text()
-    for split, count in mini_prepare.GRID_VOICES.items():
-        assert f"n_{split}_voices: {count}\n" in text
-    for split, count in mini_prepare.GRID_SENTENCES.items():
-        assert f"n_{split}_sentences: {count}\n" in text
-    assert f"grid_seed: {mini_prepare.GRID_SEED}\n" in text
+    default = "recipes/InterventionalTTS/post-training/hparams/interventional"
+    for path in (RECIPE / "hparams/evaluate.yaml", ROOT / f"{default}.yaml"):
+        text = path.read_text()
+        for split, count in mini_prepare.GRID_VOICES.items():
+            assert f"n_{split}_voices: {count}\n" in text
+        for split, count in mini_prepare.GRID_SENTENCES.items():
+            assert f"n_{split}_sentences: {count}\n" in text
+        assert f"grid_seed: {mini_prepare.GRID_SEED}\n" in text
 
 
 def test_made_up_words_are_distinct_and_of_all_languages(recipe):

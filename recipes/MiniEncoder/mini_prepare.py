@@ -1,13 +1,14 @@
 """Synthesises the speech that the mini encoder is pre-trained on.
 
 Many pseudo-speakers, each of whom says sentences and single words of his own.
-A pseudo-speaker is a timbre of espeak-ng at some pitch and range whose speech
-is played a little faster or slower, which moves the formants as another vocal
-tract would. Words are made up, in several languages, for the sake of their
-sounds; a word is said by many speakers.
+A pseudo-speaker is a timbre of espeak-ng with a pitch, range and speaking rate
+of his own, whose speech is played a little faster or slower, which moves the
+formants as another vocal tract would. Words are made up, in several languages,
+for the sake of their sounds; a word is said by many speakers.
 
-Of a grid of 32, 8 and 16 voices (that of ``hparams/evaluate.yaml``), the
-timbres of the validation and test splits are left out, and all sentences.
+The timbres of the validation and test splits of the default grid (that of
+``interventional.yaml`` and ``hparams/evaluate.yaml``) are left out, and all of
+its sentences. Timbres that no grid has are taken too.
 """
 
 import csv
@@ -15,6 +16,7 @@ import dataclasses
 import functools
 import multiprocessing
 import random
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from interventional_prepare import split_sentences, split_voices
@@ -32,12 +34,13 @@ logger = get_logger(__name__)
 
 COLUMNS = ["ID", "wav", "duration", "speaker", "word", "text"]
 
-# The grid of hparams/evaluate.yaml.
+# The default grid, of interventional.yaml and of hparams/evaluate.yaml.
 GRID_SEED = 1986
-GRID_VOICES = {"train": 32, "valid": 8, "test": 16}
-GRID_SENTENCES = {"train": 128, "valid": 128, "test": 64}
+GRID_VOICES = {"train": 64, "valid": 8, "test": 16}
+GRID_SENTENCES = {"train": 64, "valid": 128, "test": 64}
 
 ACCENTS = ("en-us", "en-gb-x-rp", "en-gb-scotland", "en-029")
+RATES = (110, 220)  # words a minute
 WARPS = (0.84, 0.88, 0.92, 0.96, 1.0, 1.04, 1.08, 1.12, 1.18)
 
 # Consonants, vowels and what may end a word, by alphabet.
@@ -68,27 +71,35 @@ LANGUAGES = {
 
 @dataclasses.dataclass(frozen=True)
 class WarpedVoice(Voice):
-    """A voice whose speech is played ``warp`` times as fast."""
+    """A voice with a rate, whose speech is played ``warp`` times as fast."""
 
+    rate: int = 175
     warp: float = 1.0
 
 
 class WarpedSynthesizer(EspeakSynthesizer):
     """espeak-ng that knows warped voices."""
 
+    def timbres(self):
+        """Variant and gender of all, also of those that no grid has."""
+        known = {voice.variant: voice.gender for voice in self.voices()}
+        files = sorted(Path(self.data_path, "voices/!v").iterdir())
+        return {file.name: known.get(file.name, "") for file in files}
+
     def synthesize(self, text, voice):
         """As of the base class, with the rate that warps the speech."""
-        samples, rate = super().synthesize(text, voice)
+        plain = EspeakSynthesizer(voice.rate)
+        samples, rate = plain.synthesize(text, voice)
         # Whole hundreds, or resampling would need a very long filter.
         return samples, 100 * round(rate * voice.warp / 100)
 
 
 def prepare_mini(
     data_folder,
-    n_speakers=256,
+    n_speakers=640,
     n_sentences=8,
-    n_words=28,
-    n_vocabulary=448,
+    n_words=32,
+    n_vocabulary=1024,
     seed=2026,
 ):
     """Renders the speech and writes ``manifest.csv``.
@@ -127,28 +138,30 @@ def prepare_mini(
         logger.info(f"Speech found in {data_folder}: nothing to do")
         return
     rng = random.Random(seed)
-    voices = draw_speakers(synthesizer.voices(), n_speakers, rng)
+    voices = draw_speakers(
+        synthesizer.voices(), synthesizer.timbres(), n_speakers, rng
+    )
     vocabulary = make_words(n_vocabulary, rng)
     if n_words > len(vocabulary):
         raise InputError(
             f"n_words is {n_words}, but n_vocabulary only {n_vocabulary}"
         )
     sentences = new_sentences(max(n_sentences, 2 * n_speakers), seed)
-    rows = []
-    for voice in tqdm(voices, desc="speakers", dynamic_ncols=True):
-        said = {None: dict(rng.sample(sorted(sentences.items()), n_sentences))}
-        for word in rng.sample(sorted(vocabulary), n_words):
-            language = word.rpartition("-")[0]
-            said.setdefault(language, {})[word] = vocabulary[word]
-        for language, texts in said.items():
-            accent = language or voice.accent
-            part = _render(
-                synthesizer,
-                [dataclasses.replace(voice, accent=accent)],
-                texts,
-                data_folder / "wav",
-            )
-            rows += [_row(row, language) for row in part]
+    said = [
+        _choose(sentences, n_sentences, rng) | _choose(vocabulary, n_words, rng)
+        for _ in voices
+    ]
+    speak = functools.partial(
+        _speak, synthesizer=synthesizer, folder=data_folder / "wav"
+    )
+    with ProcessPoolExecutor() as executor:
+        parts = tqdm(
+            executor.map(speak, voices, said),
+            desc="speakers",
+            total=len(voices),
+            dynamic_ncols=True,
+        )
+        rows = [row for part in parts for row in part]
     with replacing(data_folder / "manifest.csv") as temporary:
         with open(temporary, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
@@ -156,6 +169,24 @@ def prepare_mini(
             writer.writerows(rows)
     hours = sum(row["duration"] for row in rows) / 3600
     logger.info(f"{data_folder}: {len(rows)} clips, {hours:.1f} hours")
+
+
+def _choose(texts, count, rng):
+    """Some of the texts."""
+    return dict(rng.sample(sorted(texts.items()), count))
+
+
+def _speak(voice, texts, synthesizer, folder):
+    """Rows of the clips of a speaker; words are said in their language."""
+    by_accent = {}
+    for key, text in texts.items():
+        language = key.rpartition("-")[0]
+        by_accent.setdefault(language or voice.accent, {})[key] = text
+    rows = []
+    for accent, part in by_accent.items():
+        speaker = dataclasses.replace(voice, accent=accent)
+        rows += _render(synthesizer, [speaker], part, folder)
+    return [_row(row) for row in rows]
 
 
 def _render(synthesizer, voices, texts, folder):
@@ -177,20 +208,55 @@ def _render(synthesizer, voices, texts, folder):
     return render(*arguments)
 
 
-def _row(row, language):
+def _row(row):
     """A row of the manifest from one of a rendered grid."""
     content = row.pop("content")
-    word = content if language else ""
+    word = content if "-" in content else ""
     return {**row, "wav": f"wav/{row['wav']}", "word": word}
 
 
-def draw_speakers(voices, count, rng):
-    """Pseudo-speakers from the training voices of the grid.
+def allowed_timbres(voices, timbres):
+    """Timbres that the default grid does not judge by.
 
     Arguments
     ---------
     voices : list of Voice
-        All voices of the synthesiser.
+        All voices that a grid may have.
+    timbres : dict
+        All variants of the synthesiser -> gender.
+
+    Returns
+    -------
+    list of tuple
+        (variant, gender), without those of the grid's validation and test
+        splits and, among variants that no grid has, without their numbered
+        siblings (``Mike`` and ``mike2``).
+    """
+    splits = split_voices(voices, GRID_VOICES, GRID_SEED)
+    held_out = {v.variant for split in ("valid", "test") for v in splits[split]}
+    siblings = {_family(variant) for variant in held_out}
+    in_grids = {voice.variant for voice in voices}
+    return [
+        (variant, gender)
+        for variant, gender in sorted(timbres.items())
+        if variant not in held_out
+        and (variant in in_grids or _family(variant) not in siblings)
+    ]
+
+
+def _family(variant):
+    return variant.lower().rstrip("0123456789")
+
+
+def draw_speakers(voices, timbres, count, rng):
+    """Pseudo-speakers, each with a timbre of :func:`allowed_timbres`.
+
+    Arguments
+    ---------
+    voices : list of Voice
+        All voices that a grid may have.
+    timbres : dict
+        All variants of the synthesiser -> gender.
     count : int
         How many are wanted.
     rng : random.Random
@@ -200,11 +266,10 @@ def draw_speakers(voices, count, rng):
     -------
     list of WarpedVoice
     """
-    known = split_voices(voices, GRID_VOICES, GRID_SEED)["train"]
-    timbres = sorted({(voice.variant, voice.gender) for voice in known})
+    allowed = allowed_timbres(voices, timbres)
     speakers = []
     for number in range(count):
-        variant, gender = timbres[number % len(timbres)]
+        variant, gender = allowed[number % len(allowed)]
         voice = make_voice(
             variant,
             rng.choice(ACCENTS),
@@ -213,7 +278,11 @@ def draw_speakers(voices, count, rng):
             gender,
         )
         fields = {**voice.as_dict(), "ID": f"p{number:03}"}
-        speakers.append(WarpedVoice(**fields, warp=rng.choice(WARPS)))
+        speakers.append(
+            WarpedVoice(
+                **fields, rate=rng.randint(*RATES), warp=rng.choice(WARPS)
+            )
+        )
     return speakers
 
 

@@ -262,13 +262,20 @@ def extract_features(
 
 
 def extract_conditions(
-    dataset, splits, encoder, channel, takes, seed, label="features", **options
+    dataset,
+    splits,
+    encoder,
+    channel,
+    takes,
+    valid_takes,
+    seed,
+    label="features",
+    **options,
 ):
     """Features of a grid as recorded, in augmented takes, and across channels.
 
-    Training and validation utterances get ``takes`` versions through random
-    channels; the test utterances get one through channels that no training
-    has seen.
+    Training and validation utterances get versions through random channels;
+    the test utterances get one through channels that no training has seen.
 
     Arguments
     ---------
@@ -282,7 +289,9 @@ def extract_conditions(
         Makes a channel from ``seed`` and ``sample_rate``, such as the class
         :class:`speechbrain_ext.augment.channel.RandomChannel`.
     takes : int
-        Augmented takes of each cell.
+        Augmented takes of each training utterance.
+    valid_takes : int
+        Of them, how many of each validation utterance.
     seed : int
         Of the channels of the test; the takes have the seeds after it.
     label : str
@@ -300,7 +309,8 @@ def extract_conditions(
     grid_ids = splits["train"] + splits["valid"]
     wanted = {"clean": (grid_ids + splits["test"], None)}
     for take in range(1, takes + 1):
-        wanted[f"take{take}"] = (grid_ids, channel(seed=seed + take))
+        ids = grid_ids if take <= valid_takes else splits["train"]
+        wanted[f"take{take}"] = (ids, channel(seed=seed + take))
     wanted["shifted"] = (splits["test"], channel(seed=seed))
     return {
         name: extract_features(

@@ -56,6 +56,9 @@ class PooledEncoder(torch.nn.Module):
         Everything that determines the output: class, parameters, and the
         model as hub id and commit or as a digest of its files. JSON-able and
         without any path, so that it can be the key of a cache.
+    default_layers : list of int
+        Layers to take where none are chosen: the last, unless the encoder's
+        file names others.
 
     Example
     -------
@@ -83,6 +86,7 @@ class PooledEncoder(torch.nn.Module):
         self.n_layers, self.dim = n_layers, dim
         self.min_samples = min_samples
         self.model_files = model
+        self.default_layers = [-1]
         self.recipe = None
         self.identity = {
             "class": f"{type(self).__module__}.{type(self).__qualname__}",
@@ -207,8 +211,9 @@ class EncoderRecipe:
 def load_encoder(name, source=None, revision=None, overrides=None):
     """Make an encoder from its YAML file.
 
-    The file has the keys ``encoder`` (a :class:`PooledEncoder`) and, where
-    there is a model to load, ``source`` and ``revision``.
+    The file has the keys ``encoder`` (a :class:`PooledEncoder`), where there
+    is a model to load ``source`` and ``revision``, and it can name ``layers``
+    to take where none are chosen.
 
     Arguments
     ---------
@@ -272,13 +277,15 @@ def load_encoder(name, source=None, revision=None, overrides=None):
     # Making a model draws random weights before it loads its own: which
     # encoder is chosen must not change what is drawn after it.
     with torch.random.fork_rng(devices=[]), open(file, encoding="utf-8") as f:
-        encoder = load_hyperpyyaml(f, overrides).get("encoder")
+        loaded = load_hyperpyyaml(f, overrides)
+    encoder = loaded.get("encoder")
     if not isinstance(encoder, PooledEncoder):
         raise InputError(
             f"{file}: its key 'encoder' must make a PooledEncoder, got "
             f"{type(encoder).__name__}"
         )
     encoder.requires_grad_(False).eval()
+    encoder.default_layers = loaded.get("layers", encoder.default_layers)
     encoder.identity = {"name": file.stem, **encoder.identity}
     model = encoder.model_files
     if model is not None and model.commit is None and "source" in keys:
@@ -302,20 +309,21 @@ def load_encoder(name, source=None, revision=None, overrides=None):
     return encoder
 
 
-def feature_shape(encoder, layers):
-    """Shape of the chosen layers of an utterance.
+def choose_layers(encoder, layers=None):
+    """Layers of an encoder, checked.
 
     Arguments
     ---------
     encoder : PooledEncoder
         The encoder.
     layers : list of int
-        Layers; negative ones count from the last, as in a list.
+        Layers; negative ones count from the last, as in a list. Default: the
+        encoder's ``default_layers``.
 
     Returns
     -------
     list of int
-        ``[len(layers), dim]``.
+        The layers.
 
     Raises
     ------
@@ -324,9 +332,11 @@ def feature_shape(encoder, layers):
 
     Example
     -------
-    >>> feature_shape(load_encoder("log_mel"), [-1])
-    [1, 560]
+    >>> choose_layers(load_encoder("log_mel"))
+    [-1]
     """
+    if layers is None:
+        layers = encoder.default_layers
     n = encoder.n_layers
     if not isinstance(layers, (list, tuple)) or not layers:
         raise InputError(f"Expected a list of layers, got {layers!r}")
@@ -336,7 +346,28 @@ def feature_shape(encoder, layers):
                 f"Layer {layer!r} does not exist: this encoder has {n} "
                 f"layer{'s' * (n > 1)}, 0 to {n - 1} or -1 to -{n}"
             )
-    return [len(layers), encoder.dim]
+    return list(layers)
+
+
+def feature_shape(encoder, layers=None):
+    """Shape of the chosen layers of an utterance.
+
+    Arguments
+    ---------
+    encoder, layers
+        See :func:`choose_layers`, also for what is raised.
+
+    Returns
+    -------
+    list of int
+        ``[len(layers), dim]``.
+
+    Example
+    -------
+    >>> feature_shape(load_encoder("log_mel"), [-1])
+    [1, 560]
+    """
+    return [len(choose_layers(encoder, layers)), encoder.dim]
 
 
 def encoder_reference(encoder):

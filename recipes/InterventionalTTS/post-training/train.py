@@ -41,6 +41,7 @@ from speechbrain_ext.evaluation.systems import (
     write_report,
 )
 from speechbrain_ext.inference.export import export_systems
+from speechbrain_ext.lobes.encoders import choose_layers
 from speechbrain_ext.utils.errors import InputError, one_line_errors
 from speechbrain_ext.utils.files import claim_folder, digest
 from speechbrain_ext.utils.hparams import load_hparams
@@ -116,6 +117,7 @@ def extract(hparams, dataset, splits, device, progress):
             hparams["encoder_model"],
             hparams["channel"],
             hparams[needed],
+            hparams["network_takes"],
             hparams["channel_seed"],
             label=hparams["encoder_label"],
             cache_folder=hparams["cache_folder"],
@@ -217,6 +219,9 @@ def main(arguments):
     hparams_file, run_opts, overrides = sb.parse_arguments(arguments)
     sb.utils.distributed.ddp_init_group(run_opts)
     hparams = load_hparams(hparams_file, overrides)
+    hparams["layers"] = choose_layers(
+        hparams["encoder_model"], hparams["layers"]
+    )
     check_options(hparams)
     sb.create_experiment_directory(
         experiment_directory=hparams["output_folder"],

@@ -45,7 +45,7 @@ def read_samples(path):
 class Clips:
     """All training audio, decoded once, as 16-bit samples.
 
-    Synthetic words get random silence around them, as recorded ones have.
+    Synthetic words get faint noise around them, as recorded ones have.
     Synthetic clips are made a whole number of ``10 * FRAME`` samples long, so
     that many have the same length.
 
@@ -54,10 +54,11 @@ class Clips:
     synthetic_folder : str or Path
         From ``mini_prepare.py``.
     recordings : list of dict
-        Further manifests of real speech, used without any labels: ``folder``
-        and, if only one split is for training, ``split``.
+        Further manifests of real speech, used without any labels: ``folder``,
+        if only one split is for training ``split``, and ``repeat``, how often
+        a clip is in an epoch.
     seed : int
-        Of the silence.
+        Of the noise.
 
     Attributes
     ----------
@@ -67,29 +68,43 @@ class Clips:
         First frame of each clip among the frames of all, and their number.
     speakers, words : numpy.ndarray
         Label of each clip, -1 where there is none.
+    repeats : numpy.ndarray
+        How often each clip is in an epoch.
     """
 
     def __init__(self, synthetic_folder, recordings, seed=0):
         self.ids, waves, self.speakers, self.words = [], [], [], []
+        self.repeats, self._speech = [], []
         rng = np.random.default_rng(seed)
         codes = {"speaker": {"": -1}, "word": {"": -1}}
-        for row, labelled in self._rows(synthetic_folder, recordings):
+        for row, repeat in self._rows(synthetic_folder, recordings):
             wav = read_samples(row["wav"])
+            labelled = repeat is None
             labels = {}
             for name, known in codes.items():
                 value = row.get(name, "") if labelled else ""
                 labels[name] = known.setdefault(value, len(known) - 1)
-            lead = rng.integers(0, 4800) if labels["word"] >= 0 else 0
+            lead = int(rng.integers(0, 4800)) if labels["word"] >= 0 else 0
             whole = 10 * FRAME if labelled else 1
             tail = -(lead + len(wav)) % whole
-            waves.append(np.pad(wav, (lead, tail)))
+            # 50 dB below synthetic speech.
+            noise = 5 * rng.standard_normal(lead + tail)
+            before, after = np.split(noise.round().astype(np.int16), [lead])
+            waves.append(np.concatenate([before, wav, after]))
+            self._speech.append((lead, len(wav)))
             self.ids.append(row["id"])
             self.speakers.append(labels["speaker"])
             self.words.append(labels["word"])
+            self.repeats.append(1 if labelled else repeat)
         if not waves:
             raise InputError("There are no clips to train on")
         self.n_speakers = len(codes["speaker"]) - 1
         self.n_words = len(codes["word"]) - 1
+        self.speakers, self.words = (
+            np.array(self.speakers),
+            np.array(self.words),
+        )
+        self.repeats = np.array(self.repeats)
         self.lengths = np.array([len(wave) for wave in waves])
         self.starts = np.concatenate([[0], np.cumsum(self.lengths)])
         frames = [n_frames(length) for length in self.lengths]
@@ -99,13 +114,13 @@ class Clips:
 
     @staticmethod
     def _rows(synthetic_folder, recordings):
-        """Rows of all manifests, and whether their labels may be used."""
-        sources = [({"folder": synthetic_folder}, True)]
-        sources += [(one, False) for one in recordings]
-        for source, labelled in sources:
+        """Rows of all manifests, and repeats; None where labels are used."""
+        sources = [({"folder": synthetic_folder}, None)]
+        sources += [(one, one.get("repeat", 1)) for one in recordings]
+        for source, repeat in sources:
             dataset = load_manifest(f"{source['folder']}/manifest.csv")
             for key in in_split(dataset, source.get("split")):
-                yield {"id": key, **dataset.data[key]}, labelled
+                yield {"id": key, **dataset.data[key]}, repeat
 
     def __len__(self):
         return len(self.lengths)
@@ -116,6 +131,10 @@ class Clips:
         first = self.starts[number] + start
         samples = self.samples[first : first + length]
         return torch.from_numpy(samples.astype(np.float32) / 32768)
+
+    def speech(self, number):
+        """Samples of a clip without the noise around it."""
+        return self.audio(number, *self._speech[number])
 
     @property
     def hours(self):
@@ -135,17 +154,19 @@ class Crops(torch.utils.data.Dataset):
         The audio.
     targets : array
         The teacher's frames, [frames, layers, dim].
+    voices : torch.Tensor
+        See ``voices.py``; of each clip as recorded, [clips, voice dims].
     channel : callable
         Makes a channel from ``seed``; see
         :class:`speechbrain_ext.augment.channel.RandomChannel`.
     numbers : sequence of int
-        Clips to use.
+        Clips to use; one that occurs again gives another crop.
     max_seconds : float
         Longest crop.
     channel_share : float
         Of the crops that go through a channel.
     seed : int
-        With epoch and clip it determines crop and channel.
+        With epoch and index it determines crop and channel.
 
     Attributes
     ----------
@@ -157,13 +178,15 @@ class Crops(torch.utils.data.Dataset):
         self,
         clips,
         targets,
+        voices,
         channel,
         numbers,
         max_seconds=2.0,
         channel_share=0.8,
         seed=0,
     ):
-        self.clips, self.targets, self.numbers = clips, targets, list(numbers)
+        self.clips, self.targets, self.voices = clips, targets, voices
+        self.numbers = list(numbers)
         self.channel, self.channel_share = channel, channel_share
         longest = int(max_seconds * 16000)
         self.lengths = np.minimum(clips.lengths[self.numbers], longest)
@@ -174,18 +197,19 @@ class Crops(torch.utils.data.Dataset):
 
     def __getitem__(self, index):
         number, length = self.numbers[index], int(self.lengths[index])
-        rng = np.random.default_rng([self.seed, self.epoch, number])
+        rng = np.random.default_rng([self.seed, self.epoch, index])
         room = int(self.clips.lengths[number] - length) // FRAME
         offset = int(rng.integers(0, room + 1))
         wav = self.clips.audio(number, FRAME * offset, length)
         if rng.random() < self.channel_share:
             channel = self.channel(seed=f"{self.seed} {self.epoch}")
-            wav = channel(wav, self.clips.ids[number])
+            wav = channel(wav, f"{index} {self.clips.ids[number]}")
         first = self.clips.frame_starts[number] + offset
         targets = self.targets[first : first + n_frames(length)]
         return {
             "wav": wav,
             "targets": torch.from_numpy(np.array(targets)),
+            "voice": self.voices[number],
             "speaker": self.clips.speakers[number],
             "word": self.clips.words[number],
         }
@@ -199,6 +223,7 @@ class Crops(torch.utils.data.Dataset):
             "lengths": torch.tensor([len(item["wav"]) for item in items]),
             "targets": pad([item["targets"] for item in items], True),
             "counts": torch.tensor([len(item["targets"]) for item in items]),
+            "voices": torch.stack([item["voice"] for item in items]),
             "speakers": torch.tensor([item["speaker"] for item in items]),
             "words": torch.tensor([item["word"] for item in items]),
         }

@@ -2,7 +2,7 @@
 """What every layer of some encoders knows of keywords and speakers.
 
 Measured on real recordings, of the pooled features as they are and after
-post-training (in closed form) on a synthetic grid.
+post-training with the recommended head on the default synthetic grid.
 
 To run this recipe:
 > python evaluate.py hparams/evaluate.yaml \
@@ -20,18 +20,15 @@ import speechbrain as sb
 import torch
 from speechbrain.utils.logger import get_logger
 
-from speechbrain_ext.dataio.feature_cache import (
-    extract_features,
-    grid_features,
-)
+from speechbrain_ext.dataio.feature_cache import extract_features
 from speechbrain_ext.dataio.manifest import (
     check_audio,
+    factor_labels,
     in_split,
     load_manifest,
     read_audio,
     subset,
 )
-from speechbrain_ext.evaluation.closed_form import grid_lda
 from speechbrain_ext.evaluation.probes import linear_probe
 from speechbrain_ext.evaluation.report import (
     align_columns,
@@ -141,45 +138,44 @@ def speaker_error(vectors, trials):
 
 
 def load_grid(hparams):
-    """The training part of the grid, with some of its sentences."""
+    """The training part of the grid."""
     hparams["prepare"]()
     folder = hparams["data_folder"]
     dataset = load_manifest(f"{folder}/manifest.csv", folder, FACTORS)
-    rows, ids = dataset.data, in_split(dataset, "train")
-    sentences = sorted({rows[key]["content"] for key in ids})
-    kept = set(sentences[:: hparams["sentence_step"]])
-    part = subset(dataset, [key for key in ids if rows[key]["content"] in kept])
+    part = subset(dataset, in_split(dataset, "train"))
     check_audio(part)
     return part
 
 
-def grid_networks(hparams, label, encoder, grid):
-    """A closed-form network a layer."""
-    takes = [
-        extract_features(
+def fit_heads(hparams, label, encoder, grid):
+    """The recommended head on each layer."""
+    takes = []
+    for take in range(1 + hparams["augmented_takes"]):
+        channel = hparams["channel"](
+            seed=hparams["channel_seed"] + take,
+            sample_rate=encoder.sample_rate,
+        )
+        pooled = extract_features(
             grid,
             encoder,
             hparams["cache_folder"],
             name=f"{label}-grid-{take}",
-            channel=take
-            and hparams["channel"](
-                seed=hparams["channel_seed"] + take,
-                sample_rate=encoder.sample_rate,
-            ),
+            channel=channel if take else None,
             **hparams["extraction"],
         )
-        for take in [None, *range(1, hparams["augmented_takes"] + 1)]
+        takes.append(torch.from_numpy(np.array(pooled.array)))
+    takes = torch.stack(takes)
+    labels = factor_labels(grid, list(grid.data), FACTORS)
+    return [
+        hparams["head"](takes[:, :, layer : layer + 1], labels)
+        for layer in range(encoder.n_layers)
     ]
-    for layer in range(encoder.n_layers):
-        one = grid_features(grid, list(grid.data), takes, FACTORS, [layer])
-        labels = {factor: one.grid.labels(factor) for factor in FACTORS}
-        yield grid_lda(one.features, labels, hparams["widths"])
 
 
 def measure_encoder(hparams, label, encoder, sets, grid):
     """All measures of an encoder, a dictionary a layer."""
     layers = [{} for _ in range(encoder.n_layers)]
-    networks = list(grid_networks(hparams, label, encoder, grid))
+    networks = fit_heads(hparams, label, encoder, grid)
     channel = hparams["channel"](
         seed=hparams["channel_seed"], sample_rate=encoder.sample_rate
     )

@@ -1,10 +1,14 @@
-"""What the mini encoder is trained to do: four tasks on its hidden states.
+"""What the mini encoder is trained to do: six tasks on its hidden states.
 
 - *distil*: every hidden state predicts, by one linear map, the frames of a
   layer of the teacher, which heard the clip without the random channel.
-- *statistics*: the mean over time of a layer predicts means and deviations of
-  the log-mel bands, so that the second-order statistics which tell voices
-  apart can be read linearly from a mean.
+- *pooled*: the same map predicts the teacher's mean over time, where what
+  varies little between clips counts as well.
+- *heard*: the mean over time of a layer predicts the voice (see voices.py) of
+  the crop as it is heard, so that the second-order statistics which tell
+  voices apart can be read linearly from a mean.
+- *voice*: the mean of a layer predicts the voice of the clip as recorded,
+  through the random channel.
 - *speaker*: the mean of a layer tells the pseudo-speakers apart, through a
   random channel each (only for synthetic speech, whose speaker is known).
 - *word*: the same for the made-up words.
@@ -13,8 +17,6 @@
 import torch
 from speechbrain.lobes.models.ECAPA_TDNN import Classifier
 from speechbrain.nnet.losses import AdditiveAngularMargin, LogSoftmaxWrapper
-
-from speechbrain_ext.lobes.log_mel import LogMelStatistics
 
 
 def frame_mask(counts, n_frames):
@@ -49,9 +51,11 @@ class Distillation(torch.nn.Module):
         Pairs of layers.
     cosine : float
         Weight of ``1 - cosine`` beside the smooth L1 loss.
+    shrinkage : float
+        Of the whitening: share of the mean variance that is added to all.
     """
 
-    def __init__(self, dim, n_layers, cosine=0.5):
+    def __init__(self, dim, n_layers, cosine=0.5, shrinkage=0.1):
         super().__init__()
         self.heads = torch.nn.ModuleList(
             torch.nn.Linear(dim, dim) for _ in range(n_layers)
@@ -59,17 +63,33 @@ class Distillation(torch.nn.Module):
         for head in self.heads:
             torch.nn.init.eye_(head.weight)
             torch.nn.init.zeros_(head.bias)
-        self.cosine = cosine
+        self.cosine, self.shrinkage = cosine, shrinkage
         self.register_buffer("mean", torch.zeros(n_layers, dim))
         self.register_buffer("std", torch.ones(n_layers, dim))
+        self.register_buffer("whiten", torch.zeros(n_layers, dim, dim))
 
-    def fit_statistics(self, frames):
-        """Take mean and deviation of frames [N, layers, dim]."""
+    def fit_statistics(self, frames, means):
+        """Take the scale of frames, and whiten means over time.
+
+        Arguments
+        ---------
+        frames : torch.Tensor
+            [N, layers, dim].
+        means : torch.Tensor
+            Of clips, [clips, layers, dim].
+        """
         self.std, self.mean = torch.std_mean(frames.float(), dim=0)
         self.std.clamp_(min=1e-3)
+        for number in range(means.shape[1]):
+            variances, axes = torch.linalg.eigh(means[:, number].T.cov())
+            ridge = self.shrinkage * variances.mean()
+            weight = axes / torch.sqrt(variances.clamp(min=0) + ridge)
+            # The total variance of the whitened means becomes one.
+            total = (variances / (variances + ridge)).sum()
+            self.whiten[number] = weight / torch.sqrt(total)
 
     def forward(self, hidden, targets, mask):
-        """Loss a layer.
+        """Losses a layer.
 
         Arguments
         ---------
@@ -82,45 +102,56 @@ class Distillation(torch.nn.Module):
 
         Returns
         -------
-        torch.Tensor
-            [layers].
+        frames, pooled : torch.Tensor
+            Loss of the frames and of their means, [layers]. The latter is 1
+            for a student that knows nothing but the mean of all clips.
         """
-        losses = []
+        losses, pooled = [], []
         for number, (head, frames) in enumerate(zip(self.heads, hidden)):
             mean, std = self.mean[number], self.std[number]
-            ours = (head(frames[mask]) - mean) / std
-            theirs = (targets[:, :, number][mask].float() - mean) / std
+            ours = head(frames)
+            theirs = targets[:, :, number].float()
+            difference = masked_mean(ours - theirs, mask)
+            whitened = difference @ self.whiten[number]
+            pooled.append(whitened.square().sum(1).mean())
+            ours = (ours[mask] - mean) / std
+            theirs = (theirs[mask] - mean) / std
             loss = torch.nn.functional.smooth_l1_loss(ours, theirs)
             angle = 1 - torch.cosine_similarity(ours, theirs, dim=-1).mean()
             losses.append(loss + self.cosine * angle)
-        return torch.stack(losses)
+        return torch.stack(losses), torch.stack(pooled)
 
 
-class Statistics(torch.nn.Module):
-    """Mean and deviations of the log-mel bands from the mean of a layer.
+class Regression(torch.nn.Module):
+    """A linear map of pooled vectors to some numbers.
+
+    The vectors are standardised with running statistics, those of a batch of
+    a dozen clips would be too noisy.
 
     Arguments
     ---------
     dim : int
         Width of the student.
+    size : int
+        How many numbers.
     """
 
-    def __init__(self, dim):
+    def __init__(self, dim, size):
         super().__init__()
-        self.log_mel = LogMelStatistics()
-        # Mean, deviation and deviation of the difference; no segments, whose
-        # order a mean over time cannot know.
-        size = 3 * self.log_mel.dim // (3 + self.log_mel.n_segments)
+        self.normalise = torch.nn.BatchNorm1d(dim, affine=False, momentum=0.02)
         self.head = torch.nn.Linear(dim, size)
-        self.normalise = torch.nn.BatchNorm1d(size, affine=False, momentum=0.01)
 
-    def forward(self, pooled, wavs, lengths):
-        """Smooth L1 loss, in standard deviations of the statistics."""
-        relative = lengths / wavs.shape[1]
-        wanted = self.log_mel(wavs, relative)[:, 0, : self.head.out_features]
-        return torch.nn.functional.smooth_l1_loss(
-            self.head(pooled), self.normalise(wanted)
-        )
+    def forward(self, pooled, wanted):
+        """Squared error over the variance within the batch."""
+        running = self.normalise
+        if self.training and len(pooled) > 1:
+            running(pooled.detach())
+        scale = torch.rsqrt(running.running_var + running.eps)
+        vectors = (pooled - running.running_mean) * scale
+        error = (self.head(vectors) - wanted).square().sum()
+        variance = (wanted - wanted.mean(dim=0)).square().sum()
+        # A batch of one clip has none.
+        return error / torch.maximum(variance, wanted.square().sum() / 10)
 
 
 class Labels(torch.nn.Module):
@@ -158,7 +189,7 @@ class Labels(torch.nn.Module):
 
 
 class Tasks(torch.nn.Module):
-    """All four tasks.
+    """All six tasks.
 
     Arguments
     ---------
@@ -166,18 +197,24 @@ class Tasks(torch.nn.Module):
         Width of teacher and student.
     n_layers : int
         Hidden states of the student, each with a layer of the teacher.
+    voice : Voice
+        See ``voices.py``; fitted.
     n_speakers, n_words : int
         Labels of the synthetic speech.
     layers : dict
-        Task (``statistics``, ``speaker``, ``word``) -> hidden state.
+        Task (``heard``, ``voice``, ``speaker``, ``word``) -> hidden state.
     weights : dict
         Task -> weight of its loss.
     """
 
-    def __init__(self, dim, n_layers, n_speakers, n_words, layers, weights):
+    def __init__(
+        self, dim, n_layers, voice, n_speakers, n_words, layers, weights
+    ):
         super().__init__()
         self.distil = Distillation(dim, n_layers)
-        self.statistics = Statistics(dim)
+        self.as_heard = voice
+        self.heard = Regression(dim, voice.dims)
+        self.voice = Regression(dim, voice.dims)
         self.speaker = Labels(dim, n_speakers)
         self.word = Labels(dim, n_words)
         self.layers, self.weights = dict(layers), dict(weights)
@@ -200,18 +237,17 @@ class Tasks(torch.nn.Module):
             Name -> float.
         """
         mask = frame_mask(batch["counts"], hidden[0].shape[1])
-        by_layer = self.distil(hidden, batch["targets"], mask)
+        frames, means = self.distil(hidden, batch["targets"], mask)
+        losses = {"distil": frames.mean(), "pooled": means.mean()}
+        parts = {f"distil{n}": x.item() for n, x in enumerate(frames)}
+        parts |= {f"pooled{n}": x.item() for n, x in enumerate(means)}
         pooled = {
             task: masked_mean(hidden[layer], mask)
             for task, layer in self.layers.items()
         }
-        losses = {
-            "distil": by_layer.mean(),
-            "statistics": self.statistics(
-                pooled["statistics"], batch["wavs"], batch["lengths"]
-            ),
-        }
-        parts = {f"distil{n}": x.item() for n, x in enumerate(by_layer)}
+        heard = self.as_heard(batch["wavs"], batch["lengths"])
+        losses["heard"] = self.heard(pooled["heard"], heard)
+        losses["voice"] = self.voice(pooled["voice"], batch["voices"])
         for task, labels in (("speaker", "speakers"), ("word", "words")):
             module = getattr(self, task)
             losses[task], accuracy = module(pooled[task], batch[labels])

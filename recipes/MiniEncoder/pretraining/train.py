@@ -16,6 +16,7 @@ The model is in <output_folder>/model.
 import copy
 import functools
 import hashlib
+import itertools
 import sys
 from pathlib import Path
 
@@ -161,22 +162,32 @@ def normalise(wavs, lengths):
 
 
 def load_crops(hparams):
-    """Clips and teacher's frames, as training and validation crops."""
+    """Clips, teacher's frames and voices, as training and validation crops."""
     clips = Clips(hparams["data_folder"], hparams["recordings"])
     logger.info(f"{len(clips)} clips, {clips.hours:.2f} hours")
     targets = hparams["teacher"].targets(clips, hparams["target_folder"])
+    voices = hparams["voice"].fit(clips)
     order = np.random.default_rng(hparams["seed"]).permutation(len(clips))
     count = max(2, round(hparams["valid_share"] * len(clips)))
-    make = functools.partial(hparams["crops"], clips, targets)
-    return clips, make(numbers=order[count:]), make(numbers=order[:count])
+    make = functools.partial(hparams["crops"], clips, targets, voices)
+    train = np.repeat(order[count:], clips.repeats[order[count:]])
+    return clips, make(numbers=train), make(numbers=order[:count])
 
 
 def make_tasks(hparams, clips, crops):
     """The tasks, with the statistics of the teacher's frames."""
-    tasks = hparams["tasks"](n_speakers=clips.n_speakers, n_words=clips.n_words)
+    tasks = hparams["tasks"](
+        voice=hparams["voice"],
+        n_speakers=clips.n_speakers,
+        n_words=clips.n_words,
+    )
     every = max(1, len(crops.targets) // 20_000)
     frames = torch.from_numpy(np.array(crops.targets[::every]))
-    tasks.distil.fit_statistics(frames)
+    means = [
+        crops.targets[start:stop].mean(axis=0, dtype=np.float32)
+        for start, stop in itertools.pairwise(clips.frame_starts)
+    ]
+    tasks.distil.fit_statistics(frames, torch.from_numpy(np.stack(means)))
     return tasks
 
 
@@ -241,7 +252,10 @@ def main(arguments):
     settings = {key: hparams[key] for key in SETTINGS}
     settings["clips"] = clips.digest
     settings["student"] = hparams["student"].config.to_diff_dict()
-    settings["weights"] = hparams["tasks"].keywords["weights"]
+    settings["repeats"] = [
+        one.get("repeat", 1) for one in hparams["recordings"]
+    ]
+    settings["tasks"] = hparams["tasks"].keywords
     run_on_main(claim_folder, args=[hparams["save_folder"], settings])
     tasks = make_tasks(hparams, clips, train)
     start(hparams, tasks)
