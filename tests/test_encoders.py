@@ -715,6 +715,15 @@ def test_an_encoders_file_names_the_layers_that_are_taken(encoder_of, tmp_path):
     mine = load_encoder(tmp_path / "mine.yaml")
     assert choose_layers(mine) == [0, -1] and choose_layers(mine, [0]) == [0]
     assert feature_shape(mine) == [2, 560]
+    # They change no feature: caches and exports stay valid.
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain/mine.yaml").write_text(text)
+    plain = load_encoder(tmp_path / "plain/mine.yaml")
+    assert mine.identity == plain.identity and plain.default_layers == [-1]
+    pack_encoder(mine, tmp_path / "packed")
+    packed = PackedEncoder()
+    packed.load(tmp_path / "packed")
+    assert packed.default_layers == [0, -1]
     (tmp_path / "mine.yaml").write_text(f"layers: [4]\n{text}")
     with pytest.raises(InputError, match="Layer 4 does not exist"):
         feature_shape(load_encoder(tmp_path / "mine.yaml"))

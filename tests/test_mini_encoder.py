@@ -32,7 +32,8 @@ def recipe(monkeypatch):
     """Makes the modules of the recipe importable, for one test."""
     monkeypatch.syspath_prepend(str(RECIPE))
     yield
-    for name in ("clips", "tasks", "teacher", "voices", "mini_prepare"):
+    names = ("clips", "tasks", "teacher", "voices", "train", "mini_prepare")
+    for name in names:
         sys.modules.pop(name, None)
 
 
@@ -141,16 +142,28 @@ def test_slice_of_the_pretraining_runs_and_goes_on(tmp_path, small_grid):
     """Synthesis, teacher, training, a second call that goes on, the model."""
     pytest.importorskip("espeakng_loader")
     teacher = tiny_teacher(tmp_path / "teacher")
-    recordings = f"--recordings=[{{folder: {small_grid}, split: train}}]"
+    recordings = (
+        f"--recordings=[{{folder: {small_grid}, split: train, repeat: 2}}]"
+    )
     first = pretrain(tmp_path, teacher, recordings, "--number_of_epochs=1")
     assert first.returncode == 0, first.stderr
     targets = {
         path: path.stat().st_mtime_ns
-        for path in (tmp_path / "targets").glob("*.npy")
+        for path in (tmp_path / "targets").glob("*-*")
+        if path.suffix in (".npy", ".pt")
     }
     again = pretrain(tmp_path, teacher, recordings, "--number_of_epochs=3")
     assert again.returncode == 0, again.stderr
+    assert len(targets) == 2  # frames and voices
     assert {p: p.stat().st_mtime_ns for p in targets} == targets
+    often = recordings.replace("repeat: 2", "repeat: 3")
+    for flags, key in (
+        ([recordings, "--voice={shrinkage: 0.1}"], "voice"),
+        ([often], "repeats"),
+    ):
+        other = pretrain(tmp_path, teacher, *flags)
+        assert other.returncode != 0
+        assert f"holds a run with another {key}" in other.stderr
 
     log = (tmp_path / "out/train_log.txt").read_text()
     assert re.findall(r"epoch: (\d)", log) == ["1", "2", "3"]
@@ -287,7 +300,50 @@ def test_regression_is_zero_when_right_and_one_for_the_mean(recipe):
     with torch.no_grad():
         task.head.weight[:, :2] = torch.diag(pooled[:, :2].std(dim=0))
     assert task(pooled, wanted) < 0.01
-    assert torch.isfinite(task(pooled[:1], wanted[:1]))
+    task.train()
+    before = task.normalise.running_mean.clone()
+    assert torch.isfinite(task(pooled[:1], wanted[:1]))  # has no deviation
+    assert torch.equal(task.normalise.running_mean, before)
+
+
+def test_recordings_are_repeated_and_never_labelled(tmp_path, recipe):
+    import soundfile
+    from clips import Clips
+    from conftest import write_manifest
+    from train import load_crops
+
+    for name, speaker, length in (("made", 1, 8000), ("real", 2, 9000)):
+        (tmp_path / name).mkdir()
+        row = {"ID": name, "wav": "a.wav", "speaker": "x", "word": "y"}
+        wave = voiced(speaker, 1, 0, length / 16000)
+        soundfile.write(tmp_path / name / "a.wav", wave, 16000)
+        write_manifest(tmp_path / name / "manifest.csv", [row])
+    real = {"folder": str(tmp_path / "real")}
+    assert Clips(tmp_path / "made", [real]).words.tolist() == [0, -1]
+    for option in ({"repeat": 0}, {"repeat": None}, {"repeats": 3}):
+        with pytest.raises(InputError, match="expected a folder, and"):
+            Clips(tmp_path / "made", [real | option])
+
+    class Known:
+        def targets(self, clips, folder):
+            return clips
+
+        def fit(self, clips, folder):
+            return None
+
+    options = {"teacher": Known(), "voice": Known(), "target_folder": None}
+    options |= {
+        "seed": 1,
+        "valid_share": 0.0,
+        "crops": lambda *a, numbers: numbers,
+    }
+    options |= {"data_folder": tmp_path / "made"}
+    options["recordings"] = [real | {"repeat": 5}, real | {"repeat": 2}]
+    clips, train, valid = load_crops(options)
+    # At least two validate, once each; the third is repeated.
+    assert len(set(valid)) == len(valid) == 2 and not set(train) & set(valid)
+    assert len(set(train)) == 1
+    assert len(train) == clips.repeats[train[0]]
 
 
 def test_voice_tells_speakers_apart_and_needs_no_label(tmp_path, recipe):
@@ -295,7 +351,7 @@ def test_voice_tells_speakers_apart_and_needs_no_label(tmp_path, recipe):
     import soundfile
     from clips import Clips
     from conftest import write_manifest
-    from voices import Voice
+    from voices import VoiceTargets
 
     for part, speakers in (("made", range(4)), ("real", range(4, 7))):
         rows = []
@@ -309,8 +365,8 @@ def test_voice_tells_speakers_apart_and_needs_no_label(tmp_path, recipe):
                 rows.append(row | {"speaker": str(speaker)})
         write_manifest(tmp_path / part / "manifest.csv", rows)
     clips = Clips(tmp_path / "made", [{"folder": tmp_path / "real"}])
-    voice = Voice(dims=10)
-    voices = voice.fit(clips)
+    voice = VoiceTargets(dims=10)
+    voices = voice.fit(clips, tmp_path)
     assert voices.shape == (42, 3) and voice.dims == 3
     assert voices[:24].square().mean().item() == pytest.approx(1)
     groups = voices[:24].reshape(4, 6, 3)
@@ -320,6 +376,9 @@ def test_voice_tells_speakers_apart_and_needs_no_label(tmp_path, recipe):
     wav = clips.speech(30)[None]
     heard = voice(wav, torch.tensor([wav.shape[1]]))
     assert torch.allclose(heard[0], voices[30], atol=1e-5)
+    again = VoiceTargets(dims=10)  # from the file
+    assert torch.equal(again.fit(clips, tmp_path), voices)
+    assert torch.equal(again.weight, voice.weight) and again.dims == 3
 
 
 def test_clips_without_a_label_do_not_count(recipe):
@@ -371,6 +430,23 @@ def test_nothing_of_the_grids_tests_is_in_pretraining(recipe):
         for split, count in mini_prepare.GRID_SENTENCES.items():
             assert f"n_{split}_sentences: {count}\n" in text
         assert f"grid_seed: {mini_prepare.GRID_SEED}\n" in text
+
+
+def test_a_speakers_rate_and_warp_are_heard(recipe):
+    pytest.importorskip("espeakng_loader")
+    import mini_prepare
+
+    synthesizer = mini_prepare.WarpedSynthesizer()
+    seconds = {}
+    for rate, warp in ((120, 1.0), (220, 1.0), (120, 1.18)):
+        voice = mini_prepare.WarpedVoice(
+            "a", "f3", "en-us", rate=rate, warp=warp
+        )
+        samples, made = synthesizer.synthesize("A quiet evening.", voice)
+        seconds[rate, warp] = len(samples) / made
+    slow = seconds[120, 1.0]
+    assert slow / seconds[220, 1.0] > 1.4
+    assert slow / seconds[120, 1.18] == pytest.approx(1.18, abs=0.01)
 
 
 def test_made_up_words_are_distinct_and_of_all_languages(recipe):

@@ -8,7 +8,8 @@ for the sake of their sounds; a word is said by many speakers.
 
 The timbres of the validation and test splits of the default grid (that of
 ``interventional.yaml`` and ``hparams/evaluate.yaml``) are left out, and all of
-its sentences. Timbres that no grid has are taken too.
+its sentences. Timbres that are not among the measured voices of the package
+are taken too, unless their name says that they are close to one left out.
 """
 
 import csv
@@ -25,12 +26,20 @@ from tqdm import tqdm
 
 from speechbrain_ext.synthesis.base import Voice
 from speechbrain_ext.synthesis.espeak import EspeakSynthesizer, make_voice
-from speechbrain_ext.synthesis.grid import FORMAT, grid_cells, render_grid
+from speechbrain_ext.synthesis.grid import (
+    FORMAT,
+    START_METHOD,
+    grid_cells,
+    render_grid,
+    usable_cores,
+)
 from speechbrain_ext.synthesis.sentences import generate_sentences
 from speechbrain_ext.utils.errors import InputError
-from speechbrain_ext.utils.files import claim_folder, replacing
+from speechbrain_ext.utils.files import claim_folder, digest, replacing
 
 logger = get_logger(__name__)
+
+PROCESSES = multiprocessing.get_context(START_METHOD)
 
 COLUMNS = ["ID", "wav", "duration", "speaker", "word", "text"]
 
@@ -81,15 +90,14 @@ class WarpedSynthesizer(EspeakSynthesizer):
     """espeak-ng that knows warped voices."""
 
     def timbres(self):
-        """Variant and gender of all, also of those that no grid has."""
+        """Variant and gender of all, not only of the measured voices."""
         known = {voice.variant: voice.gender for voice in self.voices()}
         files = sorted(Path(self.data_path, "voices/!v").iterdir())
         return {file.name: known.get(file.name, "") for file in files}
 
     def synthesize(self, text, voice):
         """As of the base class, with the rate that warps the speech."""
-        plain = EspeakSynthesizer(voice.rate)
-        samples, rate = plain.synthesize(text, voice)
+        samples, rate = self.at_rate(voice.rate).synthesize(text, voice)
         # Whole hundreds, or resampling would need a very long filter.
         return samples, 100 * round(rate * voice.warp / 100)
 
@@ -128,15 +136,6 @@ def prepare_mini(
     """
     data_folder = Path(data_folder)
     synthesizer = WarpedSynthesizer()
-    settings = {
-        **{"format": FORMAT, "seed": seed, "speakers": n_speakers},
-        **{"sentences": n_sentences, "words": n_words},
-        **{"vocabulary": n_vocabulary, **synthesizer.settings},
-    }
-    claim_folder(data_folder, settings, began="wav")
-    if (data_folder / "manifest.csv").is_file():
-        logger.info(f"Speech found in {data_folder}: nothing to do")
-        return
     rng = random.Random(seed)
     voices = draw_speakers(
         synthesizer.voices(), synthesizer.timbres(), n_speakers, rng
@@ -151,10 +150,19 @@ def prepare_mini(
         _choose(sentences, n_sentences, rng) | _choose(vocabulary, n_words, rng)
         for _ in voices
     ]
+    settings = {
+        "format": FORMAT,
+        **synthesizer.settings,
+        "voices_and_texts": digest([[v.as_dict() for v in voices], said]),
+    }
+    claim_folder(data_folder, settings, began="wav", option="data_folder")
+    if (data_folder / "manifest.csv").is_file():
+        logger.info(f"Speech found in {data_folder}: nothing to do")
+        return
     speak = functools.partial(
         _speak, synthesizer=synthesizer, folder=data_folder / "wav"
     )
-    with ProcessPoolExecutor() as executor:
+    with ProcessPoolExecutor(usable_cores(), PROCESSES) as executor:
         parts = tqdm(
             executor.map(speak, voices, said),
             desc="speakers",
@@ -198,7 +206,7 @@ def _render(synthesizer, voices, texts, folder):
     arguments = (synthesizer, voices, texts, folder)
     paths = [folder / wav for _, _, wav in grid_cells(voices, texts)]
     if not all(path.is_file() for path in paths):
-        process = multiprocessing.Process(target=render, args=arguments)
+        process = PROCESSES.Process(target=render, args=arguments)
         process.start()
         process.join()
         if process.exitcode < 0:
@@ -229,7 +237,7 @@ def allowed_timbres(voices, timbres):
     -------
     list of tuple
         (variant, gender), without those of the grid's validation and test
-        splits and, among variants that no grid has, without their numbered
+        splits and, among variants that are no voice, without their numbered
         siblings (``Mike`` and ``mike2``).
     """
     splits = split_voices(voices, GRID_VOICES, GRID_SEED)

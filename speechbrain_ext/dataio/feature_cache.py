@@ -291,7 +291,8 @@ def extract_conditions(
     takes : int
         Augmented takes of each training utterance.
     valid_takes : int
-        Of them, how many of each validation utterance.
+        Of them, how many of each validation utterance. (Another number gives
+        the caches of these takes another key.)
     seed : int
         Of the channels of the test; the takes have the seeds after it.
     label : str

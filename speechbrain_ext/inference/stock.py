@@ -10,7 +10,11 @@ from pathlib import Path
 import torch
 
 from speechbrain_ext.inference.subspaces import SubspaceEncoder, load_export
-from speechbrain_ext.lobes.encoders import feature_shape, load_encoder
+from speechbrain_ext.lobes.encoders import (
+    choose_layers,
+    feature_shape,
+    load_encoder,
+)
 from speechbrain_ext.lobes.subspaces import (
     FeatureStandardiser,
     PooledFeatures,
@@ -127,6 +131,7 @@ def _named(encoder, source, layers, system, to_target):
             "--domain_statistics target, or --system pooled"
         )
     model = load_encoder(encoder, source)
+    layers = choose_layers(model, layers)
     shape, standardiser = feature_shape(model, layers), None
     if system == "pooled_standardised":
         standardiser = FeatureStandardiser(shape)
@@ -157,7 +162,7 @@ def subspace_embedding(
     system="subspace",
     encoder=None,
     encoder_source=None,
-    encoder_layers=(-1,),
+    encoder_layers=None,
     domain_statistics="grid",
     target_manifest=None,
     sample_rate=16000,
@@ -180,7 +185,7 @@ def subspace_embedding(
     encoder_source : str or Path
         Folder or hub id of the model of ``encoder``.
     encoder_layers : list of int
-        Layers of ``encoder``.
+        Layers of ``encoder``. Default: those that its file names, or the last.
     domain_statistics : str
         Statistics that standardise the features: ``grid``, those of the
         export, or ``target``, estimated on ``target_manifest``.

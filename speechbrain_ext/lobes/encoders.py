@@ -298,8 +298,10 @@ def load_encoder(name, source=None, revision=None, overrides=None):
         overrides.pop(key, None)
     # What a class takes besides is known to the file alone.
     lines = [line.partition(" #")[0].rstrip() for line in text.splitlines()]
-    lines = [line for line in lines if line and not line.startswith("#")]
-    encoder.identity["options"] = digest([lines, overrides])
+    # Which layers are taken does not change them.
+    lines = [line for line in lines if not re.match("#|layers:|$", line)]
+    changing = {k: v for k, v in overrides.items() if k != "layers"}
+    encoder.identity["options"] = digest([lines, changing])
     encoder.recipe = EncoderRecipe(
         name=file.stem,
         named=file.parent == hparams_folder() / "encoders",
@@ -533,7 +535,8 @@ class PackedEncoder(PooledEncoder):
                 overrides,
             )
         self.archive = Path(path).resolve()
-        for name in ("sample_rate", "n_layers", "dim", "identity"):
+        same = ("sample_rate", "n_layers", "dim", "default_layers", "identity")
+        for name in same:
             setattr(self, name, getattr(self.encoder, name))
 
     def forward(self, wavs, wav_lens=None):

@@ -23,6 +23,9 @@ from speechbrain_ext.utils.files import replacing
 # is at most 20 dB over its mean at its peaks: 26 dB leave room.
 RMS = 10 ** (-26 / 20)
 PEAK = 0.99
+# A fork starts at once, where a new process first imports the main script
+# (with torch) again; elsewhere than on Linux it is not safe.
+START_METHOD = "fork" if sys.platform == "linux" else "spawn"
 # Raise it when the same synthesiser would give other files.
 FORMAT = 1
 
@@ -378,12 +381,21 @@ def _count_workers(synthesizer, num_workers, missing):
     """Processes that are worth starting, and how: (count, method)."""
     loads_model = getattr(synthesizer, "loads_model", False)
     if num_workers is None:
-        cores = getattr(os, "sched_getaffinity", lambda _: range(4))(0)
-        num_workers = 1 if loads_model else min(len(cores), 16)
-    # A fork starts at once, where the others first import the main script
-    # (with torch) again; elsewhere than on Linux it is not safe.
-    fork = sys.platform == "linux" and not loads_model
-    return min(num_workers, len(missing) // 16), "fork" if fork else "spawn"
+        num_workers = 1 if loads_model else usable_cores()
+    method = "spawn" if loads_model else START_METHOD
+    return min(num_workers, len(missing) // 16), method
+
+
+def usable_cores():
+    """Cores that this process may use, 16 at most.
+
+    Example
+    -------
+    >>> 1 <= usable_cores() <= 16
+    True
+    """
+    cores = getattr(os, "sched_getaffinity", lambda _: range(4))(0)
+    return min(len(cores), 16)
 
 
 def _map(function, items, workers):

@@ -46,8 +46,8 @@ class Clips:
     """All training audio, decoded once, as 16-bit samples.
 
     Synthetic words get faint noise around them, as recorded ones have.
-    Synthetic clips are made a whole number of ``10 * FRAME`` samples long, so
-    that many have the same length.
+    Synthetic clips are made a whole number of ``10 * FRAME`` samples long by
+    noise after them, so that many have the same length.
 
     Arguments
     ---------
@@ -77,9 +77,9 @@ class Clips:
         self.repeats, self._speech = [], []
         rng = np.random.default_rng(seed)
         codes = {"speaker": {"": -1}, "word": {"": -1}}
-        for row, repeat in self._rows(synthetic_folder, recordings):
+        rows = self._rows(synthetic_folder, recordings)
+        for row, labelled, repeat in rows:
             wav = read_samples(row["wav"])
-            labelled = repeat is None
             labels = {}
             for name, known in codes.items():
                 value = row.get(name, "") if labelled else ""
@@ -95,7 +95,7 @@ class Clips:
             self.ids.append(row["id"])
             self.speakers.append(labels["speaker"])
             self.words.append(labels["word"])
-            self.repeats.append(1 if labelled else repeat)
+            self.repeats.append(repeat)
         if not waves:
             raise InputError("There are no clips to train on")
         self.n_speakers = len(codes["speaker"]) - 1
@@ -114,13 +114,20 @@ class Clips:
 
     @staticmethod
     def _rows(synthetic_folder, recordings):
-        """Rows of all manifests, and repeats; None where labels are used."""
-        sources = [({"folder": synthetic_folder}, None)]
-        sources += [(one, one.get("repeat", 1)) for one in recordings]
-        for source, repeat in sources:
+        """Rows of all manifests, whether their labels are used, repeats."""
+        sources = [({"folder": synthetic_folder}, True)]
+        sources += [(one, False) for one in recordings]
+        for source, labelled in sources:
+            repeat = source.get("repeat", 1)
+            known = source.keys() <= {"folder", "split", "repeat"}
+            if not known or type(repeat) is not int or repeat < 1:
+                raise InputError(
+                    f"recordings has {dict(source)}: expected a folder, and "
+                    "optionally a split and repeat, a number of 1 or more"
+                )
             dataset = load_manifest(f"{source['folder']}/manifest.csv")
             for key in in_split(dataset, source.get("split")):
-                yield {"id": key, **dataset.data[key]}, repeat
+                yield {"id": key, **dataset.data[key]}, labelled, repeat
 
     def __len__(self):
         return len(self.lengths)

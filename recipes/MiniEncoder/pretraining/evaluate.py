@@ -163,7 +163,7 @@ def fit_heads(hparams, label, encoder, grid):
             channel=channel if take else None,
             **hparams["extraction"],
         )
-        takes.append(torch.from_numpy(np.array(pooled.array)))
+        takes.append(pooled.select(list(grid.data)))
     takes = torch.stack(takes)
     labels = factor_labels(grid, list(grid.data), FACTORS)
     return [

@@ -104,7 +104,7 @@ class Distillation(torch.nn.Module):
         -------
         frames, pooled : torch.Tensor
             Loss of the frames and of their means, [layers]. The latter is 1
-            for a student that knows nothing but the mean of all clips.
+            on whole clips for a student that knows nothing but their mean.
         """
         losses, pooled = [], []
         for number, (head, frames) in enumerate(zip(self.heads, hidden)):
@@ -150,7 +150,7 @@ class Regression(torch.nn.Module):
         vectors = (pooled - running.running_mean) * scale
         error = (self.head(vectors) - wanted).square().sum()
         variance = (wanted - wanted.mean(dim=0)).square().sum()
-        # A batch of one clip has none.
+        # A batch of one clip, or of one speaker, has hardly any.
         return error / torch.maximum(variance, wanted.square().sum() / 10)
 
 
@@ -197,7 +197,7 @@ class Tasks(torch.nn.Module):
         Width of teacher and student.
     n_layers : int
         Hidden states of the student, each with a layer of the teacher.
-    voice : Voice
+    voice : VoiceTargets
         See ``voices.py``; fitted.
     n_speakers, n_words : int
         Labels of the synthetic speech.

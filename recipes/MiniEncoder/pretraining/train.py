@@ -166,7 +166,7 @@ def load_crops(hparams):
     clips = Clips(hparams["data_folder"], hparams["recordings"])
     logger.info(f"{len(clips)} clips, {clips.hours:.2f} hours")
     targets = hparams["teacher"].targets(clips, hparams["target_folder"])
-    voices = hparams["voice"].fit(clips)
+    voices = hparams["voice"].fit(clips, hparams["target_folder"])
     order = np.random.default_rng(hparams["seed"]).permutation(len(clips))
     count = max(2, round(hparams["valid_share"] * len(clips)))
     make = functools.partial(hparams["crops"], clips, targets, voices)
@@ -256,6 +256,7 @@ def main(arguments):
         one.get("repeat", 1) for one in hparams["recordings"]
     ]
     settings["tasks"] = hparams["tasks"].keywords
+    settings["voice"] = hparams["voice"].config
     run_on_main(claim_folder, args=[hparams["save_folder"], settings])
     tasks = make_tasks(hparams, clips, train)
     start(hparams, tasks)

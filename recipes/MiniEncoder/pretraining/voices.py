@@ -5,14 +5,18 @@ directions of a linear discriminant analysis of the pseudo-speakers. They are
 known for recordings without labels too.
 """
 
+from pathlib import Path
+
 import torch
+from filelock import FileLock
 from tqdm import tqdm
 
 from speechbrain_ext.evaluation.closed_form import lda_directions
 from speechbrain_ext.lobes.log_mel import LogMelStatistics
+from speechbrain_ext.utils.files import digest, replacing
 
 
-class Voice(torch.nn.Module):
+class VoiceTargets(torch.nn.Module):
     """Discriminant projection of the log-mel statistics.
 
     Arguments
@@ -29,6 +33,7 @@ class Voice(torch.nn.Module):
         # Without the segments, whose order a mean over time cannot know.
         self.size = 3 * self.log_mel.dim // (3 + self.log_mel.n_segments)
         self.dims, self.shrinkage = dims, shrinkage
+        self.config = {"dims": dims, "shrinkage": shrinkage}
 
     def statistics(self, wavs, lengths):
         """Mean and deviations of the bands, [B, 3 * bands].
@@ -43,42 +48,58 @@ class Voice(torch.nn.Module):
         relative = lengths / wavs.shape[1]
         return self.log_mel(wavs, relative)[:, 0, : self.size]
 
-    def fit(self, clips):
+    def fit(self, clips, folder):
         """Find the directions, and the voice of every clip as recorded.
 
         Arguments
         ---------
         clips : Clips
             See ``clips.py``; those with a label give the directions.
+        folder : str or Path
+            Keeps them: of an eigenvector another machine may find the
+            negative, and training would not go on where it stopped.
 
         Returns
         -------
         torch.Tensor
             [clips, dims].
         """
+        key = digest([self.config, clips.digest, clips.speakers.tolist()])
+        path = Path(folder) / f"voices-{key}.pt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock"):
+            if not path.is_file():
+                with replacing(path) as temporary:
+                    torch.save(self._find(clips), temporary)
+        found = torch.load(path, weights_only=True)
+        self.register_buffer("weight", found["weight"])
+        self.register_buffer("mean", found["mean"])
+        self.dims = len(self.weight)
+        return found["voices"]
+
+    def _find(self, clips):
         rows = []
         for number in tqdm(range(len(clips)), "voices", dynamic_ncols=True):
             wav = clips.speech(number)[None]
             rows.append(self.statistics(wav, torch.tensor([wav.shape[1]])))
-        statistics = torch.cat(rows)
-        known = clips.speakers >= 0
-        directions = lda_directions(
+        statistics, known = torch.cat(rows), clips.speakers >= 0
+        weight = lda_directions(
             statistics[known].numpy(),
             clips.speakers[known],
             self.dims,
             self.shrinkage,
         )
-        self.register_buffer("weight", torch.from_numpy(directions).float())
-        self.register_buffer("mean", statistics[known].mean(dim=0))
-        self.dims = len(directions)
+        weight = torch.from_numpy(weight).float()
+        mean = statistics[known].mean(dim=0)
+        voices = (statistics - mean) @ weight.T
         # On the whole of variance one; a direction counts by what it tells.
-        self.weight /= self.project(statistics[known]).square().mean().sqrt()
-        return self.project(statistics)
-
-    def project(self, statistics):
-        """Voice, [B, dims], of statistics [B, 3 * bands]."""
-        return (statistics - self.mean) @ self.weight.T
+        scale = voices[known].square().mean().sqrt()
+        return {
+            "weight": weight / scale,
+            "mean": mean,
+            "voices": voices / scale,
+        }
 
     def forward(self, wavs, lengths):
         """Voice as it is heard, [B, dims]; see :meth:`statistics`."""
-        return self.project(self.statistics(wavs, lengths))
+        return (self.statistics(wavs, lengths) - self.mean) @ self.weight.T
