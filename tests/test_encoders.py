@@ -707,11 +707,12 @@ def test_feature_shape(encoder_of):
         feature_shape(encoder_of("log_mel"), [1])
 
 
-def test_an_encoders_file_names_the_layers_that_are_taken(encoder_of, tmp_path):
+def test_an_encoders_file_names_layers_and_shrinkage(encoder_of, tmp_path):
     assert choose_layers(encoder_of("wavlm group")) == [-1]
     assert choose_layers(encoder_of("wavlm group"), [0, 2]) == [0, 2]
     text = (hparams_folder() / "encoders/log_mel.yaml").read_text()
-    (tmp_path / "mine.yaml").write_text(f"layers: [0, -1]\n{text}")
+    suggested = "layers: [0, -1]\nshrinkage: 0.5\n"
+    (tmp_path / "mine.yaml").write_text(suggested + text)
     mine = load_encoder(tmp_path / "mine.yaml")
     assert choose_layers(mine) == [0, -1] and choose_layers(mine, [0]) == [0]
     assert feature_shape(mine) == [2, 560]
@@ -720,10 +721,12 @@ def test_an_encoders_file_names_the_layers_that_are_taken(encoder_of, tmp_path):
     (tmp_path / "plain/mine.yaml").write_text(text)
     plain = load_encoder(tmp_path / "plain/mine.yaml")
     assert mine.identity == plain.identity and plain.default_layers == [-1]
+    assert (mine.default_shrinkage, plain.default_shrinkage) == (0.5, 0.3)
     pack_encoder(mine, tmp_path / "packed")
     packed = PackedEncoder()
     packed.load(tmp_path / "packed")
     assert packed.default_layers == [0, -1]
+    assert packed.default_shrinkage == 0.5
     (tmp_path / "mine.yaml").write_text(f"layers: [4]\n{text}")
     with pytest.raises(InputError, match="Layer 4 does not exist"):
         feature_shape(load_encoder(tmp_path / "mine.yaml"))

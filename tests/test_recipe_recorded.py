@@ -390,6 +390,30 @@ def test_arabic_grid_with_moonshine(shared, train, tmp_path):
     assert model.encode_batch(torch.randn(1, 16000)).shape == (1, 1, 17)
 
 
+@pytest.mark.parametrize(
+    "chosen, layers, shrinkage",
+    [
+        ([], [2, 3], 0.95),
+        (["--layers=[0]", "--recommended={shrinkage: 0.2}"], [0], 0.2),
+    ],
+)
+def test_encoders_file_fills_in_what_was_not_chosen(
+    train, small_grid, tmp_path, chosen, layers, shrinkage
+):
+    """The packaged encoder suggests layers, and a shrinkage of the head."""
+    train(
+        *folders(small_grid, tmp_path),
+        "--encoder=mini",
+        "--number_of_epochs=0",
+        *chosen,
+    )
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    assert results["layers"] == layers
+    claim = json.loads((tmp_path / "out/save/settings.json").read_text())
+    assert claim["layers"] == layers
+    assert claim["recommended"]["shrinkage"] == shrinkage
+
+
 def test_model_cards(finished):
     """Each export says what it is and what this run measured of it."""
     work, _ = finished
@@ -415,6 +439,13 @@ def test_model_cards(finished):
                     for condition in ("clean", "shifted")
                 ]
                 assert f"| {' | '.join(cells)} |" in card
+
+
+def test_without_a_choice_the_head_has_the_shrinkage_of_the_library(finished):
+    work, _ = finished
+    claim = json.loads((work / "out/save/settings.json").read_text())
+    assert claim["recommended"]["shrinkage"] == 0.3
+    assert claim["layers"] == [-1]
 
 
 def test_without_epochs_there_is_no_network(train, small_grid, tmp_path):

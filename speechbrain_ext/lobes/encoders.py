@@ -26,6 +26,10 @@ from speechbrain_ext.utils.errors import InputError
 from speechbrain_ext.utils.files import digest, replacing
 from speechbrain_ext.utils.hparams import find_hparams, hparams_folder
 
+# What an encoder's file suggests for the heads. It changes no feature, and is
+# no part of what the encoder is.
+DEFAULTS = ("layers", "shrinkage")
+
 
 class PooledEncoder(torch.nn.Module):
     """Base class: a frozen encoder, averaged over time.
@@ -59,6 +63,9 @@ class PooledEncoder(torch.nn.Module):
     default_layers : list of int
         Layers to take where none are chosen: the last, unless the encoder's
         file names others.
+    default_shrinkage : float
+        Of the recommended head where none is chosen: 0.3, unless the
+        encoder's file has another.
 
     Example
     -------
@@ -86,7 +93,7 @@ class PooledEncoder(torch.nn.Module):
         self.n_layers, self.dim = n_layers, dim
         self.min_samples = min_samples
         self.model_files = model
-        self.default_layers = [-1]
+        self.default_layers, self.default_shrinkage = [-1], 0.3
         self.recipe = None
         self.identity = {
             "class": f"{type(self).__module__}.{type(self).__qualname__}",
@@ -212,8 +219,8 @@ def load_encoder(name, source=None, revision=None, overrides=None):
     """Make an encoder from its YAML file.
 
     The file has the keys ``encoder`` (a :class:`PooledEncoder`), where there
-    is a model to load ``source`` and ``revision``, and it can name ``layers``
-    to take where none are chosen.
+    is a model to load ``source`` and ``revision``, and it can have ``layers``
+    and ``shrinkage``, which are taken where none are chosen.
 
     Arguments
     ---------
@@ -285,7 +292,9 @@ def load_encoder(name, source=None, revision=None, overrides=None):
             f"{type(encoder).__name__}"
         )
     encoder.requires_grad_(False).eval()
-    encoder.default_layers = loaded.get("layers", encoder.default_layers)
+    for key in DEFAULTS:
+        name = f"default_{key}"
+        setattr(encoder, name, loaded.get(key, getattr(encoder, name)))
     encoder.identity = {"name": file.stem, **encoder.identity}
     model = encoder.model_files
     if model is not None and model.commit is None and "source" in keys:
@@ -298,9 +307,9 @@ def load_encoder(name, source=None, revision=None, overrides=None):
         overrides.pop(key, None)
     # What a class takes besides is known to the file alone.
     lines = [line.partition(" #")[0].rstrip() for line in text.splitlines()]
-    # Which layers are taken does not change them.
-    lines = [line for line in lines if not re.match("#|layers:|$", line)]
-    changing = {k: v for k, v in overrides.items() if k != "layers"}
+    lines = [line for line in lines if line.partition(":")[0] not in DEFAULTS]
+    lines = [line for line in lines if line and not line.startswith("#")]
+    changing = {k: v for k, v in overrides.items() if k not in DEFAULTS}
     encoder.identity["options"] = digest([lines, changing])
     encoder.recipe = EncoderRecipe(
         name=file.stem,
@@ -535,8 +544,8 @@ class PackedEncoder(PooledEncoder):
                 overrides,
             )
         self.archive = Path(path).resolve()
-        same = ("sample_rate", "n_layers", "dim", "default_layers", "identity")
-        for name in same:
+        defaults = [f"default_{key}" for key in DEFAULTS]
+        for name in ("sample_rate", "n_layers", "dim", "identity", *defaults):
             setattr(self, name, getattr(self.encoder, name))
 
     def forward(self, wavs, wav_lens=None):

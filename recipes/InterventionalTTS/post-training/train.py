@@ -14,6 +14,7 @@ To run this recipe:
 The second form reads FOLDER/manifest.csv, or what --manifest gives.
 """
 
+import functools
 import sys
 
 import speechbrain as sb
@@ -66,6 +67,16 @@ def claim(hparams, dataset, splits):
         labels = factor_labels(dataset, ids, hparams["grid_factors"])
         settings[f"{split}_data"] = digest([ids, labels])
     claim_folder(hparams["save_folder"], settings)
+
+
+def fill_in(hparams):
+    """What suits the encoder, where nothing was chosen."""
+    encoder, head = hparams["encoder_model"], hparams["recommended"]
+    hparams["layers"] = choose_layers(encoder, hparams["layers"])
+    if head and head.keywords.get("shrinkage", 0) is None:
+        hparams["recommended"] = functools.partial(
+            head, shrinkage=encoder.default_shrinkage
+        )
 
 
 def check_options(hparams):
@@ -219,9 +230,7 @@ def main(arguments):
     hparams_file, run_opts, overrides = sb.parse_arguments(arguments)
     sb.utils.distributed.ddp_init_group(run_opts)
     hparams = load_hparams(hparams_file, overrides)
-    hparams["layers"] = choose_layers(
-        hparams["encoder_model"], hparams["layers"]
-    )
+    fill_in(hparams)
     check_options(hparams)
     sb.create_experiment_directory(
         experiment_directory=hparams["output_folder"],

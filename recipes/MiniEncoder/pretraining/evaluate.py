@@ -167,7 +167,11 @@ def fit_heads(hparams, label, encoder, grid):
     takes = torch.stack(takes)
     labels = factor_labels(grid, list(grid.data), FACTORS)
     return [
-        hparams["head"](takes[:, :, layer : layer + 1], labels)
+        hparams["head"](
+            takes[:, :, layer : layer + 1],
+            labels,
+            shrinkage=encoder.default_shrinkage,
+        )
         for layer in range(encoder.n_layers)
     ]
 
