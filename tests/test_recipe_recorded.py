@@ -393,7 +393,7 @@ def test_arabic_grid_with_moonshine(shared, train, tmp_path):
 @pytest.mark.parametrize(
     "chosen, layers, shrinkage",
     [
-        ([], [2, 3], 0.95),
+        ([], [2, 4], 0.95),
         (["--layers=[0]", "--recommended={shrinkage: 0.2}"], [0], 0.2),
     ],
 )

@@ -6,6 +6,7 @@ utterance: not on the other utterances of the batch, not on its padding and
 not on the training mode.
 """
 
+import functools
 import io
 import re
 import shutil
@@ -358,6 +359,32 @@ def choose_layers(encoder, layers=None):
                 f"layer{'s' * (n > 1)}, 0 to {n - 1} or -1 to -{n}"
             )
     return list(layers)
+
+
+def suit_head(encoder, head):
+    """A closed form with the encoder's shrinkage, where it has none.
+
+    Arguments
+    ---------
+    encoder : PooledEncoder
+        The encoder.
+    head : functools.partial or None
+        E.g. of :func:`speechbrain_ext.evaluation.closed_form.channel_lda`.
+
+    Returns
+    -------
+    functools.partial or None
+        With ``default_shrinkage`` in place of ``shrinkage=None``.
+
+    Example
+    -------
+    >>> head = functools.partial(dict, shrinkage=None, dims=2)
+    >>> suit_head(load_encoder("log_mel"), head)()
+    {'shrinkage': 0.3, 'dims': 2}
+    """
+    if getattr(head, "keywords", {}).get("shrinkage", 0) is not None:
+        return head
+    return functools.partial(head, shrinkage=encoder.default_shrinkage)
 
 
 def feature_shape(encoder, layers=None):

@@ -14,7 +14,6 @@ To run this recipe:
 The second form reads FOLDER/manifest.csv, or what --manifest gives.
 """
 
-import functools
 import sys
 
 import speechbrain as sb
@@ -42,7 +41,7 @@ from speechbrain_ext.evaluation.systems import (
     write_report,
 )
 from speechbrain_ext.inference.export import export_systems
-from speechbrain_ext.lobes.encoders import choose_layers
+from speechbrain_ext.lobes.encoders import choose_layers, suit_head
 from speechbrain_ext.utils.errors import InputError, one_line_errors
 from speechbrain_ext.utils.files import claim_folder, digest
 from speechbrain_ext.utils.hparams import load_hparams
@@ -67,16 +66,6 @@ def claim(hparams, dataset, splits):
         labels = factor_labels(dataset, ids, hparams["grid_factors"])
         settings[f"{split}_data"] = digest([ids, labels])
     claim_folder(hparams["save_folder"], settings)
-
-
-def fill_in(hparams):
-    """What suits the encoder, where nothing was chosen."""
-    encoder, head = hparams["encoder_model"], hparams["recommended"]
-    hparams["layers"] = choose_layers(encoder, hparams["layers"])
-    if head and head.keywords.get("shrinkage", 0) is None:
-        hparams["recommended"] = functools.partial(
-            head, shrinkage=encoder.default_shrinkage
-        )
 
 
 def check_options(hparams):
@@ -230,7 +219,9 @@ def main(arguments):
     hparams_file, run_opts, overrides = sb.parse_arguments(arguments)
     sb.utils.distributed.ddp_init_group(run_opts)
     hparams = load_hparams(hparams_file, overrides)
-    fill_in(hparams)
+    encoder, head = hparams["encoder_model"], hparams["recommended"]
+    hparams["layers"] = choose_layers(encoder, hparams["layers"])
+    hparams["recommended"] = suit_head(encoder, head)
     check_options(hparams)
     sb.create_experiment_directory(
         experiment_directory=hparams["output_folder"],

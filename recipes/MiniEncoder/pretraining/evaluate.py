@@ -40,7 +40,7 @@ from speechbrain_ext.evaluation.verification import (
     equal_error_rate,
     generate_trials,
 )
-from speechbrain_ext.lobes.encoders import load_encoder
+from speechbrain_ext.lobes.encoders import load_encoder, suit_head
 from speechbrain_ext.lobes.subspaces import FeatureStandardiser
 from speechbrain_ext.utils.errors import one_line_errors
 from speechbrain_ext.utils.files import replacing
@@ -166,12 +166,9 @@ def fit_heads(hparams, label, encoder, grid):
         takes.append(pooled.select(list(grid.data)))
     takes = torch.stack(takes)
     labels = factor_labels(grid, list(grid.data), FACTORS)
+    head = suit_head(encoder, hparams["head"])
     return [
-        hparams["head"](
-            takes[:, :, layer : layer + 1],
-            labels,
-            shrinkage=encoder.default_shrinkage,
-        )
+        head(takes[:, :, layer : layer + 1], labels)
         for layer in range(encoder.n_layers)
     ]
 
