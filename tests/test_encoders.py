@@ -722,6 +722,14 @@ def test_an_encoders_file_names_layers_and_shrinkage(encoder_of, tmp_path):
     plain = load_encoder(tmp_path / "plain/mine.yaml")
     assert mine.identity == plain.identity and plain.default_layers == [-1]
     assert (mine.default_shrinkage, plain.default_shrinkage) == (0.5, 0.3)
+    for other in (
+        text.replace("n_mels: 80", "n_mels: 40"),
+        "layers: 2\n"
+        + text.replace("n_segments: 4", "n_segments: !ref <layers>"),
+    ):
+        (tmp_path / "plain/mine.yaml").write_text(other)
+        changed = load_encoder(tmp_path / "plain/mine.yaml")
+        assert changed.identity["options"] != plain.identity["options"]
     pack_encoder(mine, tmp_path / "packed")
     packed = PackedEncoder()
     packed.load(tmp_path / "packed")
@@ -730,3 +738,14 @@ def test_an_encoders_file_names_layers_and_shrinkage(encoder_of, tmp_path):
     (tmp_path / "mine.yaml").write_text(f"layers: [4]\n{text}")
     with pytest.raises(InputError, match="Layer 4 does not exist"):
         feature_shape(load_encoder(tmp_path / "mine.yaml"))
+
+
+def test_licence_of_a_packaged_model_goes_into_an_export(tmp_path):
+    mini = load_encoder("mini")
+    pack_encoder(mini, tmp_path / "packed")
+    with tarfile.open(tmp_path / "packed") as tar:
+        text = tar.extractfile("model/LICENSE").read().decode()
+    assert "MIT License" in text and "Useful Sensors" in text
+    packed = PackedEncoder()
+    packed.load(tmp_path / "packed")
+    assert packed.identity == mini.identity

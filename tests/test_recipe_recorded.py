@@ -409,6 +409,7 @@ def test_encoders_file_fills_in_what_was_not_chosen(
     )
     results = json.loads((tmp_path / "out/results.json").read_text())
     assert results["layers"] == layers
+    assert results["recommended"]["shrinkage"] == shrinkage
     claim = json.loads((tmp_path / "out/save/settings.json").read_text())
     assert claim["layers"] == layers
     assert claim["recommended"]["shrinkage"] == shrinkage

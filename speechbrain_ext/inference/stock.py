@@ -228,8 +228,9 @@ def subspace_embedding(
             "pooled_standardised, or --domain_statistics grid"
         )
     if encoder is not None:
-        layers = list(encoder_layers)
-        embedding = _named(encoder, encoder_source, layers, system, to_target)
+        embedding = _named(
+            encoder, encoder_source, encoder_layers, system, to_target
+        )
     elif encoder_source is not None:
         raise InputError(
             "encoder_source without encoder: name one, e.g. --encoder ecapa"

@@ -308,8 +308,11 @@ def load_encoder(name, source=None, revision=None, overrides=None):
         overrides.pop(key, None)
     # What a class takes besides is known to the file alone.
     lines = [line.partition(" #")[0].rstrip() for line in text.splitlines()]
-    lines = [line for line in lines if line.partition(":")[0] not in DEFAULTS]
     lines = [line for line in lines if line and not line.startswith("#")]
+    # A suggestion does not count, unless the encoder itself refers to it.
+    suggested = "|".join(k for k in DEFAULTS if f"<{k}>" not in text) or "$"
+    plain = re.compile(rf"({suggested}): *[\[\]0-9., -]+$")
+    lines = [line for line in lines if not plain.match(line)]
     changing = {k: v for k, v in overrides.items() if k not in DEFAULTS}
     encoder.identity["options"] = digest([lines, changing])
     encoder.recipe = EncoderRecipe(
@@ -500,11 +503,19 @@ def pack_encoder(encoder, path):
     ):
         _add_bytes(tar, f"{recipe.name}.yaml", recipe.text.encode())
         _add_bytes(tar, "overrides", overrides.encode())
-        for name in [] if model is None else model.files:
+        for name in [] if model is None else _with_licence(model):
             info = tarfile.TarInfo(f"model/{name}")
             info.size = (model.folder / name).stat().st_size
             with open(model.folder / name, "rb") as file:
                 tar.addfile(info, file)
+
+
+def _with_licence(model):
+    """Names of a model's files, and of its licence, which goes with them."""
+    return [
+        *model.files,
+        *sorted(p.name for p in model.folder.glob("LICEN?E*")),
+    ]
 
 
 def _extract(tar, folder):

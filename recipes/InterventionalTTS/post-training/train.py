@@ -208,6 +208,7 @@ def evaluate(hparams, systems, dataset, splits, features):
         "seed": hparams["seed"],
         "grid": grid | {key: hparams[key] for key in takes},
         "test_grid": grid_summary(labels),
+        "recommended": getattr(hparams["recommended"], "keywords", None),
         "systems": evaluated,
     }
     write_report(hparams["output_folder"], results, scored)

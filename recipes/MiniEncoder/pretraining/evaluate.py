@@ -315,6 +315,7 @@ def main(arguments):
         every = sets["speakers"] + sets["keywords"]
         results[label] = {
             "identity": encoder.identity,
+            "head": suit_head(encoder, hparams["head"]).keywords,
             "size": measure_size(encoder, every[0]),
             "layers": measure_encoder(hparams, label, encoder, sets, grid),
         }

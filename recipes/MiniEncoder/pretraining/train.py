@@ -7,7 +7,7 @@ known, to tell those apart (see tasks.py). It runs on two CPU cores.
 
 To run this recipe:
 > python train.py hparams/train.yaml --teacher_source FOLDER_OR_HUB_ID \
-      --recordings='[{folder: FOLDER, split: train}]'
+      --recordings='[{folder: FOLDER, split: train, repeat: 3}]'
 
 A run that was interrupted goes on where it stopped when it is called again.
 The model is in <output_folder>/model.
