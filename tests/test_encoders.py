@@ -730,6 +730,12 @@ def test_an_encoders_file_names_layers_and_shrinkage(encoder_of, tmp_path):
         (tmp_path / "plain/mine.yaml").write_text(other)
         changed = load_encoder(tmp_path / "plain/mine.yaml")
         assert changed.identity["options"] != plain.identity["options"]
+    # In the last file the encoder refers to its layers: the option counts.
+    option = load_encoder(tmp_path / "plain/mine.yaml", overrides={"layers": 3})
+    assert option.identity["options"] != changed.identity["options"]
+    option = load_encoder(tmp_path / "mine.yaml", overrides={"layers": [0]})
+    assert option.identity == mine.identity
+    assert option.default_layers == [0]
     pack_encoder(mine, tmp_path / "packed")
     packed = PackedEncoder()
     packed.load(tmp_path / "packed")

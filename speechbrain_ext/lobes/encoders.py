@@ -310,10 +310,9 @@ def load_encoder(name, source=None, revision=None, overrides=None):
     lines = [line.partition(" #")[0].rstrip() for line in text.splitlines()]
     lines = [line for line in lines if line and not line.startswith("#")]
     # A suggestion does not count, unless the encoder itself refers to it.
-    suggested = "|".join(k for k in DEFAULTS if f"<{k}>" not in text) or "$"
-    plain = re.compile(rf"({suggested}): *[\[\]0-9., -]+$")
-    lines = [line for line in lines if not plain.match(line)]
-    changing = {k: v for k, v in overrides.items() if k not in DEFAULTS}
+    unused = [key for key in DEFAULTS if not re.search(rf"<{key}\b", text)]
+    lines = [line for line in lines if _flat_key(line) not in unused]
+    changing = {k: v for k, v in overrides.items() if k not in unused}
     encoder.identity["options"] = digest([lines, changing])
     encoder.recipe = EncoderRecipe(
         name=file.stem,
@@ -322,6 +321,12 @@ def load_encoder(name, source=None, revision=None, overrides=None):
         overrides=overrides,
     )
     return encoder
+
+
+def _flat_key(line):
+    """Key of a line of YAML that gives it numbers, else None."""
+    match = re.match(r"(\w+): *[][0-9., -]+$", line)
+    return match and match[1]
 
 
 def choose_layers(encoder, layers=None):
