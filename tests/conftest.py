@@ -1,11 +1,20 @@
 """Fixtures: a small grid of real waveforms, and where shared data lies."""
 
+import contextlib
 import csv
+import importlib.util
+import io
+import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+
+from speechbrain_ext.dataio.feature_cache import PooledFeatures
+from speechbrain_ext.evaluation.results import select
+from speechbrain_ext.utils.errors import one_line_errors
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
@@ -17,6 +26,53 @@ def shared():
     if not SHARED.is_dir():
         pytest.skip("development data (../shared) is not here")
     return SHARED
+
+
+def load_script(path):
+    """A recipe's script as a module."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(path.parent)
+        spec.loader.exec_module(module)
+    return module
+
+
+def call_script(path, hparams, *options):
+    """A recipe's script in its folder, as on the command line.
+
+    Of an option that is given twice the last one counts. Returns what was
+    printed.
+    """
+    chosen = {str(o).partition("=")[0]: str(o) for o in options}
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        # SpeechBrain's log files take its place.
+        patch.setattr(sys, "excepthook", sys.__excepthook__)
+        patch.chdir(path.parent)
+        with contextlib.redirect_stdout(printed), one_line_errors():
+            load_script(path).main([str(hparams), *chosen.values()])
+    return printed.getvalue()
+
+
+def cached_features(folder):
+    """Features of a run by the seed of their channel, None: as recorded."""
+    found = {}
+    for path in folder.glob("*/index.json"):
+        index = json.loads(path.read_text())
+        array = np.load(path.with_name("features.npy"))
+        seed = index["channel"] and index["channel"]["seed"]
+        found[seed] = PooledFeatures(array, index["ids"])
+    return found
+
+
+def pick(rows, label, measure="eer", **wanted):
+    """The one row of a measure of a subspace, as recorded."""
+    system, _, subspace = label.partition(" ")
+    wanted = {"condition": "recorded", "group": ""} | wanted
+    wanted |= {"system": system, "subspace": subspace, "measure": measure}
+    [row] = select(rows, **wanted)
+    return row
 
 
 def write_manifest(path, rows):

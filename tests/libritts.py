@@ -6,6 +6,7 @@ import numpy as np
 import soundfile
 from conftest import voiced
 
+RATE = 24000
 WHO = "teacher sailor farmer doctor painter writer hunter".split()
 DID = "carried painted followed noticed borrowed".split()
 WHAT = "basket lantern wagon letter kettle blanket mirror saddle".split()
@@ -29,7 +30,6 @@ def build_libritts(
     seconds=3.2,
     text=None,
     subset="test-clean",
-    sample_rate=24000,
 ):
     """Writes an archive as it comes: audio, texts and tables of speakers.
 
@@ -46,8 +46,6 @@ def build_libritts(
         By default all utterances differ.
     subset : str
         Name of the subset.
-    sample_rate : int
-        Samples a second; LibriTTS has 24000.
 
     Returns
     -------
@@ -55,44 +53,33 @@ def build_libritts(
         The folder of the subset.
     """
     root = Path(folder) / "LibriTTS"
-    if text is None:
-
-        def text(speaker, chapter, number):
-            return sentence((speaker * chapters + chapter) * sentences + number)
-
     for speaker in range(speakers):
         reader = 1001 + 37 * speaker
         for chapter in range(chapters):
             book = f"{reader}_{120000 + 100 * speaker + chapter}"
-            place = root / subset / book.replace("_", "/")
-            place.mkdir(parents=True)
-            table = []
+            shelf = root / subset / book.replace("_", "/")
+            shelf.mkdir(parents=True)
             for number in range(sentences):
                 name = f"{book}_{number // 3:06}_{number % 3:06}"
-                said = text(speaker, chapter, number)
+                place = (speaker, chapter, number)
+                count = (speaker * chapters + chapter) * sentences + number
+                said = text(*place) if text else sentence(count)
                 length = seconds + 0.1 * (number % 4)
-                buzz = voiced(speaker, number, chapter, 0.4, sample_rate)
-                buzz = np.resize(buzz, round(length * sample_rate))
-                soundfile.write(place / f"{name}.wav", buzz, sample_rate)
+                buzz = voiced(speaker, number, chapter, 0.4, RATE)
+                buzz = np.resize(buzz, round(length * RATE))
+                soundfile.write(shelf / f"{name}.wav", buzz, RATE)
                 for kind in ("normalized", "original"):
-                    (place / f"{name}.{kind}.txt").write_text(said)
-                table.append(f"{name}\t{said}\t{said}\n")
-            (place / f"{book}.trans.tsv").write_text("".join(table))
+                    (shelf / f"{name}.{kind}.txt").write_text(said)
     _write_tables(root, subset, speakers)
     return root / subset
 
 
 def _write_tables(root, subset, speakers):
     """Who reads, in the two formats that the archives carry."""
-    tabs = ["READER\tGENDER\tSUBSET NAME\n"]
-    pipes = [
-        "; id, sex, subset, minutes, name\n;ID  |SEX| SUBSET |MINUTES| NAME\n"
-    ]
+    tabs, pipes = "READER\tGENDER\tSUBSET NAME\n", ";ID  |SEX| SUBSET |NAME\n"
     for speaker in range(speakers):
         reader, sex = 1001 + 37 * speaker, "FM"[speaker % 2]
-        tabs.append(f"{reader}\t{sex}\t{subset}\tReader {speaker}\n")
-        pipes.append(
-            f"{reader:<5}| {sex} | {subset:<17}| 8.02  | |R|eader {speaker}\n"
-        )
-    (root / "speakers.tsv").write_text("".join(tabs))
-    (root / "SPEAKERS.txt").write_text("".join(pipes))
+        tabs += f"{reader}\t{sex}\t{subset}\tReader {speaker}\n"
+        pipes += f"{reader:<5}| {sex} | {subset:<17}| |R|eader {speaker}\n"
+    (root / "speakers.tsv").write_text(tabs)
+    (root / "SPEAKERS.txt").write_text(pipes)

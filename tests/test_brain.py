@@ -1,176 +1,223 @@
-"""The Brain: training, schedule, checkpoints, resuming."""
+"""The Brain of train.py: training, schedule, checkpoints, run options."""
 
 import functools
+import re
 
 import numpy as np
 import pytest
 import torch
-from speechbrain.utils.checkpoints import Checkpointer
-from speechbrain.utils.epoch_loop import EpochCounter
-from speechbrain.utils.train_logger import (
-    FileTrainLogger,
-    TensorboardLogger,
-)
+from conftest import ROOT, load_script
 
-from speechbrain_ext.core import InterventionalBrain
-from speechbrain_ext.dataio.grid import BlockSampler, Grid, GridFeatures
-from speechbrain_ext.lobes.subspaces import SubspaceNetwork
-from speechbrain_ext.nnet.losses import InterventionalLoss
+from speechbrain.utils.train_logger import TensorboardLogger
+from speechbrain_ext.dataio.grid import Grid, GridFeatures
 from speechbrain_ext.utils.errors import InputError
+from speechbrain_ext.utils.hparams import load_hparams
 
-FACTORS = ["speaker", "content"]
+RECIPE = ROOT / "recipes/InterventionalTTS/post-training"
+train = load_script(RECIPE / "train.py")
 
 
 def entangled(n_speakers, n_contents, seed):
-    """Features: a random mix of a speaker and a content vector, plus noise."""
-    mixing = np.random.default_rng(99).standard_normal((16, 20))
-    rng = np.random.default_rng(seed)
-    speakers = rng.standard_normal((n_speakers, 8))
-    contents = rng.standard_normal((n_contents, 8))
+    """Features: a vector of the speaker and one of the content, plus noise."""
+    draw = torch.Generator().manual_seed(seed)
     s, c = np.divmod(np.arange(n_speakers * n_contents), n_contents)
-    latent = np.concatenate([speakers[s], contents[c]], axis=1)
-    features = latent @ mixing + 0.1 * rng.standard_normal((len(s), 20))
-    features = torch.tensor(features, dtype=torch.float32).unsqueeze(1)
-    return GridFeatures(features, Grid({"speaker": s, "content": c}))
+    features = 0.1 * torch.randn(len(s), 560, generator=draw)
+    features += torch.randn(n_speakers, 560, generator=draw)[s]
+    features += torch.randn(n_contents, 560, generator=draw)[c]
+    grid = Grid({"speaker": s, "content": c})
+    return GridFeatures(features.unsqueeze(1), grid)
+
+
+GRIDS = {"train": entangled(8, 12, 1), "valid": entangled(4, 6, 2)}
 
 
 class Run:
-    """One training run in a folder."""
+    """A training by the recipe's options, of four blocks per epoch.
 
-    def __init__(self, folder, epochs=6, planned=None, max_lr=1e-2, **opts):
-        torch.manual_seed(0)
-        self.network = SubspaceNetwork(
-            [1, 20], FACTORS, dict.fromkeys(FACTORS, 6), [32]
+    Keeps of each step the learning rate and the norm of the gradients, and of
+    each block whether the network is in training and its type of numbers.
+    """
+
+    def __init__(self, folder, stop=None, run_opts=None, **options):
+        given = {
+            "data_folder": "unused",
+            "output_folder": str(folder),
+            "subspace_widths": {"speaker": 6, "content": 6},
+            "train_block": {"speaker": 4, "content": 6},
+            "network": {"hidden": [32]},
+        }
+        self.hparams = load_hparams(
+            RECIPE / "hparams/recorded_grid.yaml", given | options
         )
-        self.counter = EpochCounter(limit=epochs)
-        self.lrs = []
-        self.brain = InterventionalBrain(
-            modules={"network": self.network},
-            opt_class=functools.partial(torch.optim.AdamW, lr=max_lr),
-            hparams={
-                "loss": InterventionalLoss(),
-                "number_of_epochs": planned or epochs,
-                "lr_scheduler": functools.partial(
-                    torch.optim.lr_scheduler.OneCycleLR,
-                    max_lr=max_lr,
-                    pct_start=0.1,
-                    div_factor=25,
-                    final_div_factor=1000,
-                ),
-                "train_logger": FileTrainLogger(folder / "train_log.txt"),
-            },
-            run_opts={"device": "cpu", "noprogressbar": True, **opts},
-            checkpointer=Checkpointer(
-                folder / "save",
-                {"network": self.network, "counter": self.counter},
-            ),
+        self.brain = train.InterventionalBrain(
+            self.hparams["modules"],
+            self.hparams["opt_class"],
+            self.hparams,
+            {"device": "cpu", "noprogressbar": True} | (run_opts or {}),
+            self.hparams["checkpointer"],
         )
-        step = self.brain.optimizers_step
+        self.network = self.hparams["network"]
+        self.lrs, self.norms, self.types = [], [], []
+        step, objectives = self.brain.scaler.step, self.brain.compute_objectives
 
-        def recording():
-            self.lrs.append(self.brain.optimizer.param_groups[0]["lr"])
-            step()
+        def stepping(optimizer):
+            if len(self.lrs) == stop:
+                raise KeyboardInterrupt
+            [group] = optimizer.param_groups
+            gradients = [p.grad.norm() for p in group["params"]]
+            self.lrs.append(group["lr"])
+            self.norms.append(torch.stack(gradients).norm().item())
+            step(optimizer)
 
-        self.brain.optimizers_step = recording
+        def watching(predictions, batch, stage):
+            kind = self.network.training, predictions["speaker"].dtype
+            self.types.append(kind)
+            return objectives(predictions, batch, stage)
+
+        self.brain.scaler.step = stepping
+        self.brain.compute_objectives = watching
 
     def fit(self):
-        grids = entangled(8, 12, 1), entangled(4, 6, 2)
-        blocks = (
-            BlockSampler(grids[0].grid, {"speaker": 4, "content": 6}),
-            BlockSampler(grids[1].grid, {}, shuffle=False),
-        )
-        self.brain.fit_grid(self.counter, *grids, *blocks)
+        # Not a wrapper around it, which would be exported otherwise.
+        fitted = train.fit_network(self.hparams, self.brain, GRIDS)
+        assert fitted is self.network
         return self
 
+    def excess(self):
+        """What the network as it is now gets on the validation grid."""
+        valid, network = GRIDS["valid"], self.network.eval()
+        codes = {f: valid.codes[:, i] for i, f in enumerate(valid.grid.factors)}
+        with torch.no_grad():
+            _, parts = self.hparams["loss"](network(valid.features), codes)
+        return parts["excess"].item()
 
-def excess(folder, stage="valid"):
-    """Excess over the floor after every epoch."""
-    lines = (folder / "train_log.txt").read_text().splitlines()
-    return [
-        float(line.split(f"{stage} excess: ")[1].split(",")[0])
-        for line in lines
-    ]
+
+def logged(folder, name):
+    """A number of the log, epoch by epoch."""
+    text = (folder / "train_log.txt").read_text()
+    return [float(x) for x in re.findall(rf"{name}: ([^\s,]+)", text)]
+
+
+def same(one, other, **tolerance):
+    """Whether two runs have the same parameters and buffers."""
+    state = other.network.state_dict()
+    return all(
+        torch.allclose(value, state[key], **tolerance)
+        for key, value in one.network.state_dict().items()
+    )
+
+
+EXACT = {"rtol": 0, "atol": 0}
 
 
 def test_training_lowers_the_excess_and_logs_it(tmp_path):
-    Run(tmp_path, epochs=15).fit()
-    values = excess(tmp_path, "train")
-    assert len(values) == 15
-    assert values[-1] < 0.2 * values[0]
-    log = (tmp_path / "train_log.txt").read_text()
-    for name in ("excess_speaker", "excess_content", "orthogonality"):
-        assert f"valid {name}: " in log
+    run = Run(tmp_path, number_of_epochs=15, max_lr=0.01).fit()
+    values = logged(tmp_path, "train excess")
+    assert len(values) == 15 and values[-1] < 0.2 * values[0]
+    for name in ("loss", "excess_speaker", "excess_content", "orthogonality"):
+        assert len(logged(tmp_path, f"valid {name}")) == 15
+    last = logged(tmp_path, "valid excess")[-1]
+    assert run.excess() == pytest.approx(last, rel=0.01)
+    # Four blocks of training, then one of validation.
+    assert [training for training, _ in run.types[:5]] == [True] * 4 + [False]
+    assert len(run.types) == 15 * 5
+    mean = run.network.standardiser.mean
+    assert torch.allclose(mean, GRIDS["train"].features.mean(0), atol=1e-5)
 
 
 def test_learning_rate_curve(tmp_path):
     """The published one-cycle curve, here over 24 steps."""
-    lrs = Run(tmp_path, epochs=6, max_lr=1e-4).fit().lrs
-    assert len(lrs) == 24
-    assert lrs[0] == pytest.approx(4e-6)
-    assert max(lrs) == pytest.approx(1e-4, rel=0.02)
-    assert lrs[-1] == pytest.approx(4e-9, rel=1e-3)
-    assert np.argmax(lrs) in (1, 2)  # 10 % of the steps
+    run = Run(tmp_path, number_of_epochs=6).fit()
+    assert len(run.lrs) == 24
+    assert run.lrs[0] == pytest.approx(4e-6)
+    assert max(run.lrs) == pytest.approx(1e-4, rel=0.02)
+    assert run.lrs[-1] == pytest.approx(4e-9, rel=1e-3)
+    assert np.argmax(run.lrs) in (1, 2)  # 10 % of the steps
+    assert logged(tmp_path, "lr")[-1] == pytest.approx(4e-9, rel=0.01)
 
 
-def test_best_and_last_are_named(tmp_path):
-    run = Run(tmp_path, epochs=8, max_lr=0.5).fit()  # diverges: best is early
-    values = excess(tmp_path)
-    best = run.brain.load_checkpoint("best")
-    # The log is rounded, the checkpoint's record is not.
-    assert best["excess"] == pytest.approx(min(values), rel=0.01)
-    assert run.brain.load_checkpoint("last")["epoch"] == 8
-    named = {n: (tmp_path / "save" / n).resolve() for n in ("best", "last")}
-    assert all((p / "network.ckpt").is_file() for p in named.values())
-    assert len(list((tmp_path / "save").glob("CKPT*"))) == len(
-        set(named.values())
-    )
-    run.brain.load_checkpoint("best")
-    state = torch.load(named["best"] / "network.ckpt")
-    for key, value in run.network.state_dict().items():
-        assert torch.equal(value, state[key])
+@pytest.mark.parametrize("checkpoint", ["best", "last"])
+def test_chosen_checkpoint(checkpoint, tmp_path):
+    """A training that diverges: the best is an early one."""
+    run = Run(tmp_path, number_of_epochs=8, max_lr=0.5, checkpoint=checkpoint)
+    run.fit()
+    found = logged(tmp_path, "valid excess")
+    assert np.argmin(found) < 7 and min(found) < 0.9 * found[-1]
+    wanted = min(found) if checkpoint == "best" else found[-1]
+    # The log is rounded.
+    assert run.excess() == pytest.approx(wanted, rel=0.01)
+    assert len(list((tmp_path / "save").glob("CKPT*"))) == 2
 
 
-def test_resume_at_an_epoch_equals_one_go(tmp_path):
-    whole = Run(tmp_path / "whole", epochs=6).fit()
-    Run(tmp_path / "parts", epochs=3, planned=6).fit()
-    resumed = Run(tmp_path / "parts", epochs=6).fit()
-    assert len(resumed.lrs) == 12
-    assert whole.lrs[12:] == pytest.approx(resumed.lrs)
-    for a, b in zip(whole.network.parameters(), resumed.network.parameters()):
-        assert torch.allclose(a, b, atol=1e-6)
+@pytest.mark.parametrize("run_opts", [{}, {"ckpt_interval_steps": 3}])
+def test_resuming_equals_one_go(run_opts, tmp_path):
+    """Of four steps each; also with checkpoints within epochs."""
+    whole = Run(tmp_path / "whole", number_of_epochs=6).fit()
+    with pytest.raises(KeyboardInterrupt):
+        Run(tmp_path / "parts", 15, run_opts, number_of_epochs=6).fit()
+    resumed = Run(tmp_path / "parts", None, run_opts, number_of_epochs=6).fit()
+    done = 15 if run_opts else 12
+    assert whole.lrs[done:] == resumed.lrs
+    assert same(whole, resumed, **EXACT)
+    again = Run(tmp_path / "parts", number_of_epochs=6).fit()
+    assert again.lrs == [] and same(whole, again, **EXACT)
 
 
-def test_no_checkpoint_raises(tmp_path):
-    brain = Run(tmp_path).brain
+def test_seeds(tmp_path):
+    runs = {
+        name: Run(tmp_path / name, seed=seed, number_of_epochs=2).fit()
+        for name, seed in (("one", 1), ("again", 1), ("other", 2))
+    }
+    assert same(runs["one"], runs["again"], **EXACT)
+    assert not same(runs["one"], runs["other"])
+
+
+def test_an_untrained_network_is_refused(tmp_path):
+    run = Run(tmp_path)
+    run.brain.fit_grids = lambda *grids: None
     with pytest.raises(InputError, match="No checkpoint in"):
-        brain.load_checkpoint("best")
-    with pytest.raises(InputError, match="expected best or last"):
-        brain.load_checkpoint("first")
+        run.fit()
 
 
 def test_tensorboard_takes_the_same_numbers(tmp_path):
-    pytest.importorskip("tensorboard")
-    run = Run(tmp_path, epochs=2)
+    events = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator"
+    )
+    run = Run(tmp_path, number_of_epochs=2)
     logger = TensorboardLogger(tmp_path / "tensorboard")
     run.brain.hparams.train_logger = logger
     run.fit()
     logger.writer.close()
-    from tensorboard.backend.event_processing.event_accumulator import (
-        EventAccumulator,
-    )
-
-    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    values = events.Scalars("excess_speaker/valid")
-    assert [event.step for event in values] == [1, 2]
-    best = run.brain.load_checkpoint("last")["excess"]
-    assert events.Scalars("excess/valid")[-1].value == pytest.approx(best)
+    found = events.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.step for event in found.Scalars("excess/valid")] == [1, 2]
+    last = found.Scalars("excess/valid")[-1].value
+    assert last == pytest.approx(run.excess(), rel=1e-5)
 
 
-def test_run_options(tmp_path):
-    debug = Run(tmp_path / "debug", debug=True, debug_batches=1).fit()
+def test_run_options(tmp_path, monkeypatch):
+    """Each changes what it should."""
+
+    def run(name, **run_opts):
+        return Run(tmp_path / name, None, run_opts, number_of_epochs=4).fit()
+
+    plain = run("plain")
+    assert {dtype for _, dtype in plain.types} == {torch.float32}
+    assert max(plain.norms) > 0.1
+    debug = run("debug", debug=True, debug_batches=1)
     assert len(debug.lrs) == 2  # two epochs of one batch
-    half = Run(tmp_path / "half", epochs=2, precision="bf16").fit()
-    assert len(half.lrs) == 8
-    slow = Run(tmp_path / "slow", epochs=4, grad_accumulation_factor=2).fit()
-    assert len(slow.lrs) == 8
-    assert slow.lrs[-1] == pytest.approx(min(slow.lrs))
+    half = run("half", precision="bf16")
+    assert {*half.types} == {(True, torch.bfloat16), (False, torch.float32)}
+    assert not same(half, plain) and same(half, plain, atol=0.01)
+    clipped = run("clipped", max_grad_norm=0.1)
+    assert max(clipped.norms) == pytest.approx(0.1, rel=1e-3)
+    slow = run("slow", grad_accumulation_factor=3)
+    assert len({*slow.lrs}) == 4  # SpeechBrain drops the fourth block
+    assert slow.lrs[-1] == pytest.approx(4e-9, rel=1e-3)
+    # Without a compiler of C++; the wrapper is the same.
+    eager = functools.partial(torch.compile, backend="eager")
+    monkeypatch.setattr(torch, "compile", eager)
+    compiled = run("compiled", compile=True)
+    assert isinstance(
+        compiled.brain.modules.network, torch._dynamo.OptimizedModule
+    )
+    assert same(compiled, plain, atol=1e-5)

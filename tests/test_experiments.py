@@ -1,20 +1,22 @@
 """Planning, running and summing up many runs."""
 
-import csv
-import json
+import re
 import sys
+from pathlib import Path
 
 import pytest
 
-from speechbrain_ext.evaluation.experiments import (
-    layer_panels,
-    markdown_table,
-    summary_rows,
-    write_summary,
+from speechbrain_ext.evaluation.results import (
+    COLUMNS,
+    Subspace,
+    make_row,
+    measure_rows,
+    write_results,
 )
+from speechbrain_ext.evaluation.summary import write_summary
 from speechbrain_ext.utils.errors import InputError
-from speechbrain_ext.utils.experiments import (
-    Cell,
+from speechbrain_ext.utils.files import read_csv
+from speechbrain_ext.utils.jobs import (
     Job,
     plan_evaluations,
     plan_trainings,
@@ -52,21 +54,19 @@ def plan(experiments, **changes):
 def test_grid_of_runs():
     source = {"encoder": "hf_encoder", "encoder_source": "/m/moon"}
     cells = plan(["baseline", "joint"], encoders=["log_mel", source])
-    found = [(cell.encoder, cell.layers, len(cell.trainings)) for cell in cells]
+    found = [(str(folder), len(cells[folder])) for folder in cells]
     # The baseline takes one seed, the sweep too, and [2] is in both lists.
     assert found == [
-        ("log_mel", [2], 3),
-        ("log_mel", [0], 2),
-        ("hf_encoder-moon", [2], 3),
-        ("hf_encoder-moon", [0], 2),
+        ("out/log_mel/layers_2", 3),
+        ("out/log_mel/layers_0", 2),
+        ("out/hf_encoder-moon/layers_2", 3),
+        ("out/hf_encoder-moon/layers_0", 2),
     ]
-    assert [str(path.relative_to("out")) for path in cells[2].exports] == [
-        "hf_encoder-moon/layers_2/baseline/1/export_grid_lda",
-        "hf_encoder-moon/layers_2/baseline/1/export_pca",
-        "hf_encoder-moon/layers_2/joint/1/export",
-        "hf_encoder-moon/layers_2/joint/2/export",
-    ]
-    assert cells[2].trainings[2].command == [
+    jobs = cells[Path("out/hf_encoder-moon/layers_2")]
+    assert [job.exports for job in jobs] == [
+        ("export_grid_lda", "export_pca"), ("export",), ("export",)
+    ]  # fmt: skip
+    assert jobs[2].command == [
         "train.py",
         "j.yaml",
         "--encoder=hf_encoder",
@@ -79,32 +79,28 @@ def test_grid_of_runs():
 
 def test_own_layers_and_options():
     cells = plan(["joint", "mixture"], arguments=["--device=cpu"])
-    assert [cell.layers for cell in cells] == [[2], [0], [0, 1]]
-    command = cells[2].trainings[1].command
+    layers = [folder.name for folder in cells]
+    assert layers == ["layers_2", "layers_0", "layers_0_1"]
+    command = cells[Path("out/log_mel/layers_0_1")][1].command
     assert '--network={"layer_mixture": true}' in command
     assert "--seed=2" in command and command[-1] == "--device=cpu"
+    # A system's own options come first.
+    cells = plan(["baseline"], sweep=[], options={"number_of_epochs": 9})
+    [[job]] = cells.values()
+    assert "--number_of_epochs=0" in job.command
 
 
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"seeds": []}, "seeds is empty"),
-        ({"layers": []}, "layers is empty"),
-        ({"encoders": []}, "encoders is empty"),
-    ],
-)
-def test_empty_lists(changes, message):
-    with pytest.raises(InputError, match=message):
-        plan(["joint"], **changes)
-
-
-@pytest.mark.parametrize(
-    "changes, message",
-    [
-        ({"layers": [0, 6]}, "'0' is no choice of layers"),
-        ({"sweep": [6]}, "'6' is no choice of layers"),
-        ({"seeds": 1}, "seeds is '1': give a list"),
-        ({"encoders": "log_mel"}, "encoders is 'log_mel': give a list"),
+        ({"experiments": ["jiont"]}, "jiont.*: expected .*baseline, joint"),
+        ({"seeds": []}, r"seeds is \[\]: expected a list"),
+        ({"layers": []}, r"layers is \[\]: expected a list"),
+        ({"encoders": []}, r"encoders is \[\]: expected a list"),
+        ({"layers": [0, 6]}, "layers is 0: expected a list"),
+        ({"sweep": [6]}, "layers is 6: expected a list"),
+        ({"seeds": 1}, "seeds is 1: expected a list"),
+        ({"encoders": "log_mel"}, "encoders is 'log_mel': expected a list"),
         ({"seeds": [1, 1]}, "Two runs .*layers_2/joint/1:"),
         (
             {"encoders": [{"encoder": "e", "encoder_source": f"{a}/m"}
@@ -121,58 +117,39 @@ def test_empty_lists(changes, message):
 )  # fmt: skip
 def test_lists_that_cannot_be_meant(changes, message):
     with pytest.raises(InputError, match=message):
-        plan(["joint"], **changes)
+        plan(**{"experiments": ["joint"]} | changes)
 
 
-def test_option_files_lie_beside_the_script():
-    """So that the runner works from any folder."""
-    job = plan(["joint"], script="a/train.py")[0].trainings[0]
-    assert job.command[:2] == ["a/train.py", "a/j.yaml"]
-    sets = {"b": {"data_folder": "."}}
-    jobs = plan_evaluations([], sets, "a/e.py", "e.yaml", "out")
-    assert jobs == {}
-    cell = Cell("log_mel", [2], [job], ["out"])
-    jobs = plan_evaluations([cell], sets, "a/e.py", "e.yaml", "out")
-    assert jobs["b", 0].command[:2] == ["a/e.py", "a/e.yaml"]
-
-
-def test_a_systems_own_options_come_first():
-    [cell] = plan(["baseline"], sweep=[], options={"number_of_epochs": 9})
-    assert "--number_of_epochs=0" in cell.trainings[0].command
-
-
-def test_unknown_experiment():
-    with pytest.raises(InputError, match="'jiont': the systems are baseline"):
-        plan(["jiont"])
-
-
-def test_recordings_without_a_folder_are_left_out():
-    cells = plan(["joint"])
+def test_evaluations():
+    """Recordings without a folder are left out; files beside the script."""
+    cells = plan(["joint"], script="a/train.py")
+    trainings = cells[Path("out/log_mel/layers_2")]
+    assert trainings[0].command[:2] == ["a/train.py", "a/j.yaml"]
     sets = {"a": {"data_folder": None}, "b": {"data_folder": ".", "seed": 3}}
-    jobs = plan_evaluations(cells, sets, "evaluate.py", "e.yaml", "out")
+    jobs = plan_evaluations(cells, sets, "a/evaluate.py", "e.yaml")
     assert list(jobs) == [("b", 0), ("b", 1)]
-    command = jobs["b", 0].command
-    assert command[:4] == [
-        "evaluate.py",
-        "e.yaml",
+    assert jobs["b", 0].command == [
+        "a/evaluate.py",
+        "a/e.yaml",
         "--data_folder=.",
         "--seed=3",
-    ]
-    assert command[4] == (
         '--export_folder=["out/log_mel/layers_2/joint/1/export", '
-        '"out/log_mel/layers_2/joint/2/export"]'
-    )
-    with pytest.raises(InputError, match="data folder of a"):
-        plan_evaluations(cells, {"a": {}}, "evaluate.py", "e.yaml", "out")
-    sets["b"]["data_folder"] = "none"
-    with pytest.raises(InputError, match="no folder none, .* of b"):
-        plan_evaluations(cells, sets, "evaluate.py", "e.yaml", "out")
+        '"out/log_mel/layers_2/joint/2/export"]',
+        "--output_folder=out/log_mel/layers_2/evaluation_b",
+    ]
+    assert jobs["b", 0].after == tuple(trainings)
+    for sets, message in (
+        ({"a": {}}, "data folder of a"),
+        ({"b": {"data_folder": "none"}}, "no folder none, .* of b"),
+    ):
+        with pytest.raises(InputError, match=message):
+            plan_evaluations(cells, sets, "evaluate.py", "e.yaml")
 
 
-def writer(folder, text, then=""):
+def writer(folder, text, then="", after=()):
     """A job that leaves a trace of each time it ran."""
     code = f"open(r'{folder.parent}/log', 'a').write('{text}'); {then}"
-    return Job(folder, ["-c", code])
+    return Job(folder, ["-c", code], after)
 
 
 def test_finished_jobs_are_not_run_again(tmp_path):
@@ -180,26 +157,16 @@ def test_finished_jobs_are_not_run_again(tmp_path):
     run_jobs(jobs[:1])
     run_jobs(jobs)
     assert (tmp_path / "log").read_text() == "ab"
-
-
-def test_another_command_in_a_finished_folder(tmp_path):
-    run_jobs([writer(tmp_path / "a", "x")])
     other = [writer(tmp_path / "a", "y")]
     with pytest.raises(InputError, match="another command .*, now .*'y'"):
         run_jobs(other)
     run_jobs(other, renew=True)
-    assert (tmp_path / "log").read_text() == "xy"
+    assert (tmp_path / "log").read_text() == "aby"
 
 
 def test_what_reads_a_job_that_was_run_again_is_run_again(tmp_path):
     training = writer(tmp_path / "t", "t")
-    evaluation = writer(tmp_path / "e", "e")
-    cells = [Cell("log_mel", [0], [training], ["export"])]
-    planned = plan_evaluations(
-        cells, {"r": {"data_folder": str(tmp_path)}}, "e", "e", tmp_path
-    )["r", 0]
-    assert planned.after == (training,)
-    evaluation = Job(evaluation.folder, evaluation.command, planned.after)
+    evaluation = writer(tmp_path / "e", "e", after=(training,))
     for _ in range(2):
         run_jobs([training])
         run_jobs([evaluation])
@@ -218,16 +185,18 @@ def test_devices_are_a_list(devices, tmp_path):
 
 
 def test_a_failure_stops_no_other_job_and_is_run_again(tmp_path):
-    fails = f"open(r'{tmp_path}/ok'); print('all is well')"
+    fails = f"import sys; open(r'{tmp_path}/ok'); print(sys.executable)"
     jobs = [writer(tmp_path / "a", "a", fails), writer(tmp_path / "b", "b")]
     with pytest.raises(
         InputError, match="1 of 2 jobs failed, first .*No such file"
     ):
         run_jobs(jobs)
-    assert "Traceback" in (tmp_path / "a/output.txt").read_text()
+    output = tmp_path / "a/output.txt"
+    assert "Traceback" in output.read_text()
     (tmp_path / "ok").touch()
     run_jobs(jobs)
     assert (tmp_path / "log").read_text() == "aba"
+    assert output.read_text().strip() == sys.executable
 
 
 def test_devices_share_the_jobs(tmp_path):
@@ -239,119 +208,62 @@ def test_devices_share_the_jobs(tmp_path):
     )
     jobs = [Job(tmp_path / str(i), ["-c", code]) for i in range(4)]
     run_jobs(jobs, devices=["one", "two"])
-    spans = [
-        [
-            tuple(map(float, line.split()))
-            for line in path.read_text().split("\n")[:-1]
-        ]
-        for path in (tmp_path / "one", tmp_path / "two")
+    number = 0
+    for device in ("one", "two"):
+        times = [float(x) for x in (tmp_path / device).read_text().split()]
+        assert times == sorted(times)  # start, end, start, end
+        number += len(times) // 2
+    assert number == 4
+
+
+def evaluated(folder, layers):
+    """What an evaluation of two seeds leaves in a folder."""
+    origin = Subspace("joint", "speaker", "moon", layers)
+    values = {
+        origin._replace(system="baseline", subspace=""): 0.4,
+        origin._replace(seed=1): 0.1,
+        origin._replace(seed=2): 0.3,
+    }
+    draws = {o: [value - 0.1, value + 0.1] for o, value in values.items()}
+    rows = [
+        row | {"condition": condition, "task": "verification"}
+        for condition in ("recorded", "channels")
+        for row in measure_rows(values, draws, measure="eer")
     ]
-    assert sum(map(len, spans)) == 4 and min(map(len, spans)) >= 1
-    for own in spans:
-        own.sort()
-        assert all(a[1] <= b[0] for a, b in zip(own, own[1:]))
-
-
-def measured(value, **more):
-    row = {
-        "interval": [value - 0.1, value + 0.1],
-        "difference": None,
-        "difference_interval": None,
-        "significant": None,
-    }
-    return row | more
-
-
-@pytest.fixture
-def results():
-    """Of an evaluation with two seeds of one system."""
-    compared = {
-        "difference": -0.2,
-        "difference_interval": [-0.3, -0.1],
-        "significant": True,
-    }
-    verification = {
-        "baseline": measured(0.4, eer=0.4),
-        "joint@1 speaker": measured(0.1, eer=0.1),
-        "joint@2 speaker": measured(0.3, eer=0.3),
-    }
-    seeds = {
-        "joint speaker": {"values": [0.1, 0.3], "mean": 0.2, "sd": 0.14}
-        | {"interval": [0.15, 0.25]}
-        | compared
-    }
-    probe = {"accuracy": 0.5, "folds": []}
-    leakage = {
-        "factors": {"speaker": {}},
-        "subspaces": {
-            "joint@1 speaker": {"probe": {"speaker": probe}},
-            "joint@2 speaker": {"probe": {"speaker": {"accuracy": 0.7}}},
-            "baseline": {"probe": {"speaker": {"accuracy": None}}},
-        },
-    }
-    measures = {"verification": verification, "seeds": {"verification": seeds}}
-    return {
-        "domain_statistics": "grid",
-        "conditions": {
-            "clean": measures | {"leakage": leakage},
-            "shifted": measures,
-        },
-    }
-
-
-def test_rows_put_seeds_together(results):
-    rows = summary_rows(results)
-    assert [(r["condition"], r["measure"], r["system"]) for r in rows] == [
-        ("clean", "EER", "baseline"),
-        ("clean", "EER", "joint speaker"),
-        ("clean", "speaker probe", "joint speaker"),
-        ("shifted", "EER", "baseline"),
-        ("shifted", "EER", "joint speaker"),
+    rows += [
+        make_row(condition="recorded", task="x", measure="chance", value=1)
     ]
-    joint, probe = rows[1], rows[2]
-    assert joint["seeds"] == 2 and joint["mean"] == 0.2
-    assert (joint["low"], joint["high"]) == (0.15, 0.25)
-    assert (joint["difference_low"], joint["differs"]) == (-0.3, True)
-    assert probe["mean"] == pytest.approx(0.6) and probe["low"] is None
+    about = {"domain_statistics": "grid", "protocol": None}
+    write_results(folder, rows, about)
+    return rows
 
 
-def test_table(results):
-    assert markdown_table(summary_rows(results)).splitlines() == [
-        "| system | seeds | EER % | EER %, shifted | speaker probe % |",
-        "|---|---|---|---|---|",
-        "| baseline | 1 | 40.0 (30.0 .. 50.0) | 40.0 (30.0 .. 50.0) | - |",
-        "| joint speaker | 2 | 20.0 ± 14.0 (15.0 .. 25.0) * | "
-        "20.0 ± 14.0 (15.0 .. 25.0) * | 60.0 ± 14.1 |",
-    ]
-
-
-def test_summary_files(results, tmp_path):
-    cells, jobs = [], {}
-    for number, layers in enumerate([[0], [6], [0, 6]]):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        (folder / "results.json").write_text(json.dumps(results))
-        cells.append(Cell("moon", layers, [], []))
-        jobs["real", number] = Job(folder, [])
-    write_summary(tmp_path, cells, jobs)
-    with open(tmp_path / "summary.csv", newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    assert [row["layers"] for row in rows[::5]] == ["0", "6", "0+6"]
-    assert rows[0]["sd"] == "" and float(rows[1]["sd"]) == 0.14
-    text = (tmp_path / "summary.md").read_text(encoding="utf-8")
-    assert "## real: moon, layers 0, 6\n" in text
+def test_summary(tmp_path):
+    places, number = [], 0
+    for layers in ("0", "6", "0+6"):
+        number += len(evaluated(tmp_path / layers, layers))
+        places.append(("real", tmp_path / layers))
+    text = write_summary(tmp_path, places)
+    assert text == (tmp_path / "summary.md").read_text(encoding="utf-8")
+    heads = re.findall("^## .*", text, re.MULTILINE)
+    wanted = [f"## real: moon, layers {layers}" for layers in ("0", "6", "0+6")]
+    assert heads == wanted
+    # Seeds put together, and only together.
+    lines = [line.split("|")[1:-1] for line in text.splitlines()]
+    lines = [[cell.strip() for cell in x] for x in lines if len(x) > 2]
+    joint = [line for line in lines if line[0] == "joint"]
+    assert len(joint) == 3
+    assert joint[0][-2:] == ["20.00 ± 14.14 (10.50..29.50) *"] * 2
+    assert lines[2][0] == "baseline" and lines[2][-1].startswith("40.00 (")
+    # All rows, those of single seeds too.
+    rows = read_csv(tmp_path / "results.csv")
+    assert len(rows) == number and list(rows[0]) == list(COLUMNS)
+    assert {row["seed"] for row in rows} == {"", "1", "2", "all"}
+    assert {row["run"] for row in rows} == {str(place) for _, place in places}
     assert (tmp_path / "layers_real_moon.png").stat().st_size > 5000
 
 
-def test_panels_take_single_layers_only(results):
-    rows = [r | {"layers": [0, 6]} for r in summary_rows(results)]
-    assert layer_panels(rows) == {}
-    rows = [r | {"layers": [6]} for r in summary_rows(results)]
-    panel = layer_panels(rows)["shifted"]["EER"]
-    assert panel["joint speaker"] == {6: (0.2, [0.15, 0.25])}
-
-
-def test_python_is_this_one(tmp_path):
-    code = "import sys; print(sys.executable)"
-    run_jobs([Job(tmp_path, ["-c", code])])
-    assert (tmp_path / "output.txt").read_text().strip() == sys.executable
+def test_no_plot_of_one_choice_of_layers(tmp_path):
+    evaluated(tmp_path / "0", "0")
+    write_summary(tmp_path, [("real", tmp_path / "0")])
+    assert not list(tmp_path.glob("*.png"))

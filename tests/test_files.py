@@ -1,10 +1,23 @@
-"""Files that are never found half-written."""
+"""Files that are never found half-written, and whose a folder is."""
 
+import json
 import threading
 
+import numpy as np
 import pytest
+import torch
 
-from speechbrain_ext.utils.files import replacing
+from speechbrain_ext.utils.errors import InputError
+from speechbrain_ext.utils.files import (
+    claim_folder,
+    digest,
+    file_digest,
+    read_csv,
+    replacing,
+    to_json,
+    write_csv,
+    write_json,
+)
 
 
 def test_two_threads_may_write_one_file(tmp_path):
@@ -37,3 +50,73 @@ def test_a_failure_leaves_the_old_file_alone(tmp_path):
             raise RuntimeError
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_json_is_plain_complete_and_atomic(tmp_path):
+    path = tmp_path / "a" / "results.json"
+    results = {
+        1: torch.tensor([1.5, float("inf")]),
+        "a": (np.float32(2), np.nan),
+    }
+    plain = {"1": [1.5, None], "a": [2.0, None]}
+    assert to_json(results) == plain
+    write_json(path, results)
+    with pytest.raises(TypeError):
+        write_json(path, {"bad": object()})
+    assert json.loads(path.read_text()) == plain
+    assert [p.name for p in path.parent.iterdir()] == ["results.json"]
+
+
+def test_csv_round_trip(tmp_path):
+    path = tmp_path / "new" / "rows.csv"
+    rows = [{"ID": "ä, b", "n": 1}, {"ID": 'c"\nd', "n": ""}]
+    write_csv(path, rows)
+    assert read_csv(path) == [row | {"n": str(row["n"])} for row in rows]
+    write_csv(path, rows, ["n"])
+    assert read_csv(path) == [{"n": "1"}, {"n": ""}]
+    path.write_bytes(b"\xef\xbb\xbfID,n\r\na,2\r\n")  # of a spreadsheet
+    assert read_csv(path) == [{"ID": "a", "n": "2"}]
+    assert read_csv(tmp_path / "absent.csv") == []
+    with pytest.raises(InputError, match="rows.csv: no rows"):
+        write_csv(path, [])
+    assert len(read_csv(path)) == 1
+
+
+def test_a_folder_belongs_to_its_settings(tmp_path):
+    folder = tmp_path / "run"
+    settings = {"layers": (0, 6), "network": {"width": 8}, "ids": ["u1"] * 99}
+    claim_folder(folder, {"layers": 1})
+    claim_folder(folder, settings)  # nothing is lost yet
+    (folder / "CKPT+1").mkdir()
+    claim_folder(folder, settings)
+    for change, message in (
+        ({"layers": [0]}, r"another layers \(\[0, 6\], now \[0\]\): .* --mine"),
+        ({"network": {"width": 9}}, r"another network: width \(8, now 9\)"),
+        ({"seed": 1}, r"another seed \(None, now 1\)"),
+        ({"ids": ["u1"] * 98}, r"another ids \(99 entries, now 98 entries\)"),
+        ({"ids": ["u2"] * 99}, "another ids: give"),
+        ({"ids": None}, r"another ids \(99 entries, now None\)"),
+    ):
+        with pytest.raises(InputError, match=message):
+            claim_folder(folder, settings | change, option="mine")
+    for text in ("[", "[]"):
+        (folder / "settings.json").write_text(text)
+        with pytest.raises(InputError, match="settings.json is damaged"):
+            claim_folder(folder, settings)
+    (folder / "settings.json").unlink()
+    with pytest.raises(InputError, match="holds CKPT.* that was not made here"):
+        claim_folder(folder, settings)
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file is a file: give another"):
+        claim_folder(tmp_path / "file", settings)
+
+
+def test_digests(tmp_path):
+    assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+    assert digest({"a": 1}) != digest({"a": 2})
+    path = tmp_path / "model"
+    path.write_bytes(b"abc")
+    known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert file_digest(path, "sha256") == known
+    with pytest.raises(InputError, match="absent cannot be read: No such file"):
+        file_digest(tmp_path / "absent")

@@ -2,17 +2,13 @@
 
 import json
 
-import numpy as np
 import pytest
-import soundfile
-import torch
 from conftest import write_manifest
 
+from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain_ext.dataio.manifest import (
-    add_audio_pipeline,
-    check_audio,
+    in_split,
     load_manifest,
-    read_audio,
     split_manifest,
     subset,
 )
@@ -68,7 +64,7 @@ def test_a_mapped_name_hides_a_column_of_that_name(tmp_path):
         ([row(), row()], "line 3: ID 'u1' occurs twice"),
         ([{"ID": "u1", "wav": "a.wav", "speaker": "s"}], "no column 'content'"),
         ([row(content="")], "line 2: empty 'content'"),
-        ([row(duration="long")], "line 2: duration 'long' is no number"),
+        ([row(duration="long")], "line 2: duration 'long' is not a number"),
     ],
 )
 def test_bad_rows(tmp_path, rows, message):
@@ -77,104 +73,35 @@ def test_bad_rows(tmp_path, rows, message):
         load_manifest(path, factors=FACTORS)
 
 
-def test_bad_files(tmp_path):
-    with pytest.raises(InputError, match="No manifest"):
-        load_manifest(tmp_path / "absent.csv")
-    (tmp_path / "empty.csv").write_text("ID,wav\n")
-    with pytest.raises(InputError, match="no rows"):
-        load_manifest(tmp_path / "empty.csv")
-    (tmp_path / "broken.json").write_text("{")
-    with pytest.raises(InputError, match="cannot be read"):
-        load_manifest(tmp_path / "broken.json")
-    repeated = '{"u1": {"wav": "a"}, "u1": {"wav": "b"}}'
-    (tmp_path / "twice.json").write_text(repeated)
-    with pytest.raises(InputError, match="occurs twice"):
-        load_manifest(tmp_path / "twice.json")
-    (tmp_path / "wide.csv").write_text("ID,wav\nu1,a.wav,surplus\n")
-    with pytest.raises(InputError, match="line 2: too many fields"):
-        load_manifest(tmp_path / "wide.csv")
+@pytest.mark.parametrize(
+    "name, text, message",
+    [
+        ("absent.csv", None, "No manifest"),
+        ("empty.csv", "ID,wav\n", "no rows"),
+        ("wide.csv", "ID,wav\nu1,a.wav,surplus\n", "line 2: too many fields"),
+        ("broken.json", "{", "cannot be read"),
+        (
+            "twice.json",
+            '{"u": {"wav": "a"}, "u": {"wav": "b"}}',
+            "occurs twice",
+        ),
+    ],
+)
+def test_bad_files(tmp_path, name, text, message):
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=message):
+        load_manifest(tmp_path / name)
 
 
-@pytest.fixture
-def audio(tmp_path):
-    """Writes a file, returns a dataset of one utterance."""
-
-    def make(samples, rate=16000, **changes):
-        soundfile.write(tmp_path / "a.wav", samples, rate, subtype="FLOAT")
-        path = write_manifest(tmp_path / "m.csv", [row(**changes)])
-        return load_manifest(path)
-
-    return make
-
-
-def test_check_audio_fills_in_durations(audio):
-    dataset = audio(np.zeros(8000))
-    check_audio(dataset)
-    assert dataset.data["u1"]["duration"] == 0.5
-    dataset = audio(np.zeros(8000), start=100, stop=1700)
-    check_audio(dataset)
-    assert dataset.data["u1"]["duration"] == 0.1
-
-
-def test_check_audio_refuses(audio, tmp_path):
-    dataset = audio(np.zeros(100))
-    (tmp_path / "a.wav").unlink()
-    with pytest.raises(InputError, match="'u1': no file"):
-        check_audio(dataset)
-    (tmp_path / "a.wav").write_text("no audio at all")
-    with pytest.raises(InputError, match="no readable audio"):
-        check_audio(dataset)
-    with pytest.raises(InputError, match="is empty"):
-        check_audio(audio(np.zeros(0)))
-    with pytest.raises(InputError, match="8000 Hz, expected 16000"):
-        check_audio(audio(np.zeros(100), rate=8000), resample=False)
-    with pytest.raises(InputError, match="samples 0 to 101"):
-        check_audio(audio(np.zeros(100), stop=101))
-
-
-def test_read_audio(audio):
-    time = np.arange(8000) / 8000
-    tone = 0.5 * np.sin(2 * np.pi * 440 * time)
-    dataset = audio(np.stack([tone, 0 * tone], axis=1), rate=8000)
-    wav = dataset.data["u1"]["wav"]
-    signal = read_audio("u1", wav)
-    assert signal.shape == (16000,)  # resampled, channels averaged
-    expected = 0.25 * np.sin(2 * np.pi * 440 * np.arange(16000) / 16000)
-    middle = slice(1000, -1000)
-    assert np.allclose(signal[middle], expected[middle], atol=2e-3)
-    assert read_audio("u1", wav, 100, 300, sample_rate=8000).shape == (200,)
-
-
-def test_nan_is_refused(audio):
-    samples = np.zeros(100, dtype=np.float32)
-    samples[7] = np.nan
-    dataset = add_audio_pipeline(audio(samples))
-    with pytest.raises(InputError, match="'u1'.*NaN"):
-        dataset[0]
-
-
-def test_pipeline_applies_the_channel(audio):
-    dataset = audio(np.full(100, 0.5))
-    seen = []
-
-    def channel(signal, key):
-        seen.append(key)
-        return 2 * signal
-
-    item = add_audio_pipeline(dataset, channel=channel)[0]
-    assert item["id"] == "u1" and seen == ["u1"]
-    assert torch.allclose(item["sig"], torch.ones(100))
-
-
-def grid_dataset(n_speakers=10, n_contents=10, **extra):
-    rows = {
-        f"{s}_{c}": {"speaker": f"s{s}", "content": f"c{c}", **extra}
-        for s in range(n_speakers)
-        for c in range(n_contents)
-    }
-    from speechbrain.dataio.dataset import DynamicItemDataset
-
-    return DynamicItemDataset(rows)
+def grid_dataset(n_speakers=10, n_contents=10):
+    return DynamicItemDataset(
+        {
+            f"{s}_{c}": {"speaker": f"s{s}", "content": f"c{c}"}
+            for s in range(n_speakers)
+            for c in range(n_contents)
+        }
+    )
 
 
 def test_split_is_disjoint_seeded_and_complete():
@@ -222,6 +149,20 @@ def test_too_few_speakers():
         split_manifest(grid_dataset(2, 3), by="speaker")
 
 
-def test_subset_keeps_the_order():
-    dataset = subset(grid_dataset(), ["3_1", "0_2"])
-    assert list(dataset.data) == ["3_1", "0_2"]
+def test_a_speaker_in_two_marked_splits_is_told(caplog):
+    dataset = grid_dataset(3, 2)
+    for key, row in dataset.data.items():
+        row["split"] = {"0": "train", "1": "valid"}.get(key[0], "test")
+    split_manifest(dataset, by="speaker")
+    assert not caplog.records
+    split_manifest(dataset, by="content")
+    assert "2 values of 'content' are in several splits" in caplog.text
+
+
+def test_some_utterances_of_a_dataset():
+    dataset = grid_dataset()
+    assert list(subset(dataset, ["3_1", "0_2"]).data) == ["3_1", "0_2"]
+    dataset.data["0_2"]["split"] = "dev"
+    assert in_split(dataset, "dev") == ["0_2"]
+    with pytest.raises(InputError, match="'test': the manifest has None, dev"):
+        in_split(dataset, "test")

@@ -1,350 +1,335 @@
-"""evaluate.py on exports of a small run."""
+"""evaluate.py on exports of heads that were never trained."""
 
-import importlib.util
-import json
-import sys
+import functools
 
 import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import ROOT, voiced
+from conftest import ROOT, cached_features, call_script, pick, voiced
 
-from speechbrain_ext.evaluation.keywords import KEYWORDS
+from speechbrain_ext.evaluation.results import read_results, select
+from speechbrain_ext.inference import SubspaceEncoder
 from speechbrain_ext.inference.export import export_subspaces
 from speechbrain_ext.lobes.encoders import load_encoder
 from speechbrain_ext.lobes.subspaces import SubspaceNetwork
-from speechbrain_ext.utils.errors import one_line_errors
+from speechbrain_ext.metrics.keywords import keyword_classification
+from speechbrain_ext.metrics.probes import linear_probe
+from speechbrain_ext.metrics.retrieval import nearest_value
+from speechbrain_ext.metrics.trials import generate_trials
+from speechbrain_ext.metrics.verification import equal_error_rate
+from speechbrain_ext.utils.files import read_csv
 
 RECIPE = ROOT / "recipes/InterventionalTTS/post-training"
+FEW = "--tasks=[verification]", "--conditions=[recorded]"
 
 
 @pytest.fixture(scope="module")
 def exports(tmp_path_factory):
-    """Two seeds of an untrained head with two factors, one of one factor."""
+    """Two seeds of a head with two factors, one of one factor."""
     folder = tmp_path_factory.mktemp("exports")
-    encoder = load_encoder("log_mel")
-    both = ["speaker", "content"]
+    encoder, both = load_encoder("log_mel"), ["speaker", "content"]
     for name, seed, factors in (
         ("joint", 1, both),
         ("joint", 2, both),
-        ("speaker_only", 1, ["speaker"]),
+        ("only", 1, ["speaker"]),
     ):
         torch.manual_seed(seed)
         network = SubspaceNetwork(
             [1, 560], factors, dict.fromkeys(factors, 8), [16], standardise=True
         )
         network.fit_statistics(torch.randn(50, 1, 560))
-        export_subspaces(
-            folder / f"{name}_{seed}", encoder, network, [0], name, seed
-        )
+        path = folder / f"{name}_{seed}"
+        export_subspaces(path, encoder, network, [0], name=name, seed=seed)
     return folder
 
 
-@pytest.fixture
-def evaluate(monkeypatch, tmp_path, small_grid):
-    """The script's ``main``; returns its results."""
-    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
-    monkeypatch.chdir(RECIPE)
-    spec = importlib.util.spec_from_file_location(
-        "evaluate", RECIPE / "evaluate.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "evaluate", module)
-    spec.loader.exec_module(module)
+@pytest.fixture(scope="module")
+def evaluate(small_grid, exports, tmp_path_factory):
+    """The script, by default on ``joint_1``; returns its folder and results."""
+    features = tmp_path_factory.mktemp("features")
 
-    def run(*arguments):
-        defaults = [
+    def run(*arguments, names=("joint_1",)):
+        run.out = tmp_path_factory.mktemp("out")
+        folders = ", ".join(str(exports / name) for name in names)
+        run.printed = call_script(
+            RECIPE / "evaluate.py",
+            "hparams/evaluate.yaml",
+            f"--export_folder=[{folders}]",
             f"--data_folder={small_grid}",
-            f"--output_folder={tmp_path / 'out'}",
-            f"--cache_folder={tmp_path / 'features'}",
-            "--resamples=50",
-            "--device=cpu",
-            "--noprogressbar",
-        ]
-        chosen = {a.split("=")[0]: a for a in [*defaults, *arguments]}
-        with one_line_errors():
-            module.main(["hparams/evaluate.yaml", *chosen.values()])
-        return json.loads((tmp_path / "out/results.json").read_text())
+            f"--output_folder={run.out}",
+            f"--cache_folder={features}",
+            *("--resamples=20", "--device=cpu", "--noprogressbar"),
+            *arguments,
+        )
+        return run.out, *read_results(run.out).values()
 
-    run.out = tmp_path / "out"
     return run
 
 
-def test_everything_at_once(evaluate, exports, capsys):
-    folders = [exports / n for n in ("joint_1", "joint_2", "speaker_only_1")]
-    results = evaluate(
-        f"--export_folder=[{', '.join(map(str, folders))}]",
-        "--tasks=[verification, content, keywords, leakage]",
-        "--evaluated_split=test",
-        "--gender_factor=speaker",
-        "--domain_statistics=target",
-    )
-    names = [
-        "baseline",
-        "baseline_standardised",
-        "joint@1 speaker",
-        "joint@1 content",
-        "joint@2 speaker",
-        "joint@2 content",
-        "speaker_only speaker",
+def labels_of(rows, **wanted):
+    """Subspaces and seeds that have such rows, in their order."""
+    labels = [
+        f"{row['system']} {row['subspace']} {row['seed']}".strip()
+        for row in select(rows, **wanted)
+        if row["system"] not in ("", "control") and row["seed"] != "all"
     ]
-    assert results["exports"] == ["joint@1", "joint@2", "speaker_only"]
-    assert results["domain_statistics"] == (
-        "target: 70 utterances that are not evaluated"
+    return list(dict.fromkeys(labels))
+
+
+TASKS = ("verification", "content", "keywords", "leakage")
+
+
+@pytest.fixture(scope="module")
+def everything(evaluate, tmp_path_factory):
+    """Folder and results of one evaluation with all tasks."""
+    features = tmp_path_factory.mktemp("own_features")
+    found = evaluate(
+        f"--cache_folder={features}",
+        f"--tasks=[{', '.join(TASKS)}]",
+        *("--evaluated_split=test", "--domain_statistics=target"),
+        *("--gender_factor=speaker", "--probe_folds=3", "--seed=5"),
+        names=("joint_1", "joint_2", "only_1"),
     )
-    for condition in ("clean", "shifted"):
-        measures = results["conditions"][condition]
-        for task in ("verification", "content", "keywords"):
-            assert list(measures[task]) == names
-        row = measures["verification"]["joint@1 speaker"]
-        assert row["trials"] == 240 and row["targets"] == 120
-        # Two speakers: no interval, and no claim.
-        assert row["interval"] is None and row["significant"] is None
-        # Two speakers: pairs within one have no impostors, and the reverse.
-        kinds = row["categories"]["gender"]
-        assert kinds["s6-s6"]["eer"] is None
-        assert kinds["s6-s7"]["false_alarm"] is not None
-        assert measures["keywords"]["baseline"]["chance"] == pytest.approx(
-            1 / 6
-        )
-        leakage = measures["leakage"]
-        assert list(leakage["subspaces"]) == names
-        assert leakage["controls"]
-        for task in ("verification", "content", "keywords"):
-            seeds = measures["seeds"][task]["joint speaker"]
-            key = "eer" if task == "verification" else "accuracy"
-            assert seeds["values"] == [
-                measures[task][f"joint@{seed} speaker"][key] for seed in (1, 2)
+    assert (found[0] / "report.txt").read_text() in evaluate.printed
+    return *found, features
+
+
+def test_everything_at_once(everything):
+    out, about, rows, _ = everything
+    assert about["exports"] == ["joint", "joint", "only"]
+    statistics = "target: 70 utterances that are not evaluated"
+    assert about["domain_statistics"] == statistics
+    for condition in ("recorded", "channels"):
+        here = select(rows, condition=condition)
+        for task in TASKS:
+            assert labels_of(here, task=task, measure=("eer", "accuracy")) == [
+                *("baseline", "baseline_standardised", "joint speaker 1"),
+                *("joint content 1", "joint speaker 2", "joint content 2"),
+                "only speaker 1",
             ]
-        seeds = measures["seeds"]["leakage"]["probe"]["content"]
-        assert list(seeds) == ["joint speaker", "joint content"]
-        assert seeds["joint speaker"]["mean"] == pytest.approx(
-            np.mean(
-                [
-                    leakage["subspaces"][f"joint@{seed} speaker"]["probe"][
-                        "content"
-                    ]["accuracy"]
-                    for seed in (1, 2)
-                ]
-            )
-        )
+        assert select(here, system="control", measure="accuracy")
+        # Two speakers: no interval; and none of them has impostors.
+        asked = dict(seed=1, condition=condition, task="verification")
+        ask = functools.partial(pick, rows, "joint speaker", **asked)
+        assert ask()["n"] == 240 and ask()["low"] == ""
+        assert (ask("miss")["n"], ask("false_alarm")["n"]) == (120, 120)
+        assert ask("false_alarm", group="s6-s7")["value"] >= 0
+        groups = {row["group"] for row in select(here, task="verification")}
+        assert groups == {"", "s6-s6", "s6-s7", "s7-s7"}
+        assert not select(here, group="s6-s6", measure="eer")
+        for task in ("content", "keywords"):
+            [chance] = select(here, task=task, measure="chance")
+            assert chance["value"] == 1 / 6
         for plot in ("scores", "det", "speakers", "leakage"):
-            image = evaluate.out / f"{plot}_{condition}.png"
+            image = out / f"{plot}_{condition}.png"
             assert image.read_bytes().startswith(b"\x89PNG")
-    clean = results["conditions"]["clean"]["keywords"]["baseline"]
-    assert clean["accuracy"] > 2 * clean["chance"]
-    printed = capsys.readouterr().out
-    assert (evaluate.out / "report.txt").read_text() in printed
-    assert "over seeds" in printed
-    # The trials that were made can be given to other scripts.
-    assert len((evaluate.out / "trials.txt").read_text().splitlines()) == 240
+    # Seeds are put together in every task.
+    means = select(rows, seed="all", measure=("eer", "accuracy"))
+    assert {row["task"] for row in means} == set(TASKS)
+    for mean in means:
+        number = ("value", "low", "high", "seed")
+        of = {key: mean[key] for key in mean if key not in number}
+        values = [select(rows, **of, seed=seed)[0]["value"] for seed in (1, 2)]
+        assert mean["value"] == pytest.approx(np.mean(values))
+    assert len((out / "trials.txt").read_text().splitlines()) == 240
 
 
-def test_intervals(evaluate, exports):
+def test_everything_by_hand(everything, small_grid, exports):
+    """From the cached features and an export, step by step."""
+    out, _, rows, features = everything
+    manifest = {row["ID"]: row for row in read_csv(small_grid / "manifest.csv")}
+    ids = [key for key, row in manifest.items() if row["split"] == "test"]
+    free = [key for key in manifest if key not in ids]
+    training = [key for key in free if manifest[key]["split"] == "train"]
+    words = [manifest[key]["content"] for key in training]
+    speakers = [manifest[key]["speaker"] for key in ids]
+    contents = [manifest[key]["content"] for key in ids]
+    trials = generate_trials(speakers, contents)
+    model = SubspaceEncoder.from_hparams(source=str(exports / "joint_2"))
+    head, caches = model.mods.embedding_model.network, cached_features(features)
+    assert set(caches) == {None, 7000}
+    for seed, condition in ((None, "recorded"), (7000, "channels")):
+        pooled = caches[seed]
+        head.fit_statistics(pooled.select(free))
+        found = [
+            {"baseline": x.flatten(1)}
+            | {"baseline_standardised": head.standardiser(x).flatten(1)}
+            | {f"joint {name} 2": one for name, one in head(x).items()}
+            for x in (pooled.select(ids), pooled.select(training))
+        ]
+        table = read_csv(out / f"keywords_{condition}.csv")
+        assert [row["ID"] for row in table] == ids
+        assert [row["content"] for row in table] == contents
+        for name, vectors in found[0].items():
+            told = keyword_classification(
+                found[1][name], words, vectors, contents
+            )["predicted"]
+            assert [row[name] for row in table] == told.tolist()
+            wanted = {
+                "content": nearest_value(vectors, contents, speakers),
+                "keywords": told == np.asarray(contents),
+                "leakage": linear_probe(vectors, contents, speakers, 3, 5),
+            }
+            asked = {"condition": condition, "seed": ("", 2)}
+            ask = functools.partial(
+                pick, rows, name.removesuffix(" 2"), **asked
+            )
+            eer, _ = equal_error_rate(trials.score(vectors), trials.label)
+            assert ask(task="verification")["value"] == pytest.approx(eer)
+            for task, right in wanted.items():
+                row = ask("accuracy", task=task, target="content")
+                assert row["value"] == pytest.approx(np.mean(right))
+
+
+def test_intervals_and_the_mean_over_seeds(evaluate):
     """All eight speakers: intervals around the values, and paired ones."""
-    results = evaluate(
-        f"--export_folder={exports / 'joint_1'}", "--tasks=verification"
+    out, about, rows = evaluate(
+        *("--tasks=verification", "--conditions=recorded"),
+        "--reference=only speaker",
+        names=("joint_1", "joint_2", "only_1"),
     )
-    rows = results["conditions"]["clean"]["verification"]
-    for row in rows.values():
-        low, high = row["interval"]
-        assert low <= row["eer"] <= high and low < high
-    row = rows["joint content"]
-    low, high = row["difference_interval"]
-    assert row["significant"] == (low > 0 or high < 0)
+    assert about["domain_statistics"] == "grid"
+    reference = pick(rows, "only speaker")["value"]
+    for row in select(rows, measure="eer", group=""):
+        assert row["low"] <= row["value"] <= row["high"] > row["low"]
+    for label in ("joint speaker", "joint content"):
+        mean = pick(rows, label, seed="all")["value"]
+        values = [pick(rows, label, seed=seed)["value"] for seed in (1, 2)]
+        assert mean == pytest.approx(np.mean(values))
+        spread = pick(rows, label, "eer_sd")["value"]
+        assert spread == pytest.approx(np.std(values, ddof=1))
+        difference = pick(rows, label, "eer_difference", seed="all")["value"]
+        assert difference == pytest.approx(mean - reference)
+        shown = f"{100 * mean:.2f} ± {100 * spread:.2f}"
+        assert shown in (out / "report.txt").read_text()
 
 
-def test_means_over_seeds(evaluate, exports):
-    """Intervals of the mean, and of its difference to a seed's system."""
-    folders = [exports / n for n in ("joint_1", "joint_2", "speaker_only_1")]
-    results = evaluate(
-        f"--export_folder=[{', '.join(map(str, folders))}]",
-        "--tasks=[verification]",
-    )
-    measures = results["conditions"]["clean"]
-    row = measures["seeds"]["verification"]["joint speaker"]
-    base = measures["verification"]["baseline"]["eer"]
-    assert row["difference"] == pytest.approx(row["mean"] - base)
-    low, high = row["interval"]
-    assert low < row["mean"] < high
-    low, high = row["difference_interval"]
-    assert row["significant"] == (low > 0 or high < 0)
-    report = (evaluate.out / "report.txt").read_text()
-    line = next(x for x in report.splitlines() if x.startswith("joint speaker"))
-    assert f"{100 * low:.1f} .. {100 * high:.1f}" in line
-    assert line.split()[-2:] == [
-        f"{100 * row['values'][0]:.1f},",
-        f"{100 * row['values'][1]:.1f}",
-    ]
-
-
-def test_leakage_of_three_factors(evaluate, exports, small_grid, tmp_path):
-    """Columns of any number; no content factor is needed for it."""
-    header, *rows = (small_grid / "manifest.csv").read_text().splitlines()
-    three = tmp_path / "three.csv"
-    rates = [f"{row},r{number % 2}" for number, row in enumerate(rows)]
-    three.write_text("\n".join([f"{header},rate", *rates]))
-    results = evaluate(
-        f"--export_folder={exports / 'joint_1'}",
-        f"--manifest={three}",
-        "--content_factor=null",
-        "--tasks=[leakage]",
-        "--leakage_factors=[speaker, content, rate]",
-    )
-    leakage = results["conditions"]["clean"]["leakage"]
-    assert {f: k["values"] for f, k in leakage["factors"].items()} == {
-        "speaker": 8,
-        "content": 6,
-        "rate": 2,
-    }
-    for entry in leakage["subspaces"].values():
-        assert list(entry["probe"]) == ["speaker", "content", "rate"]
-    report = (evaluate.out / "report.txt").read_text()
-    header = next(x for x in report.splitlines() if x.startswith("read from"))
-    assert [x for x in header.split() if x in leakage["factors"]] == [
-        "speaker",
-        "content",
-        "rate",
-    ]
-
-
-def test_statistics_change_the_result_and_are_described(evaluate, exports):
-    one = f"--export_folder={exports / 'joint_1'}"
-    grid = evaluate(one, "--tasks=[verification]")
-    assert grid["domain_statistics"] == "grid"
-    target = evaluate(
-        one, "--tasks=[verification]", "--domain_statistics=target"
-    )
-    assert "transductive" in target["domain_statistics"]
-    some = evaluate(one, "--evaluated_split=test", "--domain_statistics=target")
-    assert "70 utterances" in some["domain_statistics"]
-    eers = [
-        r["conditions"]["clean"]["verification"]["joint speaker"]["eer"]
-        for r in (grid, target)
-    ]
-    assert eers[0] != eers[1]
-
-
-def test_given_trials(evaluate, exports, tmp_path):
+def test_given_trials(evaluate, tmp_path):
     trials = tmp_path / "trials.txt"
     trials.write_text("1 s6_c1_0 s6_c2_0\n0 s6_c1_0 s7_c1_0.wav\n")
-    results = evaluate(
-        f"--export_folder={exports / 'joint_1'}",
-        "--export_names=[mine]",
-        f"--trials={trials}",
-        "--tasks=[verification]",
+    options = f"--trials={trials}", "--domain_statistics=target"
+    _, about, rows = evaluate(*FEW, *options, "--export_names=[mine]")
+    where = "target: 91 utterances that are in no trial"
+    assert about["domain_statistics"] == where
+    ask = functools.partial(pick, rows, "mine speaker")
+    assert (ask()["n"], ask()["list"]) == (2, str(trials))
+    assert ask()["value"] in (0.0, 1.0)
+    assert ask("false_alarm", group="same content")["n"] == 1
+    assert ask("miss", group="different content")["n"] == 1
+
+
+def test_own_trials(evaluate, small_grid, tmp_path):
+    """What the options of the trials change."""
+    header, *lines = (small_grid / "manifest.csv").read_text().splitlines()
+    lines = [f"{line},{'mf'[int(line[1]) % 2]}" for line in lines]
+    manifest = tmp_path / "sexes.csv"
+    manifest.write_text("\n".join([f"{header},sex", *lines]))
+    out, about, rows = evaluate(
+        *(*FEW, f"--manifest={manifest}", "--gender_factor=sex"),
+        *("--same_gender=True", "--different_content=False"),
+        *("--max_targets=90", "--max_nontargets=70"),
+        "--domain_statistics=target",
     )
-    rows = results["conditions"]["clean"]["verification"]
-    assert rows["mine speaker"]["trials"] == 2
-    kinds = rows["mine speaker"]["categories"]["content"]
-    assert kinds["same"]["nontargets"] == kinds["different"]["targets"] == 1
-    assert rows["mine speaker"]["eer"] in (0.0, 1.0)
+    # Too few utterances are in no trial.
+    assert "transductive" in about["domain_statistics"]
+    ask = functools.partial(pick, rows, "joint speaker")
+    assert (ask("miss")["n"], ask("false_alarm")["n"]) == (90, 70)
+    groups = {row["group"] for row in select(rows, task="verification")}
+    contents = {"same content", "different content"}
+    assert groups == {"", "f-f", "m-m"} | contents
+    assert sum(ask(group=group)["n"] for group in contents) == 160
+    lines = (out / "trials.txt").read_text().splitlines()
+    assert len(lines) == 160
+    for line in lines:
+        label, one, two = line.split()
+        assert (label == "1") == (one[:2] == two[:2])
+        assert int(one[1]) % 2 == int(two[1]) % 2
 
 
 @pytest.mark.parametrize("scoring", ["s-norm", "plda"])
-def test_scoring_with_a_cohort(evaluate, exports, scoring):
-    results = evaluate(
-        f"--export_folder={exports / 'joint_1'}",
-        "--tasks=[verification]",
-        f"--scoring={scoring}",
-        "--cohort_split=train",
-        "--evaluated_split=test",
+def test_scoring_with_a_cohort(evaluate, scoring, capfd):
+    options = *FEW, "--evaluated_split=test"
+    asked = f"--scoring={scoring}", "--cohort_split=train"
+    _, about, rows = evaluate(*options, *asked)
+    assert about["scoring"] == scoring
+    assert {row["backend"] for row in select(rows, measure="eer")} == {scoring}
+    _, _, plain = evaluate(*options)
+    found, cosine = (
+        [row["value"] for row in select(table, measure="eer", group="")]
+        for table in (rows, plain)
     )
-    assert results["scoring"] == scoring
-    rows = results["conditions"]["clean"]["verification"]
-    plain = evaluate(
-        f"--export_folder={exports / 'joint_1'}",
-        "--tasks=[verification]",
-        "--evaluated_split=test",
-    )["conditions"]["clean"]["verification"]
-    assert any(rows[n]["eer"] != plain[n]["eer"] for n in rows)
+    assert len(found) == 4 and found != cosine
     with pytest.raises(SystemExit):  # the cohort may not be evaluated
-        evaluate(
-            f"--export_folder={exports / 'joint_1'}",
-            "--tasks=[verification]",
-            f"--scoring={scoring}",
-            "--cohort_split=train",
-        )
+        evaluate(*FEW, *asked)
+    assert "speaker(s) are in several splits" in capfd.readouterr().err
 
 
-# The official lists of words.
-V1 = [
-    *KEYWORDS,
-    *"bed bird cat dog eight five four happy house marvin nine one".split(),
-    *"seven sheila six three tree two wow zero".split(),
-]
-V2 = [*V1, "backward", "follow", "forward", "learn", "visual"]
-
-
-def speech_commands(folder, words):
+@pytest.fixture(scope="module")
+def commands(tmp_path_factory):
     """A folder of the official layout; speaker 3 validates, 4 and 5 test."""
-    lists = {"validation_list.txt": [], "testing_list.txt": []}
-    for number, word in enumerate(words):
-        (folder / word).mkdir(parents=True)
+    folder = tmp_path_factory.mktemp("commands")
+    lines = {"validation_list.txt": [], "testing_list.txt": []}
+    for number, word in enumerate([*KEYWORDS, "bed", "bird", "cat"]):
+        (folder / word).mkdir()
         for speaker in range(6):
-            name = f"{speaker:08x}_nohash_0.wav"
+            name = f"{word}/{speaker:08x}_nohash_0.wav"
             wave = voiced(speaker, number, seconds=0.3)
-            soundfile.write(folder / word / name, wave, 16000)
-            if speaker == 3:
-                lists["validation_list.txt"].append(f"{word}/{name}")
-            if speaker > 3:
-                lists["testing_list.txt"].append(f"{word}/{name}")
+            soundfile.write(folder / name, wave, 16000)
+            if speaker >= 3:
+                lines[list(lines)[speaker > 3]].append(name)
     (folder / "_background_noise_").mkdir()
     for number in range(3):
         noise = np.random.default_rng(number).normal(0, 0.1, 40000)
-        soundfile.write(
-            folder / f"_background_noise_/noise{number}.wav", noise, 16000
-        )
-    for name, lines in lists.items():
-        (folder / name).write_text("\n".join(lines))
+        path = folder / f"_background_noise_/noise{number}.wav"
+        soundfile.write(path, noise, 16000)
+    for name, listed in lines.items():
+        (folder / name).write_text("\n".join(listed))
+    return folder
 
 
-def test_speech_commands_keywords(evaluate, exports, tmp_path):
-    """The 12-class task of v0.02; its test split unless told otherwise."""
-    speech_commands(tmp_path / "commands", V2)
-    results = evaluate(
-        f"--export_folder={exports / 'joint_1'}",
-        f"--data_folder={tmp_path / 'commands'}",
-        "--speech_commands=True",
-        "--tasks=[keywords]",
+KEYWORDS = "yes no up down left right on off stop go".split()
+ON_COMMANDS = "--speech_commands=True", "--tasks=[keywords]"
+
+
+def test_speech_commands_keywords(evaluate, commands):
+    """The 12-class task; its test split unless told otherwise."""
+    options = f"--data_folder={commands}", "--conditions=[recorded]"
+    _, about, rows = evaluate(*ON_COMMANDS, *options)
+    assert about["protocol"] is None
+    assert about["utterances"] == 2 * 13 + 2  # pieces of silence
+    recall = select(rows, measure="recall", system="baseline")
+    counts = {row["group"]: row["n"] for row in recall}
+    unknown = {"_unknown_": 2 * 3, "_silence_": 2}
+    assert counts == dict.fromkeys(KEYWORDS, 2) | unknown
+    assert pick(rows, "baseline", "balanced_accuracy")["value"] > 2 / 12
+
+
+def test_published_keywords(evaluate, commands):
+    """By the published protocol there is no silence in the test."""
+    options = f"--data_folder={commands}", "--protocol=published"
+    out, about, rows = evaluate(
+        *ON_COMMANDS, *options, names=("joint_1", "joint_2")
     )
-    assert results["protocol"] is None
-    row = results["conditions"]["clean"]["keywords"]["baseline"]
-    assert row["classes"] == sorted([*KEYWORDS, "_unknown_", "_silence_"])
-    assert sum(map(sum, row["confusion"])) == 2 * 35 + 2  # pieces of silence
-    assert row["balanced_accuracy"] > 2 / 12
-
-
-def test_published_keywords(evaluate, exports, tmp_path):
-    """v0.01 by the published protocol: no silence in the test."""
-    speech_commands(tmp_path / "commands", V1)
-    folders = [exports / n for n in ("joint_1", "joint_2")]
-    arguments = [
-        f"--export_folder=[{', '.join(map(str, folders))}]",
-        f"--data_folder={tmp_path / 'commands'}",
-        "--speech_commands=True",
-        "--tasks=[keywords]",
-        "--protocol=published",
-    ]
-    results = evaluate(*arguments)
-    assert results["protocol"] == "published"
-    assert list(results["conditions"]) == ["clean"]
-    measures = results["conditions"]["clean"]
-    row = measures["keywords"]["joint@1 content"]
-    assert len(row["classes"]) == 12
-    silence = row["classes"].index("_silence_")
-    assert sum(map(sum, row["confusion"])) == 2 * 30
-    assert sum(row["confusion"][silence]) == 0
-    assert row["majority"] == pytest.approx(40 / 60)
-    assert len(measures["seeds"]["keywords"]["joint content"]["values"]) == 2
-    manifest = (evaluate.out / "manifest.csv").read_text().splitlines()
-    kinds = [tuple(line.split(",")[-2:]) for line in manifest]
+    assert about["protocol"] == "published"
+    assert {row["condition"] for row in rows} == {"recorded"}
+    [chance] = select(rows, measure="chance")
+    [majority] = select(rows, measure="majority")
+    assert chance["value"] == 1 / 12 and chance["n"] == 2 * 13
+    assert majority["value"] == pytest.approx(3 / 13)
+    words = {row["group"] for row in select(rows, measure="recall")}
+    assert words == {*KEYWORDS, "_unknown_"}
+    means = select(rows, measure="accuracy", seed="all")
+    assert {row["subspace"] for row in means} == {"speaker", "content"}
+    backends = {row["backend"] for row in select(rows, measure="accuracy")}
+    assert backends.isdisjoint({"logistic regression", ""})
+    manifest = read_csv(out / "manifest.csv")
+    kinds = [(row["content"], row["split"]) for row in manifest]
     assert kinds.count(("_silence_", "train")) == 1800
     assert kinds.count(("_silence_", "valid")) == 200
-    report = (evaluate.out / "report.txt").read_text()
-    assert report.startswith("published protocol")
-    assert "majority 66.7 %" in report and "macro-F1" in report
+    report = (out / "report.txt").read_text()
+    assert "published protocol" in report
+    assert "majority 23.1 %" in report and "macro f1 %" in report
 
 
 @pytest.fixture
@@ -369,140 +354,109 @@ def voxceleb(tmp_path):
     return tmp_path / "vox"
 
 
+def on_voxceleb(folder):
+    options = "--voxceleb1=True", "--tasks=[verification]"
+    return f"--data_folder={folder}", *options
+
+
 @pytest.mark.parametrize("protocol", ["null", "published"])
-def test_voxceleb(evaluate, exports, voxceleb, protocol):
+def test_voxceleb(evaluate, voxceleb, protocol):
     """From the folder alone: trials, and rows of ordered gender pairs."""
-    results = evaluate(
-        f"--export_folder={exports / 'joint_1'}",
-        f"--data_folder={voxceleb}",
-        "--voxceleb1=True",
-        "--tasks=[verification]",
-        f"--protocol={protocol}",
+    options = f"--protocol={protocol}"
+    out, about, rows = evaluate(*on_voxceleb(voxceleb), options)
+    channels = {"channels"} if protocol == "null" else set()
+    assert {row["condition"] for row in rows} == {"recorded"} | channels
+    ask = functools.partial(pick, rows, "joint speaker")
+    assert (ask()["n"], ask("miss")["n"], ask("false_alarm")["n"]) == (
+        21,
+        6,
+        15,
     )
-    shifted = protocol == "null"
-    assert list(results["conditions"]) == ["clean"] + ["shifted"] * shifted
-    row = results["conditions"]["clean"]["verification"]["joint speaker"]
-    assert (row["trials"], row["targets"]) == (21, 6)
-    kinds = row["categories"]["gender"]
-    assert list(kinds) == ["all", "f-f", "f-m", "m-f", "m-m"]
-    assert kinds["all"]["eer"] == row["eer"]
-    assert [kinds[k]["nontargets"] for k in list(kinds)[1:]] == [3, 6, 3, 3]
-    for kind in ("f-m", "m-f"):
-        assert kinds[kind]["targets"] == 0 and kinds[kind]["eer"] is None
-        assert kinds[kind]["false_alarm"] is not None
-        assert kinds[kind]["miss"] is None
-    assert kinds["f-f"]["eer"] is not None
-    assert (evaluate.out / "manifest.csv").is_file()
+    for group, nontargets in (("f-f", 3), ("f-m", 6), ("m-f", 3), ("m-m", 3)):
+        assert ask("false_alarm", group=group)["n"] == nontargets
+        both = {"measure": ("eer", "miss"), "group": group}
+        assert bool(select(rows, **both)) == (group in ("f-f", "m-m"))
+    assert (out / "manifest.csv").is_file()
     # The cleaned list and the original one give different numbers.
-    assert results["trials"] == str(voxceleb / "veri_test2.txt")
-    report = (evaluate.out / "report.txt").read_text()
-    assert f"trials: {voxceleb / 'veri_test2.txt'}" in report
+    trials = str(voxceleb / "veri_test2.txt")
+    assert about["trials"] == ask()["list"] == trials
+    assert f"trials: {trials}" in (out / "report.txt").read_text()
 
 
-def test_voxceleb_without_genders(evaluate, exports, voxceleb, capfd):
+def test_voxceleb_without_genders(evaluate, voxceleb):
     """No table: no rows, and that is said. One condition needs no list."""
     (voxceleb.parent / "vox1_meta.csv").unlink()
-    results = evaluate(
-        f"--export_folder={exports / 'joint_1'}",
-        f"--data_folder={voxceleb}",
-        "--voxceleb1=True",
-        "--tasks=verification",
-        "--conditions=clean",
-    )
-    assert list(results["conditions"]) == ["clean"]
-    row = results["conditions"]["clean"]["verification"]["joint speaker"]
-    assert row["categories"] == {}
-    assert "no rows of gender pairs" in "".join(capfd.readouterr())
+    out, _, rows = evaluate(*on_voxceleb(voxceleb), "--conditions=recorded")
+    assert {row["condition"] for row in rows} == {"recorded"}
+    assert not [row for row in rows if row["group"]]
+    assert "no rows of gender pairs" in (out / "log.txt").read_text()
 
 
-def test_bad_voxceleb(evaluate, exports, voxceleb, capfd):
-    for options, message in (
-        (["--tasks=[content]"], "add --tasks='[verification]'"),
-        (["--speech_commands=True"], "choose one of them"),
-        (["--voxceleb1_meta=absent.csv"], "No file absent.csv"),
-        (["--trials=absent.txt"], "No file absent.txt"),
-        (["--protocol=own"], "Unknown name 'own' for hparams/protocols"),
-        (["--conditions=[noisy]"], "No condition 'noisy'"),
-    ):
-        with pytest.raises(SystemExit):
-            evaluate(
-                f"--export_folder={exports / 'joint_1'}",
-                f"--data_folder={voxceleb}",
-                "--voxceleb1=True",
-                "--tasks=[verification]",
-                *options,
-            )
-        assert message in capfd.readouterr().err
+@pytest.mark.parametrize("option, message", [
+    ("tasks=[content]", "add --tasks='[verification]'"),
+    ("speech_commands=True", "choose one of them"),
+    ("voxceleb1_meta=absent.csv", "No file absent.csv"),
+    ("trials=absent.txt", "No file absent.txt"),
+    ("protocol=own", "Unknown name 'own' for hparams/protocols"),
+    ("conditions=[noisy]", "conditions is ['noisy']: expected"),
+])  # fmt: skip
+def test_bad_voxceleb(evaluate, voxceleb, option, message, capfd):
+    with pytest.raises(SystemExit):
+        evaluate(*on_voxceleb(voxceleb), f"--{option}")
+    assert message in capfd.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        (["--export_folder=null"], "No export_folder"),
-        (["--tasks=[]"], "No task"),
-        (["--taks=[content]"], "Unknown option --taks"),
-        (["--scoring=magic"], "Unknown name 'magic' for hparams/evaluation"),
-        (["--speech_commands=True"], "add --tasks='[keywords]'"),
-        (["--export_folder=nowhere"], "No export in 'nowhere'"),
-        (["--evaluated_split=unseen"], "No utterance in split 'unseen'"),
-        (["--tasks=[magic]"], "Unknown task 'magic'"),
-        (["--content_factor=null"], "Task 'content' needs a content factor"),
-        (["--content_factor=word"], "no column 'word'"),
-        (["--leakage_factors=[speaker, mood]"], "no column 'mood'"),
-        (["--leakage_factors=[speaker]"], "two columns of the manifest"),
-        (["--leakage_factors=speaker"], "two columns of the manifest"),
-        (["--domain_statistics=mine"], "expected grid or target"),
-        (["--scoring=plda"], "Scoring 'plda' needs a cohort"),
-        (["--reference=joint"], "unknown reference 'joint'"),
-        (["--manifest=absent.csv"], "No manifest absent.csv"),
-    ],
-)
-def test_bad_input_is_one_line(evaluate, exports, capfd, options, message):
+@pytest.mark.parametrize("option, message", [
+    ("export_folder=null", "No export_folder"),
+    ("export_folder=nowhere", "No export in 'nowhere'"),
+    ("tasks=[]", "tasks is []: expected a list of some of"),
+    ("tasks=[magic]", "tasks is ['magic']: expected"),
+    ("taks=[content]", "Unknown option --taks"),
+    ("scoring=magic", "Unknown name 'magic' for hparams/evaluation"),
+    ("scoring=plda", "Scoring 'plda' needs a cohort"),
+    ("speech_commands=True", "add --tasks='[keywords]'"),
+    ("evaluated_split=unseen", "No utterance in split 'unseen'"),
+    ("content_factor=null", "Task 'content' needs a content factor"),
+    ("content_factor=word", "no column 'word'"),
+    ("leakage_factors=[speaker, mood]", "no column 'mood'"),
+    ("leakage_factors=[speaker]", "two columns of the manifest"),
+    ("leakage_factors=speaker", "two columns of the manifest"),
+    ("domain_statistics=mine", "expected grid or target"),
+    ("probe_folds=1", "probe_folds is 1: expected a whole number of 2"),
+    ("reference=joint", "Unknown reference 'joint'"),
+    ("manifest=absent.csv", "No manifest absent.csv"),
+    ("trials=FOLDER/stranger.txt", "stranger"),
+    ("trials=FOLDER/inverted.txt", "1 of 1 labels contradict"),
+    ("manifest=FOLDER/empty.csv", "no rows"),
+    ("manifest=FOLDER/single.csv", "1 speaker(s)"),
+])  # fmt: skip
+def test_bad_input(evaluate, small_grid, tmp_path, option, message, capfd):
+    header, *rows = (small_grid / "manifest.csv").read_text().splitlines()
+    for name, lines in {
+        "stranger.txt": ["1 s6_c1_0 stranger"],
+        "inverted.txt": ["0 s6_c1_0 s6_c2_0"],
+        "empty.csv": [header],
+        "single.csv": [header, *(row for row in rows if ",s6," in row)],
+    }.items():
+        (tmp_path / name).write_text("\n".join(lines) + "\n")
     with pytest.raises(SystemExit) as ended:
-        evaluate(f"--export_folder={exports / 'joint_1'}", *options)
+        evaluate(f"--{option}".replace("FOLDER", str(tmp_path)))
     assert ended.value.code == 1
-    lines = [x for x in capfd.readouterr().err.splitlines() if "ERROR" in x]
-    assert len(lines) == 1 and message in lines[0]
+    [line] = [x for x in capfd.readouterr().err.splitlines() if "ERROR" in x]
+    assert message in line
     assert not (evaluate.out / "results.json").exists()
 
 
-def test_more_bad_input(evaluate, exports, small_grid, tmp_path, capfd):
-    one = f"--export_folder={exports / 'joint_1'}"
-    trials = tmp_path / "trials.txt"
-    trials.write_text("1 s6_c1_0 stranger\n")
-    inverted = tmp_path / "inverted.txt"
-    inverted.write_text("0 s6_c1_0 s6_c2_0\n")
-    header, *rows = (small_grid / "manifest.csv").read_text().splitlines()
-    empty, single = tmp_path / "empty.csv", tmp_path / "single.csv"
-    empty.write_text(header + "\n")
-    single.write_text("\n".join([header, *(r for r in rows if ",s6," in r)]))
-    twice = f"--export_folder=[{exports / 'joint_1'}, {exports / 'joint_1'}]"
-    for options, message in (
-        ([one, f"--trials={trials}"], "stranger"),
-        ([one, f"--trials={inverted}"], "1 of 1 labels contradict"),
-        ([one, f"--manifest={empty}"], "no rows"),
-        ([one, f"--manifest={single}"], "1 speaker(s)"),
-        ([twice], "2 exports are called joint@1, joint@1"),
-    ):
-        with pytest.raises(SystemExit):
-            evaluate(*options)
-        assert message in capfd.readouterr().err
-
-
-def test_two_encoders_in_one_table(evaluate, exports, tmp_path):
+def test_two_encoders_in_one_table(evaluate, exports):
     other = load_encoder("log_mel", overrides={"encoder": {"n_mels": 40}})
-    torch.manual_seed(0)
     network = SubspaceNetwork([1, 280], ["speaker"], {"speaker": 4}, [])
-    export_subspaces(tmp_path / "small", other, network, [0], "small")
-    results = evaluate(
-        f"--export_folder=[{exports / 'joint_1'}, {tmp_path / 'small'}]",
-        "--tasks=[verification]",
-    )
-    assert list(results["conditions"]["clean"]["verification"]) == [
+    export_subspaces(exports / "small", other, network, [0], name="small")
+    _, _, rows = evaluate(*FEW, names=("joint_1", "small"))
+    assert labels_of(rows, measure="eer") == [
         "baseline_1",
         "baseline_standardised_1",
-        "joint speaker",
-        "joint content",
+        "joint speaker 1",
+        "joint content 1",
         "baseline_2",
         "small speaker",
     ]

@@ -3,7 +3,6 @@
 Runs with ``pytest -m stock`` where SPEECHBRAIN_ROOT names a checkout.
 """
 
-import csv
 import os
 import pickle
 import re
@@ -17,27 +16,24 @@ import soundfile
 import torch
 from conftest import voiced
 from hyperpyyaml import load_hyperpyyaml
-from speechbrain.dataio.encoder import CategoricalEncoder
 from test_encoders import save_ecapa
 from test_stock_yaml import YAMLS, build_export
 
-from speechbrain_ext.dataio.manifest import load_manifest, read_audio
-from speechbrain_ext.evaluation.backends import PldaBackend
-from speechbrain_ext.evaluation.verification import (
-    equal_error_rate,
-    min_dcf,
-    read_trials,
-)
+from speechbrain.dataio.encoder import CategoricalEncoder
+from speechbrain_ext.dataio.audio import read_audio
+from speechbrain_ext.dataio.manifest import load_manifest
 from speechbrain_ext.inference import SubspaceEncoder
 from speechbrain_ext.lobes.encoders import load_encoder
+from speechbrain_ext.metrics.scoring import PldaBackend
+from speechbrain_ext.metrics.trials import read_trials
+from speechbrain_ext.metrics.verification import equal_error_rate, min_dcf
+from speechbrain_ext.utils.files import read_csv
 
 SPEECHBRAIN = os.environ.get("SPEECHBRAIN_ROOT")
+WHY = "SPEECHBRAIN_ROOT does not name a SpeechBrain checkout"
 pytestmark = [
     pytest.mark.stock,
-    pytest.mark.skipif(
-        not SPEECHBRAIN,
-        reason="SPEECHBRAIN_ROOT does not name a SpeechBrain checkout",
-    ),
+    pytest.mark.skipif(not SPEECHBRAIN, reason=WHY),
 ]
 WORDS = "yes no up down left right on off stop go".split()
 
@@ -56,17 +52,15 @@ def run(script, yaml, *options):
     return done.stdout + done.stderr
 
 
-def verify(name, *options, yaml=None):
+def verify(name, voxceleb, work, *options, yaml=None):
     return run(
         f"VoxCeleb/SpeakerRec/speaker_verification_{name}.py",
         yaml or YAMLS[name],
+        f"--data_folder={voxceleb}",
+        f"--verification_file={voxceleb / 'trials.txt'}",
+        f"--output_folder={work}",
         *options,
     )
-
-
-def logged(printed, name):
-    """The last value that a script logged under a name."""
-    return float(re.findall(rf"{name}=([\d.]+)", printed)[-1])
 
 
 @pytest.fixture(scope="module")
@@ -109,104 +103,72 @@ def voxceleb(tmp_path_factory):
     return folder
 
 
-def folders(voxceleb, work):
-    return [
-        f"--data_folder={voxceleb}",
-        f"--verification_file={voxceleb / 'trials.txt'}",
-        f"--output_folder={work}",
-    ]
-
-
-def read_scores(work):
-    rows = [l.split() for l in (work / "scores.txt").read_text().splitlines()]
-    return (
-        [(enrol, test) for enrol, test, _, _ in rows],
-        [int(label) for _, _, label, _ in rows],
-        [float(score) for _, _, _, score in rows],
-    )
-
-
 def check_rates(printed, scores, labels):
     """The rates that the script found against ours on the same scores."""
+
+    def logged(name):
+        return float(re.findall(rf"{name}=([\d.]+)", printed)[-1])
+
     step = 100 / min(sum(labels), len(labels) - sum(labels))
     eer = 100 * equal_error_rate(scores, labels)[0]
-    assert abs(logged(printed, r"EER\(%\)") - eer) <= step + 1e-4
+    assert abs(logged(r"EER\(%\)") - eer) <= step + 1e-4
     cost = 100 * min_dcf(scores, labels, normalize=False)
     # The cost of the script's threshold, which is one of some few.
-    assert logged(printed, "(?:minDCF|min_dcf)") == pytest.approx(cost, abs=0.1)
+    assert logged("(?:minDCF|min_dcf)") == pytest.approx(cost, abs=0.1)
     assert eer < 50
 
 
-def test_cosine(voxceleb, export, model, tmp_path):
-    printed = verify(
-        "cosine", *folders(voxceleb, tmp_path), f"--export_folder={export}"
-    )
-    pairs, labels, scores = read_scores(tmp_path)
-    assert len(pairs) == 20 * 19 // 2 and sum(labels) == 5 * 6
+@pytest.mark.parametrize(
+    "row", ["subspace", "s-norm", "pooled", "ecapa", "target", "content"]
+)
+def test_cosine(row, voxceleb, export, model, small_grid, tmp_path):
+    work, yaml = tmp_path / "out", YAMLS["cosine"]
+    options = [f"--export_folder={export}"]
+    if row == "s-norm":
+        text = yaml.read_text(encoding="utf-8")
+        text = text.replace("# score_norm:", "score_norm:")
+        text = text.replace("# cohort_size: 20000", "cohort_size: 10")
+        yaml = tmp_path / "s_norm.yaml"
+        yaml.write_text(text, encoding="utf-8")
+    elif row == "pooled":
+        options.append("--system=pooled")
+    elif row == "ecapa":
+        options = ["--system=pooled", "--encoder=ecapa"]
+        options.append(f"--encoder_source={save_ecapa(tmp_path / 'ecapa')}")
+    elif row == "target":
+        options.append("--domain_statistics=target")
+        options.append(f"--target_manifest={small_grid / 'manifest.csv'}")
+    elif row == "content":
+        options.append("--subspace=content")
+    printed = verify("cosine", voxceleb, work, *options, yaml=yaml)
+    lines = (work / "scores.txt").read_text().splitlines()
+    enrol, test, labels, scores = zip(*(line.split() for line in lines))
+    labels, scores = [*map(int, labels)], [*map(float, scores)]
+    assert len(labels) == 20 * 19 // 2 and sum(labels) == 5 * 6
     check_rates(printed, scores, labels)
+    assert (max(map(abs, scores)) > 1.01) == (row == "s-norm")  # not cosines
+    if row != "subspace":
+        return
     # Batches of eight with padding there, one at a time here.
     vectors = {
         key: model.encode_file(voxceleb / f"wav/{key}.wav", "speaker")[0, 0]
-        for key in {key for pair in pairs for key in pair}
+        for key in {*enrol, *test}
     }
-    for (a, b), score in zip(pairs, scores):
+    for a, b, score in zip(enrol, test, scores):
         expected = torch.cosine_similarity(vectors[a], vectors[b], dim=0)
         assert score == pytest.approx(expected.item(), abs=1e-4)
 
 
-def test_score_normalisation(voxceleb, export, tmp_path):
-    text = YAMLS["cosine"].read_text(encoding="utf-8")
-    text = text.replace("# score_norm:", "score_norm:")
-    text = text.replace("# cohort_size: 20000", "cohort_size: 10")
-    (tmp_path / "s_norm.yaml").write_text(text, encoding="utf-8")
-    printed = verify(
-        "cosine",
-        *folders(voxceleb, tmp_path / "out"),
-        f"--export_folder={export}",
-        yaml=tmp_path / "s_norm.yaml",
-    )
-    _, labels, scores = read_scores(tmp_path / "out")
-    check_rates(printed, scores, labels)
-    assert max(map(abs, scores)) > 1  # no cosines
-
-
-@pytest.mark.parametrize("row", ["pooled", "ecapa", "target", "content"])
-def test_comparison_rows(row, voxceleb, export, small_grid, tmp_path):
-    options = {
-        "pooled": [f"--export_folder={export}", "--system=pooled"],
-        "ecapa": [
-            "--system=pooled",
-            "--encoder=ecapa",
-            f"--encoder_source={save_ecapa(tmp_path / 'ecapa')}",
-        ],
-        "target": [
-            f"--export_folder={export}",
-            "--domain_statistics=target",
-            f"--target_manifest={small_grid / 'manifest.csv'}",
-        ],
-        "content": [f"--export_folder={export}", "--subspace=content"],
-    }
-    work = tmp_path / "out"
-    printed = verify("cosine", *folders(voxceleb, work), *options[row])
-    _, labels, scores = read_scores(work)
-    check_rates(printed, scores, labels)
-
-
 def test_plda(voxceleb, export, model, tmp_path):
-    printed = verify(
-        "plda",
-        *folders(voxceleb, tmp_path),
-        f"--export_folder={export}",
-        "--seg_dur=0.5",
-        "--rank_f=5",
-        "--compute_plda={scaling_factor: 1}",  # as PldaBackend
-    )
+    own = [f"--export_folder={export}", "--seg_dur=0.5", "--rank_f=5"]
+    own += ["--compute_plda={scaling_factor: 1}"]  # as PldaBackend
+    printed = verify("plda", voxceleb, tmp_path, *own)
     # The embeddings that the script stored are ours.
-    stored = {}
-    for name in ("VoxCeleb1_train_embeddings_stat_obj", "stat_enrol"):
-        with open(tmp_path / f"save/{name}.pkl", "rb") as file:
-            stored[name] = pickle.load(file)
-    train, enrol = stored.values()
+    names = "VoxCeleb1_train_embeddings_stat_obj stat_enrol stat_test".split()
+    train, enrol, test = (
+        pickle.loads((tmp_path / f"save/{name}.pkl").read_bytes())
+        for name in names
+    )
     segments = load_manifest(tmp_path / "save/train.csv").data
     for key, vector in list(zip(train.segset, train.stat1))[::40]:
         row = segments[key]
@@ -214,18 +176,13 @@ def test_plda(voxceleb, export, model, tmp_path):
         ours = model.encode_batch(wav, subspace="speaker")[0, 0]
         assert ours.tolist() == pytest.approx(vector.tolist(), abs=1e-4)
 
-    keys = list(enrol.segset)
-    vectors = list(enrol.stat1)
-    with open(tmp_path / "save/stat_test.pkl", "rb") as file:
-        test = pickle.load(file)
-    for key, vector in zip(test.segset, test.stat1):
-        if key not in keys:
-            keys.append(key)
-            vectors.append(vector)
-    trials = read_trials(voxceleb / "trials.txt", keys)
+    vectors = dict(zip(test.segset, test.stat1))
+    vectors = dict(zip(enrol.segset, enrol.stat1)) | vectors
+    trials = read_trials(voxceleb / "trials.txt", list(vectors))
     plda = PldaBackend(rank=5, length_normalise=False)
     plda.fit(train.stat1, list(train.modelset))
-    scores = plda.score(np.array(vectors), trials.enrol, trials.test)
+    table = np.array(list(vectors.values()))
+    scores = plda.score(table, trials.enrol, trials.test)
     check_rates(printed, scores, trials.label.tolist())
 
 
@@ -261,13 +218,9 @@ def test_keywords(commands, export, model, tmp_path):
         "percentage_unknown": 60000,
         "lr": 0.02,
     }
-    run(
-        "Google-speech-commands/train.py",
-        YAMLS["keywords"],
-        *[f"--{key}={value}" for key, value in options.items()],
-        "--dataloader_options={num_workers: 0}",
-        "--noprogressbar",
-    )
+    given = [f"--{key}={value}" for key, value in options.items()]
+    given += ["--dataloader_options={num_workers: 0}", "--noprogressbar"]
+    run("Google-speech-commands/train.py", YAMLS["keywords"], *given)
     log = (tmp_path / "train_log.txt").read_text()
     error = float(re.search(r"test ErrorRate: (\S+)", log)[1])
 
@@ -279,15 +232,13 @@ def test_keywords(commands, export, model, tmp_path):
     labels = CategoricalEncoder()
     labels.load(tmp_path / "save/label_encoder.txt")
     wrong = []
-    with open(tmp_path / "test.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_csv(tmp_path / "test.csv")
     for row in rows:
         stop = min(int(row["stop"]), soundfile.info(row["wav"]).frames)
         wav = read_audio(row["ID"], row["wav"], int(row["start"]), stop)
         embedding = model.encode_batch(wav, subspace="content")
         best = classifier(embedding).argmax().item()
         wrong.append(labels.ind2lab[best] != row["command"])
-    assert any(row["command"] == "unknown" for row in rows)
-    assert any(row["command"] == "silence" for row in rows)
+    assert {"unknown", "silence"} <= {row["command"] for row in rows}
     assert error == pytest.approx(sum(wrong) / len(wrong), abs=0.006)
     assert error < 0.75  # chance: 0.92

@@ -2,14 +2,15 @@
 
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import ROOT, write_manifest
 from hyperpyyaml import load_hyperpyyaml
-from speechbrain.inference import EncoderClassifier, SpeakerRecognition
 from test_encoders import save_ecapa, save_tiny
 
+from speechbrain.inference import EncoderClassifier, SpeakerRecognition
 from speechbrain_ext.dataio.manifest import load_manifest
 from speechbrain_ext.inference import SubspaceEncoder
 from speechbrain_ext.inference.export import export_subspaces
@@ -53,16 +54,12 @@ def build_export(folder, encoder, layers=(-1,), standardise=True, seed=0):
     """An export with random weights, and statistics that are not trivial."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = SubspaceNetwork(
-            [len(layers), encoder.dim],
-            ["speaker", "content"],
-            {"speaker": 6, "content": 5},
-            hidden=[16],
-            standardise=standardise,
+        shape, widths = [len(layers), encoder.dim], {"speaker": 6, "content": 5}
+        head = SubspaceNetwork(
+            shape, list(widths), widths, hidden=[16], standardise=standardise
         )
-        features = encoder(torch.randn(8, 8000))[:, list(layers)]
-        network.fit_statistics(features)
-    export_subspaces(folder, encoder, network, layers)
+        head.fit_statistics(encoder(torch.randn(8, 8000))[:, list(layers)])
+    export_subspaces(folder, encoder, head, layers)
     return folder
 
 
@@ -79,25 +76,30 @@ def exports(tmp_path_factory):
     }
 
 
+@pytest.fixture(scope="module")
+def ecapa(tmp_path_factory):
+    """Folder of a tiny ECAPA."""
+    return Path(save_ecapa(tmp_path_factory.mktemp("work") / "ecapa"))
+
+
 def load(which, **overrides):
-    overrides = {k: v for k, v in overrides.items() if v is not None}
-    overrides = {"data_folder": "nowhere", **overrides}
-    for key in ("export_folder", "encoder_source", "target_manifest"):
-        if key in overrides:
-            overrides[key] = str(overrides[key])
+    """The file of a script, with options as the command line has them."""
+    options = {"data_folder": "nowhere"} | {
+        key: str(value) if isinstance(value, Path) else value
+        for key, value in overrides.items()
+        if value is not None
+    }
     with open(YAMLS[which], encoding="utf-8") as file:
-        return load_hyperpyyaml(file, overrides)
+        return load_hyperpyyaml(file, options)
 
 
-def embed(hparams, wavs, *lens):
+def embed(hparams, wavs, lens=None):
     """As the scripts do: lengths reach mean_var_norm, perhaps no further."""
     modules = hparams.get("modules", hparams)
-    full = torch.ones(len(wavs))
-    feats = modules["compute_features"](wavs)
-    feats = modules["mean_var_norm"](feats, *(lens or [full]))
-    if "modules" in hparams:
-        return modules["embedding_model"](feats)
-    return modules["embedding_model"](feats, *(lens or [full]))
+    lens = torch.ones(len(wavs)) if lens is None else lens
+    feats = modules["mean_var_norm"](modules["compute_features"](wavs), lens)
+    known = () if "modules" in hparams else (lens,)
+    return modules["embedding_model"](feats, *known)
 
 
 @pytest.mark.parametrize("which", YAMLS)
@@ -135,15 +137,13 @@ def test_chain(which, encoder, exports):
     # Neither padding nor its content matters, nor the neighbours.
     alone = embed(hparams, wavs[1:2, :4500])
     assert torch.allclose(found[1:2], alone, rtol=1e-4, atol=1e-5)
-    assert hparams["embedding_model"].dim == dim
-
-
-@pytest.mark.parametrize("which", YAMLS)
-def test_other_subspace(which, exports):
-    hparams = load(which, export_folder=exports["raw"], subspace="content")
-    assert embed(hparams, torch.randn(2, 8000)).shape == (2, 1, 5)
-    if which == "plda":
-        assert hparams["emb_dim"] == 5
+    # train_speaker_embeddings.py calls embedding_model(feats).
+    model = hparams["embedding_model"]
+    assert model.dim == dim
+    assert torch.equal(model(wavs), model(wavs, torch.ones(3)))
+    other = load(which, export_folder=exports["raw"], subspace="content")
+    assert embed(other, wavs).shape == (3, 1, 5)
+    assert which != "plda" or other["emb_dim"] == 5
 
 
 def test_frozen(exports):
@@ -161,76 +161,46 @@ def test_frozen(exports):
     assert logits.shape == (4, 1, 12)
     loss = hparams["compute_cost"](logits, torch.tensor([[0], [1], [2], [3]]))
     loss.backward()
-    with_gradient = {
-        name
-        for name, parameter in modules.named_parameters()
-        if parameter.grad is not None
-    }
-    assert with_gradient and all(
-        name.startswith("classifier.") for name in with_gradient
-    )
-    assert not [
-        p for p in modules["embedding_model"].parameters() if p.requires_grad
-    ]
-    assert set(hparams["checkpointer"].recoverables) == {
-        "classifier",
-        "counter",
-    }
+    for name, parameter in modules.named_parameters():
+        trained = name.startswith("classifier.")
+        assert parameter.requires_grad == trained
+        assert (parameter.grad is not None) == trained
+    recovered = set(hparams["checkpointer"].recoverables)
+    assert recovered == {"classifier", "counter"}
     assert hparams["prepare_noise_data"]() == hparams["prepare_rir_data"]()
 
 
-def test_no_lengths(exports):
-    """train_speaker_embeddings.py calls embedding_model(feats)."""
-    model = load("cosine", export_folder=exports["log_mel"])["embedding_model"]
-    wavs = torch.randn(2, 8000)
-    assert torch.equal(model(wavs), model(wavs, torch.ones(2)))
-
-
-def test_pooled_rows(exports, tmp_path):
+def test_pooled_rows(exports, ecapa):
     torch.manual_seed(2)
     wavs, lens = torch.randn(2, 8000), torch.tensor([1.0, 0.8])
-    rows = {
-        system: embed(
-            load("cosine", export_folder=exports["wavlm"], system=system),
-            wavs,
-            lens,
-        )
-        for system in ("pooled", "pooled_standardised")
-    }
     export = SubspaceEncoder.from_hparams(source=str(exports["wavlm"]))
     embedding = export.mods.embedding_model
     pooled = embedding.pooled(wavs, lens)
-    expected = pooled.flatten(1).unsqueeze(1)
-    assert expected.shape == (2, 1, 32)  # two layers of 16
-    assert torch.equal(rows["pooled"], expected)
-    expected = embedding.network.standardiser(pooled).flatten(1).unsqueeze(1)
-    assert torch.equal(rows["pooled_standardised"], expected)
-
-    source = save_ecapa(tmp_path / "ecapa")
+    standardised = embedding.network.standardiser(pooled)
+    expected = {"pooled": pooled, "pooled_standardised": standardised}
+    for system, expected in expected.items():
+        row = load("cosine", export_folder=exports["wavlm"], system=system)
+        found = embed(row, wavs, lens)
+        assert found.shape == (2, 1, 32)  # two layers of 16
+        assert torch.equal(found, expected.flatten(1).unsqueeze(1))
+    expected = load_encoder("ecapa", ecapa)(wavs, lens)
+    own = {"system": "pooled", "encoder": "ecapa", "encoder_source": ecapa}
     for which in YAMLS:
-        hparams = load(
-            which, system="pooled", encoder="ecapa", encoder_source=source
-        )
-        expected = load_encoder("ecapa", source)(wavs, lens)
-        assert torch.equal(embed(hparams, wavs, lens), expected)
-    log_mel = load("cosine", system="pooled", encoder="log_mel")
-    assert embed(log_mel, wavs).shape == (2, 1, 560)
+        assert torch.equal(embed(load(which, **own), wavs, lens), expected)
+    assert embed(load("cosine", **POOLED), wavs).shape == (2, 1, 560)
 
 
 def test_target_statistics(exports, small_grid, tmp_path):
     """On a manifest of nothing but ID and wav."""
     dataset = load_manifest(small_grid / "manifest.csv")
-    rows = [
-        {"ID": key, "wav": item["wav"]}
-        for key, item in list(dataset.data.items())[:10]
-    ]
+    ten = list(dataset.data.items())[:10]
+    rows = [{"ID": key, "wav": item["wav"]} for key, item in ten]
     manifest = write_manifest(tmp_path / "target.csv", rows)
     target = {"domain_statistics": "target", "target_manifest": manifest}
     wavs = torch.randn(2, 8000)
-    grid = embed(load("cosine", export_folder=exports["log_mel"]), wavs)
-    found = embed(
-        load("cosine", export_folder=exports["log_mel"], **target), wavs
-    )
+    own = {"export_folder": exports["log_mel"]}
+    grid = embed(load("cosine", **own), wavs)
+    found = embed(load("cosine", **own, **target), wavs)
     model = SubspaceEncoder.from_hparams(source=str(exports["log_mel"]))
     model.estimate_statistics(manifest)
     assert torch.equal(found, model.encode_batch(wavs, subspace="speaker"))
@@ -241,73 +211,52 @@ def test_target_statistics(exports, small_grid, tmp_path):
     pooled = model.mods.embedding_model.pooled(wavs)
     expected = standardiser(pooled).flatten(1).unsqueeze(1)
     for chosen in (
-        {"export_folder": exports["log_mel"]},
+        own,
         {"export_folder": exports["raw"]},
         {"encoder": "log_mel"},
     ):
-        hparams = load(
-            "cosine", system="pooled_standardised", **chosen, **target
-        )
+        hparams = load("cosine", **chosen, **STANDARDISED, **target)
         assert torch.allclose(embed(hparams, wavs), expected)
 
 
-@pytest.mark.parametrize(
-    "overrides, message",
-    [
-        ({}, "No export_folder"),
-        (
-            {"export_folder": "/no/such/export"},
-            "No export in '/no/such",
-        ),
-        ({"export_folder": "ecapa"}, "no export of a post-training recipe"),
-        ({"export_folder": "damaged"}, "Cannot load the export"),
-        ({"subspace": "accent"}, "has speaker, content"),
-        ({"system": "joint"}, "expected subspace, pooled"),
-        ({"encoder": "ecapa"}, "set --system pooled"),
-        ({"encoder_source": "somewhere"}, "without encoder"),
-        ({"system": "pooled", "encoder": "nonsense"}, "one of ecapa"),
-        (
-            {"system": "pooled", "encoder": "log_mel", "encoder_layers": [3]},
-            "Layer 3 does not exist",
-        ),
-        (
-            {"system": "pooled_standardised", "encoder": "log_mel"},
-            "no statistics of a grid",
-        ),
-        (
-            {"system": "pooled_standardised", "export_folder": "raw"},
-            "takes features as they are",
-        ),
-        ({"domain_statistics": "test"}, "expected grid or target"),
-        ({"domain_statistics": "target"}, "No target_manifest"),
-        (
-            {"domain_statistics": "target", "target_manifest": "no.csv"},
-            "No target_manifest no.csv",
-        ),
-        (
-            {"domain_statistics": "target", "system": "pooled"},
-            "uses no statistics",
-        ),
-    ],
-)
-def test_bad_options(overrides, message, exports, tmp_path):
-    folder = overrides.get("export_folder")
-    if folder == "ecapa":
-        folder = save_ecapa(tmp_path / "ecapa")
-    elif folder == "damaged":
-        folder = tmp_path / "damaged"
-        shutil.copytree(exports["log_mel"], folder)
-        (folder / "network.ckpt").write_bytes(b"nonsense")
-    elif folder == "raw" or (not folder and overrides):
-        folder = exports[folder or "log_mel"]
+TARGET = {"domain_statistics": "target"}
+POOLED = {"system": "pooled", "encoder": "log_mel"}
+STANDARDISED = {"system": "pooled_standardised"}
+BAD_OPTIONS = {
+    "No export_folder": {},
+    "No export in '/no/such": {"export_folder": "/no/such/export"},
+    "not an export of a post-training recipe": {"export_folder": "ecapa"},
+    "Cannot load the export": {"export_folder": "damaged"},
+    "has speaker, content": {"subspace": "accent"},
+    "system is 'joint': expected subspace or pooled": {"system": "joint"},
+    "set --system pooled": {"encoder": "ecapa"},
+    "without encoder": {"encoder_source": "somewhere"},
+    "one of ecapa": {"system": "pooled", "encoder": "nonsense"},
+    "Layer 3 does not exist": {**POOLED, "encoder_layers": [3]},
+    "no statistics of a grid": {**POOLED, **STANDARDISED},
+    "takes features as they are": {**STANDARDISED, "export_folder": "raw"},
+    "expected grid or target": {"domain_statistics": "test"},
+    "target_manifest is None": TARGET,
+    "target_manifest is no.csv": {**TARGET, "target_manifest": "no.csv"},
+    "uses no statistics": {**TARGET, "system": "pooled"},
+}
+
+
+@pytest.mark.parametrize("message", BAD_OPTIONS)
+def test_bad_options(message, exports, ecapa, tmp_path):
+    damaged = shutil.copytree(exports["log_mel"], tmp_path / "damaged")
+    (damaged / "network.ckpt").write_bytes(b"nonsense")
+    folders = exports | {"ecapa": ecapa, "damaged": damaged}
+    overrides = dict(BAD_OPTIONS[message])
+    folder = overrides.pop("export_folder", "log_mel" if overrides else None)
     with pytest.raises(InputError, match=re.escape(message)) as raised:
-        load("cosine", **{**overrides, "export_folder": folder})
+        load("cosine", export_folder=folders.get(folder, folder), **overrides)
     assert "\n" not in str(raised.value).strip()
 
 
-def test_other_rate(exports, tmp_path):
-    source = save_ecapa(tmp_path / "ecapa")
-    file = tmp_path / "ecapa/hyperparams.yaml"
+def test_other_rate(ecapa, tmp_path):
+    source = shutil.copytree(ecapa, tmp_path / "ecapa")
+    file = source / "hyperparams.yaml"
     file.write_text(file.read_text().replace("e: 16000", "e: 8000"))
     with pytest.raises(InputError, match="takes audio of 8000 Hz"):
         load("cosine", system="pooled", encoder="ecapa", encoder_source=source)

@@ -1,9 +1,10 @@
-"""Standardiser, subspace network, embedding module."""
+"""Standardiser, heads, embedding module."""
 
 import pytest
 import torch
 
 from speechbrain_ext.lobes.subspaces import (
+    BaselineHead,
     FeatureStandardiser,
     SubspaceEmbedding,
     SubspaceNetwork,
@@ -19,30 +20,23 @@ def network(shape=(2, 6), factors=("speaker", "content"), **options):
 
 
 def test_slices_are_those_of_the_output():
-    net = network()
-    x = torch.randn(4, 2, 6)
+    net, x = network(), torch.randn(4, 2, 6)
     out = net(x)
     whole = net.mlp(x.flatten(1))
-    assert list(out) == ["speaker", "content"]
+    assert list(out) == net.subspaces == ["speaker", "content"]
     assert torch.equal(out["speaker"], whole[:, :5])
     assert torch.equal(out["content"], whole[:, 5:])
-
-
-def test_one_factor_and_residual():
-    out = network(factors=["content"], residual_width=4)(torch.randn(2, 2, 6))
-    assert {name: z.shape[1] for name, z in out.items()} == {
-        "content": 3,
-        "residual": 4,
-    }
+    net = network(factors=["content"], residual_width=4)
+    shapes = {name: z.shape for name, z in net(x).items()}
+    assert shapes == {"content": (4, 3), "residual": (4, 4)}
+    assert net.subspaces == list(shapes)
 
 
 def test_layer_mixture():
-    net = network(layer_mixture=True)
-    x = torch.randn(4, 2, 6)
+    net, x = network(layer_mixture=True), torch.randn(4, 2, 6)
     # At the start all layers weigh the same.
-    assert torch.allclose(
-        net(x)["content"], net.mlp(x.mean(1))[:, 5:], atol=1e-6
-    )
+    expected = net.mlp(x.mean(1))[:, 5:]
+    assert torch.allclose(net(x)["content"], expected, atol=1e-6)
     with torch.no_grad():
         net.mixture[0] = torch.tensor([50.0, 0.0])
     assert torch.allclose(net(x)["speaker"], net.mlp(x[:, 0])[:, :5], atol=1e-5)
@@ -74,16 +68,20 @@ def test_statistics_only_where_asked_for_and_in_the_state():
     ours.fit_statistics(x)
     assert (published.standardiser.mean == 0).all()
     assert (ours.standardiser.mean > 3).all()
-    again = SubspaceNetwork(**ours.config)
-    again.load_state_dict(ours.state_dict())
-    assert torch.equal(again(x)["content"], ours(x)["content"])
+    baseline = BaselineHead(standardiser=FeatureStandardiser([2, 6]))
+    assert torch.equal(baseline(x)["pooled"], x.flatten(1))
+    baseline.fit_statistics(x)
+    standardised = ours.standardiser(x).flatten(1)
+    assert torch.equal(baseline(x)["pooled"], standardised)
 
 
-def test_config_builds_the_same_network():
-    net = network(layer_mixture=True, residual_width=2)
+@pytest.mark.parametrize("options", [{}, dict(layer_mixture=True)])
+def test_config_and_state_build_the_same_network(options):
+    x = torch.randn(3, 2, 6) + 4
+    net = network(standardise=True, residual_width=2, **options)
+    net.fit_statistics(x)
     again = SubspaceNetwork(**net.config)
     again.load_state_dict(net.state_dict())
-    x = torch.randn(3, 2, 6)
     for name, z in net(x).items():
         assert torch.equal(z, again(x)[name])
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from itertools import combinations
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,9 +23,10 @@ from speechbrain_ext.synthesis.espeak import (
     read_voices,
 )
 from speechbrain_ext.synthesis.grid import (
+    check_manifest,
+    grid_cells,
     render_cells,
     render_clip,
-    render_grid,
 )
 from speechbrain_ext.synthesis.sentences import (
     FUNCTION_KINDS,
@@ -62,6 +64,19 @@ def synthesizer():
     return EspeakSynthesizer()
 
 
+def render(backend, voices, texts, folder, num_workers=1):
+    """A grid in which every voice says every sentence."""
+    cells = grid_cells(voices, texts)
+    return render_cells(
+        backend, cells, folder, num_workers=num_workers, progress=False
+    )
+
+
+def saying(samples, rate):
+    """A backend that says one thing."""
+    return SimpleNamespace(synthesize=lambda text, voice: (samples, rate))
+
+
 def contents(folder):
     """All files of a folder with their bytes."""
     return {
@@ -75,9 +90,8 @@ def test_sentences_are_unique_and_differ_in_content():
     texts = generate_sentences(320, seed=1)
     assert len({text.lower() for text in texts}) == 320
     assert {len(text.split()) for text in texts} <= {4, 5, 6, 7}
-    function = {
-        word for kind in FUNCTION_KINDS for word in WORDS[kind].split()
-    } | set("a an and did is never please the there were will".split())
+    function = {word for kind in FUNCTION_KINDS for word in WORDS[kind]}
+    function |= set("a an and did is never please the there were will".split())
     stems = [
         {
             word[:4]  # plurals and pasts count as the same word
@@ -98,8 +112,8 @@ def test_sentences_depend_on_the_seed_only():
 
 def test_too_many_sentences(monkeypatch):
     monkeypatch.setattr(sentences, "PATTERNS", ["{name} {act:ed} {where} us."])
-    monkeypatch.setitem(sentences.WORDS, "name", "Ann Bob")
-    monkeypatch.setitem(sentences.WORDS, "act", "sing/sang hum/hummed sit/sat")
+    monkeypatch.setitem(WORDS, "name", ["Ann", "Bob"])
+    monkeypatch.setitem(WORDS, "act", "sing/sang hum/hummed sit/sat".split())
     assert len(generate_sentences(6)) == 6
     with pytest.raises(InputError, match="7 sentences were asked for"):
         generate_sentences(7)
@@ -126,32 +140,26 @@ def test_espeak_is_a_synthesizer(synthesizer):
 
 
 def test_what_makes_a_voice_changes_the_sound(synthesizer):
-    def clip(*voice):
-        return synthesizer.synthesize(TEXT, make_voice(*voice))[0].tobytes()
-
-    clips = [
-        clip("f2", "en-us"),
-        clip("f3", "en-us"),
-        clip("f2", "en-gb-scotland"),
-        clip("f2", "en-us", 80),
-        clip("f2", "en-us", 50, 90),
-    ]
-    assert len(set(clips)) == len(clips)
+    accents = ("f2", "en-us"), ("f3", "en-us"), ("f2", "en-gb-scotland")
+    voices = [*accents, ("f2", "en-us", 80), ("f2", "en-us", 50, 90)]
+    voices = [make_voice(*voice) for voice in voices]
+    clips = {synthesizer.synthesize(TEXT, v)[0].tobytes() for v in voices}
+    assert len(clips) == len(voices)
 
 
 def test_a_clip_is_the_same_alone_and_after_others(synthesizer):
     voices = [make_voice(variant, "en-us", 60) for variant in DELICATE]
 
-    def render(order):
+    def clips(order):
         return {
             voice.ID: synthesizer.synthesize(TEXT, voice)[0].tobytes()
             for voice in order
         }
 
-    first = render(voices)
+    first = clips(voices)
     synthesizer.synthesize("Something else.", make_voice("f5", "en-gb-x-rp"))
-    assert render(voices[::-1]) == first
-    assert all(render([voice])[voice.ID] == first[voice.ID] for voice in voices)
+    assert clips(voices[::-1]) == first
+    assert all(clips([voice])[voice.ID] == first[voice.ID] for voice in voices)
 
 
 def test_a_clip_is_the_same_in_another_process(synthesizer):
@@ -202,12 +210,6 @@ def test_espeak_refuses_a_library_that_others_use(synthesizer):
     synthesizer.synthesize(TEXT, make_voice("f2", "en-us"))
 
 
-def test_without_the_package_the_extra_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "espeakng_loader", None)
-    with pytest.raises(InputError, match="demo"):
-        EspeakSynthesizer()
-
-
 def test_clips_are_equally_loud(synthesizer):
     levels = []
     for voice in synthesizer.voices()[:12]:
@@ -218,14 +220,10 @@ def test_clips_are_equally_loud(synthesizer):
 
 
 def test_silence_is_refused():
-    class Silence(Tones):
-        def synthesize(self, text, voice):
-            return np.zeros(len(text)), 8000
-
-    voice = Voice("v", "v", "")
-    for text in ("quiet", ""):
+    for length in (0, 5, 9000):
+        backend = saying(np.zeros(length), 8000)
         with pytest.raises(InputError, match="nothing audible"):
-            render_clip(Silence(), text, voice)
+            render_clip(backend, "Quiet.", Voice("v", "v", ""))
 
 
 def test_workers_do_not_change_a_grid(synthesizer, tmp_path):
@@ -233,15 +231,8 @@ def test_workers_do_not_change_a_grid(synthesizer, tmp_path):
     texts = enumerate(generate_sentences(9, seed=2))
     texts = {f"s{number}": text for number, text in texts}
     rows = [
-        render_grid(
-            synthesizer,
-            voices,
-            texts,
-            tmp_path / str(num_workers),
-            num_workers=num_workers,
-            progress=False,
-        )
-        for num_workers in (1, 2)
+        render(synthesizer, voices, texts, tmp_path / str(count), count)
+        for count in (1, 2)
     ]
     assert rows[0] == rows[1]
     assert contents(tmp_path / "1") == contents(tmp_path / "2")
@@ -252,35 +243,49 @@ def test_workers_do_not_change_a_grid(synthesizer, tmp_path):
         assert info.duration == row["duration"]
 
 
-class Failing(Tones):
+class Speechless(Tones):
     """A backend that one sentence leaves speechless."""
+
+    says = InputError, "The voice 't0' says nothing audible for 'Sentence 17'"
 
     def synthesize(self, text, voice):
         samples, rate = super().synthesize(text, voice)
         return samples * (text != "Sentence 17"), rate
 
 
-@pytest.mark.parametrize("num_workers", [1, 2])
-def test_an_error_in_a_worker_is_shown_as_it_is(tmp_path, num_workers):
-    texts = {f"s{number}": f"Sentence {number}" for number in range(20)}
-    with pytest.raises(InputError) as error:
-        render_grid(
-            Failing(), Tones().voices(), texts, tmp_path, 16000, num_workers
-        )
-    assert str(error.value) == (
-        "The voice 't0' says nothing audible for 'Sentence 17'"
+class Crashing(Tones):
+    """A backend that fails as third-party code does."""
+
+    says = (
+        RuntimeError,
+        (
+            "t0/t0_s17.wav could not be rendered (voice 't0', text "
+            "'Sentence 17'): ZeroDivisionError: of a spectrum"
+        ),
     )
+
+    def synthesize(self, text, voice):
+        if text == "Sentence 17":
+            raise ZeroDivisionError("of a spectrum")
+        return super().synthesize(text, voice)
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+@pytest.mark.parametrize("backend", [Speechless(), Crashing()])
+def test_an_error_in_a_worker_names_the_cell(tmp_path, backend, num_workers):
+    texts = {f"s{number}": f"Sentence {number}" for number in range(20)}
+    kind, said = backend.says
+    with pytest.raises(kind) as error:
+        render(backend, backend.voices(), texts, tmp_path, num_workers)
+    assert str(error.value) == said
     for name in contents(tmp_path):
         assert "/." not in name and soundfile.info(tmp_path / name).frames
 
 
 @pytest.mark.parametrize("rate", [8000, 16000, 22050, 44100])
 def test_resampling_keeps_pitch_and_length(rate):
-    class Sine:
-        def synthesize(self, text, voice):
-            return np.sin(2 * np.pi * 440 * np.arange(rate) / rate), rate
-
-    samples = render_clip(Sine(), "", None)
+    sine = np.sin(2 * np.pi * 440 * np.arange(rate) / rate)
+    samples = render_clip(saying(sine, rate), "", None)
     assert len(samples) == 16000
     assert np.abs(np.fft.rfft(samples)).argmax() == 440
     level = 20 * np.log10(samples.std() / 32768)
@@ -290,33 +295,26 @@ def test_resampling_keeps_pitch_and_length(rate):
 def test_an_interrupted_grid_is_completed(tmp_path):
     tones, texts = Tones(), {"a": "One.", "b": "Three.", "c": "Fifteen."}
     voices = tones.voices()[:4]
-
-    def render(folder, backend=tones):
-        return render_grid(
-            backend, voices, texts, folder, num_workers=1, progress=False
-        )
-
-    rows = render(tmp_path / "whole")
+    rows = render(tones, voices, texts, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        render(tmp_path / "part", Tones(broken="Three."))
+        render(Tones(broken="Three."), voices, texts, tmp_path / "part")
     assert list(contents(tmp_path / "part")) == ["t0/t0_a.wav"]
     # What a crash of the whole machine may leave behind.
     (tmp_path / "part/t0/t0_b.wav").write_bytes(b"RIFF")
     (tmp_path / "part/t0/t0_c.wav").touch()
     kept = (tmp_path / "part/t0/t0_a.wav").stat().st_mtime_ns
-    assert render(tmp_path / "part") == rows
+    assert render(tones, voices, texts, tmp_path / "part") == rows
     assert contents(tmp_path / "part") == contents(tmp_path / "whole")
     assert (tmp_path / "part/t0/t0_a.wav").stat().st_mtime_ns == kept
 
 
 def test_grid_ids_must_be_distinct_file_names(tmp_path):
-    tones = Tones()
     for voices, match in (
-        ([Voice("a/b", "a", "")], "no plain file"),
-        ([Voice("a", "a", ""), Voice("A", "a", "")], "twice"),
+        ([Voice("a/b", "a", "")], "not a plain file"),
+        ([Voice("a", "a", ""), Voice("A", "a", "")], "Two cells"),
     ):
         with pytest.raises(InputError, match=match):
-            render_grid(tones, voices, {"s": "Hi."}, tmp_path)
+            render(Tones(), voices, {"s": "Hi."}, tmp_path)
     assert contents(tmp_path) == {}
 
 
@@ -328,31 +326,24 @@ class Order(Tones):
         self.calls = []
 
     def synthesize(self, text, voice):
-        self.calls.append((voice.ID, text))
+        self.calls.append(voice.ID)
         return np.sin(np.arange(len(text) * 100) / 9), 8000
 
 
 def reference_cells():
     """Eight cells of three references in turn; the texts differ in length."""
     voices = [ReferenceVoice(f"r{n}", f"r{n}.wav", "Text.") for n in range(3)]
-    return [
-        (
-            {
-                "ID": f"c{n}",
-                "wav": f"spk/c{n}.wav",
-                "text": "x" * (n + 1),
-                "reference": voices[n % 3].ID,
-            },
-            voices[n % 3],
-        )
+    rows = [
+        {"ID": f"c{n}", "wav": f"spk/c{n}.wav", "text": "x" * (n + 1), "a": n}
         for n in range(8)
     ]
+    return [(row, voices[n % 3]) for n, row in enumerate(rows)]
 
 
 def test_cells_are_rendered_voice_by_voice(tmp_path):
     backend = Order()
     rows = render_cells(backend, reference_cells(), tmp_path, progress=False)
-    assert [ID for ID, _ in backend.calls] == [f"r{n}" for n in [*"00011122"]]
+    assert backend.calls == [f"r{n}" for n in "00011122"]
     # The rows keep their order and columns.
     assert rows == [
         {**row, "duration": len(row["text"]) / 80}
@@ -364,14 +355,9 @@ def test_shards_take_whole_voices(tmp_path):
     counts = []
     for index in (2, 0, 1, 0):
         backend = Order()
-        rows = render_cells(
-            backend,
-            reference_cells(),
-            tmp_path,
-            shard=(index, 3),
-            progress=False,
-        )
-        assert {ID for ID, _ in backend.calls} <= {f"r{index}"}
+        cells, shard = reference_cells(), (index, 3)
+        rows = render_cells(backend, cells, tmp_path, shard=shard)
+        assert set(backend.calls) <= {f"r{index}"}
         counts.append(
             (len(backend.calls), [r["duration"] for r in rows].count(None))
         )
@@ -395,23 +381,16 @@ def test_cells_that_can_not_be_rendered(tmp_path):
     assert contents(tmp_path) == {}
 
 
-class Crashing(Tones):
-    """A backend that fails as third-party code does."""
-
-    def synthesize(self, text, voice):
-        if text == "Sentence 17":
-            raise ZeroDivisionError("of a spectrum")
-        return super().synthesize(text, voice)
-
-
-@pytest.mark.parametrize("num_workers", [1, 2])
-def test_a_crash_of_a_backend_names_the_cell(tmp_path, num_workers):
-    texts = {f"s{number}": f"Sentence {number}" for number in range(20)}
-    with pytest.raises(RuntimeError) as error:
-        render_grid(
-            Crashing(), Tones().voices(), texts, tmp_path, 16000, num_workers
-        )
-    assert str(error.value) == (
-        "t0/t0_s17.wav could not be rendered (voice 't0', text "
-        "'Sentence 17'): ZeroDivisionError: of a spectrum"
-    )
+def test_a_manifest_says_whether_a_grid_is_finished(tmp_path):
+    cells, path = reference_cells(), tmp_path / "manifest.csv"
+    assert not check_manifest(path, cells, tmp_path)
+    for text in ("", "anything", "ID,wav\n", "wav\nc0.wav\n", "ID\nc0\nc99\n"):
+        path.write_text(text)
+        with pytest.raises(InputError, match="something else"):
+            check_manifest(path, cells, tmp_path)
+        assert path.read_text() == text
+    path.write_text("ID\nc0\nc1\n")  # the other cells are filtered out
+    render_cells(Order(), cells, tmp_path, progress=False)
+    assert check_manifest(path, cells, tmp_path)
+    (tmp_path / "spk/c5.wav").unlink()
+    assert not check_manifest(path, cells, tmp_path) and not path.exists()

@@ -15,6 +15,7 @@ import re
 import sys
 import tempfile
 from collections import Counter
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -33,6 +34,10 @@ from speechbrain_ext.synthesis.kokoro import KokoroSynthesizer
 from speechbrain_ext.utils.errors import InputError
 from speechbrain_ext.utils.hparams import load_hparams
 
+KOKORO_VOICES = [
+    Voice("af_ann", "af_ann", "en-us", gender="female"),
+    Voice("bm_bob", "bm_bob", "en-gb", gender="male"),
+]
 TEXTS = [f"Lamp number {number} hums." for number in range(20)]
 
 # Each appends a line to the file named by STAND_IN_LOG: process, event, ...
@@ -206,19 +211,16 @@ def backend(request, tmp_path):
     request.getfixturevalue("stand_ins")
     files = tmp_path / "files"
     files.mkdir()
-    for name in ("a", "b"):
+    for name in ("a", "b", "noisy", "pytorch_model.bin"):
         (files / name).write_bytes(name.encode())
     if request.param == "f5":
-        (files / "pytorch_model.bin").write_bytes(b"vocoder")
+        ann = write_reference(files / "ann.wav", 1)
+        bob = write_reference(files / "bob.wav", 1, 0.3)
         return SimpleNamespace(
-            make=lambda **changes: F5Synthesizer(
-                **{"device": "cpu", "ckpt_file": files / "a", **changes}
-            ),
+            make=partial(F5Synthesizer, ckpt_file=files / "a", device="cpu"),
             voices=[
-                ReferenceVoice(
-                    name, write_reference(files / f"{name}.wav", 1, level), name
-                )
-                for name, level in (("ann", 0.01), ("bob", 0.3))
+                ReferenceVoice("ann", ann, "A"),
+                ReferenceVoice("bob", bob, "B"),
             ],
             missing=ReferenceVoice("f99", str(files / "none.wav"), "None."),
             changes={
@@ -234,22 +236,16 @@ def backend(request, tmp_path):
             },
             loads="once",
         )
-    (files / "noisy").write_bytes(b"noisy")
     np.savez(files / "v", af_ann=np.ones(3), bm_bob=np.full(3, 2))
     np.savez(files / "w", af_ann=np.ones(3))
     noisy = request.param == "noisy kokoro"
     return SimpleNamespace(
-        make=lambda **changes: KokoroSynthesizer(
-            **{
-                "model_path": files / ("noisy" if noisy else "a"),
-                "voices_path": files / "v.npz",
-                **changes,
-            }
+        make=partial(
+            KokoroSynthesizer,
+            model_path=files / ("noisy" if noisy else "a"),
+            voices_path=files / "v.npz",
         ),
-        voices=[
-            Voice("af_ann", "af_ann", "en-us", gender="female"),
-            Voice("bm_bob", "bm_bob", "en-gb", gender="male"),
-        ],
+        voices=KOKORO_VOICES,
         missing=Voice("f99", "f99", "en-us"),
         changes={
             "model_path": files / "b",
@@ -264,23 +260,16 @@ def backend(request, tmp_path):
 def make_cells(voices, texts=TEXTS):
     """Cells whose voice changes from one to the next."""
     return [
-        (
-            {"ID": f"{v.ID}_{n}", "wav": f"{v.ID}/{n}.wav", "text": text},
-            v,
-        )
+        ({"ID": f"{v.ID}_{n}", "wav": f"{v.ID}/{n}.wav", "text": text}, v)
         for n, text in enumerate(texts)
         for v in voices
     ]
 
 
 def render(synthesizer, voices, folder, num_workers=1, shard=(0, 1)):
+    cells = make_cells(voices)
     return render_cells(
-        synthesizer,
-        make_cells(voices),
-        folder,
-        num_workers=num_workers,
-        shard=shard,
-        progress=False,
+        synthesizer, cells, folder, 16000, num_workers, shard, progress=False
     )
 
 
@@ -365,11 +354,9 @@ def test_workers_shards_and_resuming(backend, tmp_path, request):
     assert workers == rows and contents(tmp_path / "two") == whole
 
     for index in (1, 0):
+        shard = {"shard": (index, 2)}
         part = render(
-            backend.make(),
-            backend.voices,
-            tmp_path / "parts",
-            shard=(index, 2),
+            backend.make(), backend.voices, tmp_path / "parts", **shard
         )
         missing = {row["wav"][:3] for row in part if row["duration"] is None}
         assert missing == ({backend.voices[0].ID[:3]} if index else set())
@@ -383,7 +370,7 @@ def test_workers_shards_and_resuming(backend, tmp_path, request):
         loads = Counter(pid for pid, *_ in events("load"))
         own = loads.pop(next(iter(loads)))
         assert own == 3  # a backend for "whole" and for each shard
-        # The workers of "two", which got four pieces of work.
+        # The workers of "two", which got three pieces of work.
         assert set(loads.values()) == {1}
 
 
@@ -407,7 +394,7 @@ def clone(stand_ins, tmp_path):
         for name, text in (("ann", "I am Ann"), ("bob", "Call me Bob"))
     ]
     return SimpleNamespace(
-        make=lambda **options: F5Synthesizer(device="cpu", **options),
+        make=partial(F5Synthesizer, device="cpu"),
         voices=voices,
         events=stand_ins,
     )
@@ -441,6 +428,7 @@ def test_f5_hands_on_its_options(clone, tmp_path):
         "cpu",
     ]
     assert clone.events("infer")[0][4:] == [8, 1.5, 0.8, "cpu"]
+    assert clone.make().voices() == []  # they come with the cells
     # Nothing of the user's folders is in the settings.
     assert str(tmp_path) not in json.dumps(clone.make(**options).settings)
 
@@ -459,14 +447,16 @@ def test_f5_noise_differs_from_cell_to_cell(clone):
 def test_f5_leaves_no_temporary_files(clone, tmp_path, monkeypatch):
     at_exit = []
     monkeypatch.setattr(
-        f5.atexit, "register", lambda *call: at_exit.append(call)
+        f5.atexit,
+        "register",
+        lambda *call, **o: at_exit.append(partial(*call, **o)),
     )
     synthesizer = clone.make()
     for voice in (*clone.voices, clone.voices[0]):
         synthesizer.synthesize("Hello.", voice)
     assert contents(tmp_path / "temporary")
-    for function, *arguments in at_exit:
-        function(*arguments)
+    for function in at_exit:
+        function()
     assert not contents(tmp_path / "temporary")
 
 
@@ -476,20 +466,16 @@ def test_f5_refuses_what_would_go_wrong(clone, tmp_path):
     for text, voice, match in (
         ("Hi.", ReferenceVoice("r", long, "Well"), "12.1 seconds"),
         ("Hi.", ReferenceVoice("r", ann.wav, " "), "'r' has no text"),
-        ("Hi.", ReferenceVoice("r", "no.wav", "Well"), "'r' can not be read"),
+        ("Hi.", ReferenceVoice("r", "no.wav", "Well"), "'r' cannot be read"),
         (" ", ann, "says nothing"),
     ):
         with pytest.raises(InputError, match=match):
             synthesizer.synthesize(text, voice)
     assert not clone.events("infer") and not clone.events("prepare")
-    with pytest.raises(InputError, match="no.pt can not be read"):
+    with pytest.raises(InputError, match="no.pt cannot be read"):
         clone.make(ckpt_file="no.pt")
     with pytest.raises(InputError, match="hub.*give ckpt_file"):
         clone.make(model="unreachable").synthesize("Hi.", ann)
-
-
-def test_f5_has_no_voices_of_its_own(clone):
-    assert clone.make().voices() == []
 
 
 @pytest.fixture
@@ -502,15 +488,9 @@ def kokoro_files(stand_ins, tmp_path):
     return tmp_path / "model", tmp_path / "v.npz"
 
 
-def test_kokoro_has_its_english_voices(kokoro_files):
-    assert KokoroSynthesizer(*kokoro_files).voices() == [
-        Voice("af_ann", "af_ann", "en-us", gender="female"),
-        Voice("bm_bob", "bm_bob", "en-gb", gender="male"),
-    ]
-
-
 def test_kokoro_hands_on_voice_speed_and_accent(kokoro_files, stand_ins):
     synthesizer = KokoroSynthesizer(*kokoro_files, speed=1.2)
+    assert synthesizer.voices() == KOKORO_VOICES  # the English ones
     synthesizer.synthesize("Hello.", synthesizer.voices()[1])
     assert stand_ins("create")[0][2:] == ["Hello.", "bm_bob", 1.2, "en-gb"]
 
@@ -527,7 +507,7 @@ def test_kokoro_seeds_its_noise(kokoro_files):
 def test_kokoro_by_the_command_line(kokoro_files, tmp_path, monkeypatch):
     """As the recipe's README has it."""
     recipe = ROOT / "recipes/InterventionalTTS/post-training"
-    readme = (recipe / "../README.md").read_text(encoding="utf-8")
+    readme = (recipe / "README.md").read_text(encoding="utf-8")
     [option] = re.findall(r"--backend='(.*)'", readme)
     monkeypatch.syspath_prepend(recipe)
     monkeypatch.chdir(tmp_path)
@@ -551,7 +531,11 @@ def test_kokoro_says_where_its_files_are(kokoro_files):
 
 @pytest.mark.parametrize(
     "make, extra",
-    [(F5Synthesizer, "paper"), (lambda: KokoroSynthesizer("m", "v"), "kokoro")],
+    [
+        (EspeakSynthesizer, "demo"),
+        (F5Synthesizer, "paper"),
+        (lambda: KokoroSynthesizer("m", "v"), "kokoro"),
+    ],
 )
 def test_without_the_package_the_extra_is_named(monkeypatch, make, extra):
     def missing(name):

@@ -11,8 +11,6 @@ Actors are divided among the splits. With 12 sentences in all, the sentences
 cannot be: all splits say the same ones.
 """
 
-import csv
-import io
 import random
 import re
 from collections import Counter
@@ -20,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from speechbrain.utils.logger import get_logger
 
+from speechbrain.utils.logger import get_logger
 from speechbrain_ext.utils.errors import InputError
-from speechbrain_ext.utils.files import replacing
+from speechbrain_ext.utils.files import read_csv, write_csv
 
 logger = get_logger(__name__)
 
@@ -37,10 +35,8 @@ NAME = re.compile(
 # session in one file.
 MIN_SECONDS, MAX_SECONDS = 0.5, 10.0
 MIN_PEAK = 0.001
-COLUMNS = [
-    *("ID", "wav", "duration", "speaker", "content", "emotion"),
-    *("intensity", "gender", "split"),
-]
+FACTORS = ("speaker", "content", "emotion")
+COLUMNS = ("ID", "wav", "duration", *FACTORS, "intensity", "gender", "split")
 
 
 def prepare_crema_d(
@@ -76,7 +72,8 @@ def prepare_crema_d(
     ------
     InputError
         If the folder is not CREMA-D or incomplete (names what is missing), a
-        file is no audio, a split would be empty, or there is another manifest.
+        file is not audio, a split would be empty, or there is another
+        manifest.
 
     Example
     -------
@@ -91,16 +88,22 @@ def prepare_crema_d(
     ...     name = f"{actor}_DFA_ANG_XX.wav"
     ...     soundfile.write(folder / AUDIO / name, np.ones(16000) / 2, 16000)
     >>> prepare_crema_d(folder, folder / "manifest.csv")
-    >>> with open(folder / "manifest.csv") as file:
-    ...     rows = list(csv.DictReader(file))
-    >>> [rows[0][c] for c in ("content", "emotion", "gender", "duration")]
+    >>> row = read_csv(folder / "manifest.csv")[0]
+    >>> [row[c] for c in ("content", "emotion", "gender", "duration")]
     ['DFA', 'ANG', 'male', '1.0']
     """
     if skip_prep:
         logger.info("Skipping the preparation of CREMA-D")
         return
     data_folder = Path(data_folder)
-    _check_folder(data_folder)
+    parts = (AUDIO, DEMOGRAPHICS)
+    missing = [name for name in parts if not (data_folder / name).exists()]
+    if missing:
+        raise InputError(
+            f"{data_folder} is not a CREMA-D folder, it lacks "
+            f"{' and '.join(missing)}: give --data_folder the folder that "
+            f"holds {AUDIO} and {DEMOGRAPHICS}"
+        )
     genders = read_genders(data_folder / DEMOGRAPHICS)
     rows = _audible(_read_names(data_folder), data_folder)
     speakers = sorted({row["speaker"] for row in rows})
@@ -111,13 +114,13 @@ def prepare_crema_d(
             f"{len(unknown)} of the actors in {AUDIO} ({unknown[0]}, ...): "
             "take the file of the same release"
         )
-    splits = split_speakers({s: genders[s] for s in speakers}, ratios, seed)
+    splits = split_actors({s: genders[s] for s in speakers}, ratios, seed)
     for row in rows:
         row["gender"] = genders[row["speaker"]]
         row["split"] = splits[row["speaker"]]
-    text = _as_csv(rows)
     if Path(manifest).exists():
-        if Path(manifest).read_text(encoding="utf-8") != text:
+        wanted = [{name: str(row[name]) for name in COLUMNS} for row in rows]
+        if read_csv(manifest) != wanted:
             raise InputError(
                 f"{manifest} is of other options or another corpus, and is "
                 "not overwritten: give another --output_folder, delete it, or "
@@ -125,36 +128,9 @@ def prepare_crema_d(
             )
         logger.info(f"{manifest} is there: nothing to do")
         return
-    with replacing(manifest) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
-    logger.info(f"{manifest}: {_summary(rows)}")
-
-
-def _as_csv(rows):
-    """The manifest as text."""
-    file = io.StringIO()
-    writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return file.getvalue()
-
-
-def _check_folder(folder):
-    """What CREMA-D consists of is there."""
-    missing = [
-        name
-        for name, found in (
-            (f"{AUDIO}/", (folder / AUDIO).is_dir()),
-            (DEMOGRAPHICS, (folder / DEMOGRAPHICS).is_file()),
-        )
-        if not found
-    ]
-    if missing:
-        raise InputError(
-            f"{folder} is no CREMA-D folder, it lacks {' and '.join(missing)}: "
-            f"give --data_folder the folder that holds {AUDIO}/ and "
-            f"{DEMOGRAPHICS}"
-        )
+    write_csv(manifest, rows, COLUMNS)
+    hours = sum(row["duration"] for row in rows) / 3600
+    logger.info(f"{manifest}: {len(rows)} utterances, {hours:.1f} hours")
 
 
 def read_genders(path):
@@ -183,16 +159,13 @@ def read_genders(path):
     >>> read_genders(path)
     {'1001': 'male'}
     """
-    # Spreadsheets put a mark in front of the first heading.
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        headings = reader.fieldnames or []
-        for column in ("ActorID", "Sex"):
-            if column not in headings:
-                raise InputError(
-                    f"{path}: no column '{column}' (has {', '.join(headings)})"
-                )
-        return {row["ActorID"]: row["Sex"].strip().lower() for row in reader}
+    rows = read_csv(path)
+    columns = list(rows[0]) if rows else []
+    if not {"ActorID", "Sex"} <= set(columns):
+        raise InputError(
+            f"{path}: expected the columns 'ActorID' and 'Sex', got {columns}"
+        )
+    return {row["ActorID"]: row["Sex"].strip().lower() for row in rows}
 
 
 def _read_names(folder):
@@ -203,14 +176,9 @@ def _read_names(folder):
         if not match:
             others.append(path.name)
             continue
-        row = {
-            "ID": path.stem,
-            "wav": f"{AUDIO}/{path.name}",
-            **match.groupdict(),
-        }
-        if row["intensity"] == "X":
-            row["intensity"] = "XX"
-        rows.append(row)
+        row = {"ID": path.stem, "wav": f"{AUDIO}/{path.name}"}
+        intensity = match["intensity"].ljust(2, "X")
+        rows.append(row | match.groupdict() | {"intensity": intensity})
     if not rows:
         raise InputError(
             f"{folder / AUDIO} has no file that is named like "
@@ -248,18 +216,14 @@ def _measure(path):
     try:
         samples, rate = soundfile.read(path, dtype="float32")
     except soundfile.LibsndfileError as error:
-        with open(path, "rb") as file:
-            pointer = file.read(20).startswith(b"version https://git")
-        raise InputError(
-            f"{path} is no audio but a pointer of Git LFS: fetch the audio "
-            "with `git lfs pull`"
-            if pointer
-            else f"{path} is no readable audio ({error})"
-        )
+        why = str(error)
+        if path.read_bytes().startswith(b"version https://git"):
+            why = "a pointer of Git LFS: fetch the audio with `git lfs pull`"
+        raise InputError(f"{path} is not readable audio ({why})")
     return len(samples) / rate, float(np.abs(samples).max(initial=0))
 
 
-def split_speakers(genders, ratios=(0.6, 0.2, 0.2), seed=1986):
+def split_actors(genders, ratios=(0.6, 0.2, 0.2), seed=1986):
     """Divides the actors among train, valid and test, each gender alike.
 
     Arguments
@@ -283,7 +247,7 @@ def split_speakers(genders, ratios=(0.6, 0.2, 0.2), seed=1986):
 
     Example
     -------
-    >>> splits = split_speakers({str(n): "female" for n in range(10)})
+    >>> splits = split_actors({str(n): "female" for n in range(10)})
     >>> [list(splits.values()).count(s) for s in ("train", "valid", "test")]
     [6, 2, 2]
     """
@@ -300,31 +264,13 @@ def split_speakers(genders, ratios=(0.6, 0.2, 0.2), seed=1986):
         )
     order = sorted(genders)
     random.Random(seed).shuffle(order)
-    splits, sizes, own = {}, Counter(), Counter()
-    for speaker in order:
-        gender = genders[speaker]
+    shares, sizes, splits = dict(zip(names, ratios)), Counter(), {}
+    for actor in order:
         # Where most are missing of this gender, then of both.
-        split, _ = min(
-            zip(names, ratios),
-            key=lambda one: (
-                own[gender, one[0]] / one[1],
-                sizes[one[0]] / one[1],
-            ),
+        groups = (genders[actor], "both")
+        split = min(
+            names, key=lambda s: [sizes[g, s] / shares[s] for g in groups]
         )
-        splits[speaker] = split
-        sizes[split] += 1
-        own[gender, split] += 1
+        splits[actor] = split
+        sizes.update((group, split) for group in groups)
     return splits
-
-
-def _summary(rows):
-    """The size of the grid, in words."""
-    factors = ("speaker", "content", "emotion")
-    shape = [len({row[factor] for row in rows}) for factor in factors]
-    cells = len({tuple(row[factor] for factor in factors) for row in rows})
-    hours = sum(row["duration"] for row in rows) / 3600
-    return (
-        f"{len(rows)} utterances, {hours:.1f} hours, "
-        + " x ".join(f"{n} {f}s" for n, f in zip(shape, factors))
-        + f" with {int(np.prod(shape)) - cells} empty cells"
-    )

@@ -8,25 +8,30 @@ The speaking rate may be a third factor: then every voice says every sentence
 at every rate. Its few values are the same in all splits.
 """
 
-import csv
-import json
 import random
+from itertools import islice, zip_longest
 from pathlib import Path
 
 from speechbrain.utils.logger import get_logger
-
 from speechbrain_ext.synthesis.espeak import EspeakSynthesizer
-from speechbrain_ext.synthesis.grid import FORMAT, grid_cells, render_cells
+from speechbrain_ext.synthesis.grid import (
+    FORMAT,
+    check_manifest,
+    grid_cells,
+    render_cells,
+)
 from speechbrain_ext.synthesis.sentences import generate_sentences
 from speechbrain_ext.utils.errors import InputError
-from speechbrain_ext.utils.files import replacing
+from speechbrain_ext.utils.files import claim_folder, write_csv
+from speechbrain_ext.utils.options import check_options, whole
 
 logger = get_logger(__name__)
 
+SPLITS = ("train", "valid", "test")
+SETTINGS = "grid_settings.json"
 COLUMNS = [
     *("ID", "wav", "duration", "speaker", "content", "rate", "split", "text")
 ]
-SETTINGS = "grid_settings.json"
 
 
 def prepare_interventional_tts(
@@ -69,11 +74,11 @@ def prepare_interventional_tts(
     backend : Synthesizer
         See :mod:`speechbrain_ext.synthesis.base`; None takes espeak-ng.
     sample_rate : int
-        Samples a second of the audio.
+        Samples per second of the audio.
     num_workers : int
-        Processes that render; None takes one a core.
+        Processes that render; None takes one per core.
     rates : list of int
-        Speaking rates in words a minute, the levels of a third factor. It
+        Speaking rates in words per minute, the levels of a third factor. It
         needs a backend with a method ``at_rate(rate)`` that returns the same
         one at that rate. Default: the backend as it is, in two factors.
     skip_prep : bool
@@ -99,79 +104,34 @@ def prepare_interventional_tts(
         return
     data_folder = Path(data_folder)
     manifest = Path(manifest or data_folder / "manifest.csv")
-    synthesizer = backend if backend is not None else EspeakSynthesizer()
-    at_rates = split_rates(synthesizer, rates)
-    voices = split_voices(
-        synthesizer.voices(),
-        {
-            "train": n_train_voices,
-            "valid": n_valid_voices,
-            "test": n_test_voices,
-        },
-        seed,
-    )
-    sentences = split_sentences(
-        {
-            "train": n_train_sentences,
-            "valid": n_valid_sentences,
-            "test": n_test_sentences,
-        },
-        seed,
-    )
+    synthesizer = EspeakSynthesizer() if backend is None else backend
+    n_voices = (n_train_voices, n_valid_voices, n_test_voices)
+    n_voices = dict(zip(SPLITS, n_voices))
+    n_sentences = (n_train_sentences, n_valid_sentences, n_test_sentences)
+    n_sentences = dict(zip(SPLITS, n_sentences))
+    for what, counts in (("voices", n_voices), ("sentences", n_sentences)):
+        options = {f"n_{split}_{what}": n for split, n in counts.items()}
+        check_options(options, dict.fromkeys(options, whole(1)))
+    levels = split_rates(synthesizer, rates)
+    voices = split_voices(synthesizer.voices(), n_voices, seed)
+    sentences = split_sentences(n_sentences, seed)
+    cells = _plan(voices, sentences, levels)
     settings = {
         "format": FORMAT,
         "sample_rate": sample_rate,
         "seed": seed,
         **synthesizer.settings,
-        **({"rate": list(rates)} if rates else {}),
-        "voices": {
-            split: [voice.as_dict() for voice in voices[split]]
-            for split in voices
-        },
+        **({"rate": rates} if rates else {}),
+        "voices": {s: [v.as_dict() for v in voices[s]] for s in voices},
         "sentences": sentences,
     }
-    _claim_folder(data_folder, settings)
-
-    cells = {
-        split: _cells(voices[split], sentences[split], at_rates)
-        for split in voices
-    }
-    wavs = [
-        data_folder / "wav" / row["wav"]
-        for split in cells
-        for row, _ in cells[split]
-    ]
-    if manifest.exists():
-        if _manifest_ids(manifest) != [wav.stem for wav in wavs]:
-            raise InputError(
-                f"{manifest} is the manifest of something else than this "
-                "grid, and is not overwritten: give another --manifest, or "
-                "use it with --skip_prep True"
-            )
-        if all(wav.is_file() for wav in wavs):
-            logger.info(f"Grid found in {data_folder}: nothing to do")
-            return
-        manifest.unlink()
-    logger.info(f"Rendering {len(wavs)} clips into {data_folder}")
-    rows = []
-    for split in cells:
-        part = _render(
-            at_rates,
-            cells[split],
-            data_folder / "wav",
-            sample_rate,
-            num_workers,
-            f"rendering {split}",
-        )
-        rows += [
-            {**row, "wav": f"wav/{row['wav']}", "split": split} for row in part
-        ]
-    columns = [name for name in COLUMNS if name in rows[0]]
-    with replacing(manifest) as temporary:
-        with open(temporary, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+    claim_folder(data_folder, settings, "wav", "data_folder", SETTINGS)
+    if check_manifest(manifest, cells, data_folder):
+        logger.info(f"Grid found in {data_folder}: nothing to do")
+        return
+    logger.info(f"Rendering {len(cells)} clips into {data_folder}")
+    rows = _render(levels, cells, data_folder, sample_rate, num_workers)
+    write_csv(manifest, rows, [name for name in COLUMNS if name in rows[0]])
     hours = sum(row["duration"] for row in rows) / 3600
     logger.info(f"{manifest}: {len(rows)} utterances, {hours:.1f} hours")
 
@@ -210,9 +170,6 @@ def split_voices(voices, counts, seed):
     >>> [len({voice.variant for voice in drawn[split]}) for split in drawn]
     [2, 2]
     """
-    for split, count in counts.items():
-        if count < 1:
-            raise InputError(f"n_{split}_voices is {count}, and must be 1+")
     variants = {}
     for voice in voices:
         variants.setdefault(voice.variant, []).append(voice)
@@ -226,26 +183,18 @@ def split_voices(voices, counts, seed):
         split = min(counts, key=lambda s: sizes[s] / counts[s])
         pools[split].append(variant)
         sizes[split] += len(variants[variant])
-    short = {s: n for s, n in sizes.items() if n < counts[s]}
-    if short:
-        raise InputError(
-            f"{sum(counts.values())} voices were asked for "
-            f"({', '.join(f'{n} for {s}' for s, n in counts.items())}), but "
-            f"the synthesiser has {len(voices)} of {len(variants)} timbres, "
-            "and a timbre stays in one split, which leaves "
-            f"{', '.join(f'{n} for {s}' for s, n in short.items())}: ask for "
-            "fewer"
-        )
     drawn = {}
     for split, count in counts.items():
         random.Random(seed).shuffle(pools[split])
-        turns = [
-            (turn, place, voice)
-            for place, variant in enumerate(pools[split])
-            for turn, voice in enumerate(variants[variant])
-        ]
-        turns.sort(key=lambda one: one[:2])
-        drawn[split] = [voice for _, _, voice in turns[:count]]
+        turns = zip_longest(*(variants[variant] for variant in pools[split]))
+        drawn[split] = [v for turn in turns for v in turn if v][:count]
+        if len(drawn[split]) < count:
+            raise InputError(
+                f"{count} voices were asked for {split}, but its share of the "
+                f"{len(voices)} that the synthesiser has in {len(variants)} "
+                f"timbres is {sizes[split]}, and a timbre stays in one split: "
+                "ask for fewer"
+            )
     return drawn
 
 
@@ -267,7 +216,7 @@ def split_sentences(counts, seed):
     Raises
     ------
     InputError
-        If a number is not positive, or there are not so many sentences.
+        If there are not so many sentences.
 
     Example
     -------
@@ -275,16 +224,9 @@ def split_sentences(counts, seed):
     >>> [list(sentences[split]) for split in sentences]
     [['s0001', 's0002'], ['s0003']]
     """
-    for split, count in counts.items():
-        if count < 1:
-            raise InputError(f"n_{split}_sentences is {count}, and must be 1+")
-    texts = iter(
-        enumerate(generate_sentences(sum(counts.values()), seed), start=1)
-    )
-    return {
-        split: {f"s{number:04}": text for number, text in _take(texts, count)}
-        for split, count in counts.items()
-    }
+    texts = generate_sentences(sum(counts.values()), seed)
+    named = ((f"s{number:04}", text) for number, text in enumerate(texts, 1))
+    return {split: dict(islice(named, n)) for split, n in counts.items()}
 
 
 def split_rates(synthesizer, rates=None):
@@ -295,7 +237,7 @@ def split_rates(synthesizer, rates=None):
     synthesizer : Synthesizer
         With the method ``at_rate``, if there are rates.
     rates : list of int
-        Words a minute. Default: the rate is no factor.
+        Words per minute. Default: the rate is not a factor.
 
     Returns
     -------
@@ -320,8 +262,8 @@ def split_rates(synthesizer, rates=None):
         return {None: synthesizer}
     if not isinstance(rates, list) or len(set(rates)) < max(2, len(rates)):
         raise InputError(
-            f"rates is {rates}: a factor needs a list of two or more different "
-            "rates in words a minute, null makes it none"
+            f"rates is {rates}: expected a list of two or more different rates "
+            "in words per minute, or null if the rate is not a factor"
         )
     if not hasattr(synthesizer, "at_rate"):
         raise InputError(
@@ -331,106 +273,25 @@ def split_rates(synthesizer, rates=None):
     return {rate: synthesizer.at_rate(rate) for rate in rates}
 
 
-def _cells(voices, sentences, rates):
-    """The cells of one split as (row, voice); a rate of None is no factor."""
+def _plan(voices, sentences, rates):
+    """The cells of all splits as (row, voice); rate None: not a factor."""
     cells = []
-    for voice, content, wav in grid_cells(voices, sentences):
-        for rate in rates:
-            level = {} if rate is None else {"rate": rate}
-            path = Path(wav)
-            if level:
-                path = path.with_name(f"{path.stem}_r{rate}.wav")
-            row = {
-                "ID": path.stem,
-                "wav": path.as_posix(),
-                "duration": None,
-                "speaker": voice.ID,
-                "content": content,
-                **level,
-                "text": sentences[content],
-            }
-            cells.append((row, voice))
+    for split in voices:
+        for row, voice in grid_cells(voices[split], sentences[split]):
+            for rate in rates:
+                level = {} if rate is None else {"rate": rate}
+                ID = row["ID"] + (f"_r{rate}" if level else "")
+                wav = f"wav/{voice.ID}/{ID}.wav"
+                own = {"ID": ID, "wav": wav, "split": split, **level}
+                cells.append((row | own, voice))
     return cells
 
 
-def _render(at_rates, cells, folder, sample_rate, num_workers, description):
+def _render(levels, cells, folder, sample_rate, num_workers):
     """Renders cells, each at its rate; the rows in the order of the cells."""
-    done = {}
-    for rate, synthesizer in at_rates.items():
-        rows = render_cells(
-            synthesizer,
-            [cell for cell in cells if cell[0].get("rate") == rate],
-            folder,
-            sample_rate,
-            num_workers,
-            description=description + (f" at {rate} words/min" if rate else ""),
-        )
-        done |= {row["ID"]: row for row in rows}
-    return [done[row["ID"]] for row, _ in cells]
-
-
-def _take(iterator, count):
-    """The next items."""
-    return [next(iterator) for _ in range(count)]
-
-
-def _claim_folder(folder, settings):
-    """Writes the settings into the folder, or finds the same ones there."""
-    path = folder / SETTINGS
-    # As it will be read back, with lists in place of tuples.
-    settings = json.loads(json.dumps(settings))
-    if path.is_file():
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            found = None
-        if not isinstance(found, dict):
-            raise InputError(
-                f"{path} is no settings file of a grid: give another "
-                "--data_folder"
-            )
-        differ = [
-            _difference(key, found.get(key), settings.get(key))
-            for key in {**found, **settings}
-            if found.get(key) != settings.get(key)
-        ]
-        if differ:
-            raise InputError(
-                f"{folder} holds a grid of other settings "
-                f"({'; '.join(differ)}): give another --data_folder, delete "
-                "this one to render it anew, or use it as it is with "
-                "--skip_prep True"
-            )
-        return
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"The data folder {folder} is a file")
-    if (folder / "wav").exists():
-        raise InputError(
-            f"{folder} holds a folder wav that this script did not make: "
-            "give another --data_folder"
-        )
-    with replacing(path) as temporary:
-        temporary.write_text(
-            json.dumps(settings, indent=1) + "\n", encoding="utf-8"
-        )
-
-
-def _difference(key, found, wanted):
-    """One difference of settings, in words."""
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        splits = [
-            f"{len(found.get(split, ()))} -> {len(wanted.get(split, ()))} "
-            f"for {split}"
-            if len(found.get(split, ())) != len(wanted.get(split, ()))
-            else f"others for {split}"
-            for split in wanted
-            if found.get(split) != wanted[split]
-        ]
-        return f"{key}: {', '.join(splits)}"
-    return f"{key}: {found} there, {wanted} wanted"
-
-
-def _manifest_ids(path):
-    """The column ID of a manifest."""
-    with open(path, newline="", encoding="utf-8", errors="replace") as file:
-        return [row.get("ID") for row in csv.DictReader(file)]
+    rows = {}
+    for rate, synthesizer in levels.items():
+        own = [cell for cell in cells if cell[0].get("rate") == rate]
+        part = render_cells(synthesizer, own, folder, sample_rate, num_workers)
+        rows |= {row["ID"]: row for row in part}
+    return [rows[row["ID"]] for row, _ in cells]

@@ -11,11 +11,10 @@ Both tools ship their weights in the package:
     python select_voices.py espeak_voices.csv
 """
 
-import argparse
-import csv
 import re
+import sys
 from collections import Counter
-from math import gcd
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +25,9 @@ from resemblyzer import VoiceEncoder
 from scipy.signal import resample_poly
 from tqdm import tqdm
 
+from speechbrain.utils.edit_distance import accumulatable_wer_stats
 from speechbrain_ext.synthesis.espeak import EspeakSynthesizer, make_voice
+from speechbrain_ext.utils.files import write_csv
 
 ACCENTS = ("en-us", "en-gb-x-rp", "en-gb-scotland", "en-029")
 # Pitch and range; 50 is the variant's own.
@@ -45,19 +46,17 @@ SENTENCES = (
     "The young teacher read a funny story to the class.",
 )
 EMBEDDED = 4  # sentences that the speaker encoder hears
+MAX_WER = 0.25
+# The voices end with the first that is nearer to one chosen before.
+MAX_COSINE = 0.92
+# Of one variant; it is given up when so many are not understood.
+MAX_PER_VARIANT = 3
+MAX_REFUSED = 4
 SAMPLE_RATE = 16000
 
 
-def main():
-    """Reads the options, measures, writes the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("table", type=Path, help="CSV file to write")
-    parser.add_argument("--max_wer", type=float, default=0.25)
-    parser.add_argument("--max_cosine", type=float, default=0.92)
-    parser.add_argument("--max_per_variant", type=int, default=3)
-    parser.add_argument("--max_refused", type=int, default=4)
-    options = parser.parse_args()
-
+def main(table):
+    """Measures all voices and writes the table of those chosen."""
     synthesizer = EspeakSynthesizer()
     recognizer = Transcriber(str(get_model_path("tiny-en")), ModelArch.TINY)
     encoder = VoiceEncoder("cpu", verbose=False)
@@ -68,67 +67,49 @@ def main():
         voice = make_voice(path.name, "en-us")
         rate = word_error_rate(recognizer, synthesizer, voice)
         print(f"variant {path.name}: WER {rate:.3f}", flush=True)
-        if rate <= options.max_wer:
+        if rate <= MAX_WER:
             clear.append(path)
     candidates = [
-        make_voice(path.name, accent, pitch, range, gender_of(path))
-        for path in clear
-        for accent in ACCENTS
-        for pitch, range in INTONATIONS
+        make_voice(path.name, accent, *intonation, gender_of(path))
+        for path, accent, intonation in product(clear, ACCENTS, INTONATIONS)
     ]
     print(f"{len(clear)} of {len(variants)} variants, {len(candidates)} voices")
-    halves = np.stack(
+    embeddings = np.stack(
         [
             embed(encoder, synthesizer, voice)
             for voice in tqdm(candidates, desc="voices")
         ]
     )
-    embeddings = halves.sum(1)
     embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
-    same = (halves[:, 0] * halves[:, 1]).sum(1)
-    print(
-        "cosine of two halves of a voice: "
-        f"mean {same.mean():.3f}, 5th percentile {np.percentile(same, 5):.3f}"
-    )
-
-    choose(candidates, embeddings, recognizer, synthesizer, options)
+    rows = choose(candidates, embeddings, recognizer, synthesizer)
+    write_csv(table, rows, list(rows[0])[1:])  # the ID is made of the others
 
 
-def choose(candidates, embeddings, recognizer, synthesizer, options):
-    """Writes a table of clear voices, each farthest from those above it."""
-    taken, refused = Counter(), Counter()
+def choose(candidates, embeddings, recognizer, synthesizer):
+    """A table of clear voices, each farthest from those above it."""
+    rows, taken, refused = [], Counter(), Counter()
     nearest = np.full(len(candidates), -1.0)
     # The first voice is the one least like the others.
     nearest[(embeddings @ embeddings.T).mean(0).argmin()] = -2.0
-    with (
-        open(options.table, "w", newline="", encoding="utf-8") as file,
-        tqdm(desc="chosen") as progress,
-    ):
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(
-            "variant accent pitch range gender wer nearest_cosine".split()
-        )
-        while nearest.min() < options.max_cosine:
-            index = int(nearest.argmin())
-            voice, cosine = candidates[index], max(nearest[index], -1.0)
-            nearest[index] = np.inf
-            if (
-                taken[voice.variant] == options.max_per_variant
-                or refused[voice.variant] == options.max_refused
-            ):
-                continue
-            rate = word_error_rate(recognizer, synthesizer, voice)
-            if rate > options.max_wer:
-                refused[voice.variant] += 1
-                continue
-            taken[voice.variant] += 1
-            np.maximum(nearest, embeddings @ embeddings[index], out=nearest)
-            writer.writerow(
-                (voice.variant, voice.accent, voice.pitch, voice.range)
-                + (voice.gender, f"{rate:.3f}", f"{cosine:.3f}")
-            )
-            file.flush()
-            progress.update()
+    while nearest.min() < MAX_COSINE:
+        index = int(nearest.argmin())
+        voice, cosine = candidates[index], max(nearest[index], -1.0)
+        nearest[index] = np.inf
+        if (
+            taken[voice.variant] == MAX_PER_VARIANT
+            or refused[voice.variant] == MAX_REFUSED
+        ):
+            continue
+        rate = word_error_rate(recognizer, synthesizer, voice)
+        if rate > MAX_WER:
+            refused[voice.variant] += 1
+            continue
+        taken[voice.variant] += 1
+        np.maximum(nearest, embeddings @ embeddings[index], out=nearest)
+        measures = {"wer": f"{rate:.3f}", "nearest_cosine": f"{cosine:.3f}"}
+        rows.append(voice.as_dict() | measures)
+        print(f"{len(rows)}: {voice.ID}", flush=True)
+    return rows
 
 
 def gender_of(path):
@@ -141,40 +122,35 @@ def gender_of(path):
 def render(synthesizer, voice, text, level):
     """Samples at 16 kHz with the given root mean square."""
     samples, rate = synthesizer.synthesize(text, voice)
-    common = gcd(rate, SAMPLE_RATE)
-    samples = resample_poly(samples, SAMPLE_RATE // common, rate // common)
+    samples = resample_poly(samples, SAMPLE_RATE, rate)
     samples = samples * (level / np.sqrt(np.mean(samples**2)))
     return np.clip(samples, -1, 1).astype(np.float32)
 
 
 def embed(encoder, synthesizer, voice):
-    """Embeddings of two halves of the sentences, [2, dim], unit length."""
+    """Sum of the embeddings of two halves of the sentences, [dim]."""
     clips = [
         render(synthesizer, voice, text, 0.05) for text in SENTENCES[:EMBEDDED]
     ]
     middle = EMBEDDED // 2
-    return np.stack(
-        [
-            encoder.embed_utterance(np.concatenate(half))
-            for half in (clips[:middle], clips[middle:])
-        ]
+    return sum(
+        encoder.embed_utterance(np.concatenate(half))
+        for half in (clips[:middle], clips[middle:])
     )
 
 
 def word_error_rate(recognizer, synthesizer, voice):
     """Word errors over words, of all sentences."""
-    errors = words = 0
+    heard = []
     for text in SENTENCES:
         # A little silence around, louder than in the grid: both help it.
         samples = np.pad(render(synthesizer, voice, text, 0.15), 1600)
         transcript = recognizer.transcribe_without_streaming(
             samples.tolist(), SAMPLE_RATE
         )
-        heard = " ".join(line.text for line in transcript.lines)
-        reference, hypothesis = split_words(text), split_words(heard)
-        errors += edit_distance(reference, hypothesis)
-        words += len(reference)
-    return errors / words
+        heard.append(" ".join(line.text for line in transcript.lines))
+    words = [list(map(split_words, texts)) for texts in (SENTENCES, heard)]
+    return accumulatable_wer_stats(*words)["WER"] / 100
 
 
 def split_words(text):
@@ -182,24 +158,5 @@ def split_words(text):
     return re.findall(r"[a-z']+", text.lower().replace("harbour", "harbor"))
 
 
-def edit_distance(reference, hypothesis):
-    """Levenshtein distance of two lists.
-
-    Example
-    -------
-    >>> edit_distance("a b c".split(), "a x c d".split())
-    2
-    """
-    row = list(range(len(hypothesis) + 1))
-    for i, word in enumerate(reference, 1):
-        diagonal, row[0] = row[0], i
-        for j, other in enumerate(hypothesis, 1):
-            diagonal, row[j] = (
-                row[j],
-                min(row[j] + 1, row[j - 1] + 1, diagonal + (word != other)),
-            )
-    return row[-1]
-
-
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1])

@@ -12,30 +12,30 @@ its sentences. Timbres that are not among the measured voices of the package
 are taken too, unless their name says that they are close to one left out.
 """
 
-import csv
 import dataclasses
 import functools
+import itertools
 import multiprocessing
 import random
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from interventional_prepare import split_sentences, split_voices
-from speechbrain.utils.logger import get_logger
-from tqdm import tqdm
 
+from speechbrain.utils.logger import get_logger
+from speechbrain.utils.parallel import parallel_map
 from speechbrain_ext.synthesis.base import Voice
-from speechbrain_ext.synthesis.espeak import EspeakSynthesizer, make_voice
+from speechbrain_ext.synthesis.espeak import EspeakSynthesizer
 from speechbrain_ext.synthesis.grid import (
     FORMAT,
     START_METHOD,
     grid_cells,
-    render_grid,
-    usable_cores,
+    render_cells,
 )
 from speechbrain_ext.synthesis.sentences import generate_sentences
 from speechbrain_ext.utils.errors import InputError
-from speechbrain_ext.utils.files import claim_folder, digest, replacing
+from speechbrain_ext.utils.files import claim_folder, digest, write_csv
 
 logger = get_logger(__name__)
 
@@ -49,7 +49,7 @@ GRID_VOICES = {"train": 64, "valid": 8, "test": 16}
 GRID_SENTENCES = {"train": 64, "valid": 128, "test": 64}
 
 ACCENTS = ("en-us", "en-gb-x-rp", "en-gb-scotland", "en-029")
-RATES = (110, 220)  # words a minute
+RATES = (110, 220)  # words per minute
 WARPS = (0.84, 0.88, 0.92, 0.96, 1.0, 1.04, 1.08, 1.12, 1.18)
 
 # Consonants, vowels and what may end a word, by alphabet.
@@ -66,16 +66,8 @@ ALPHABETS = {
     ),
     "cyrillic": (list("бвгджзклмнпрстфхцчш"), list("аеиоуыя"), ["", *"нрслкт"]),
 }
-LANGUAGES = {
-    "en-us": "latin",
-    "de": "latin",
-    "es": "latin",
-    "fi": "latin",
-    "pl": "latin",
-    "tr": "latin",
-    "ru": "cyrillic",
-    "ar": "arabic",
-}
+LANGUAGES = dict.fromkeys(["en-us", "de", "es", "fi", "pl", "tr"], "latin")
+LANGUAGES |= {"ru": "cyrillic", "ar": "arabic"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,12 +81,6 @@ class WarpedVoice(Voice):
 class WarpedSynthesizer(EspeakSynthesizer):
     """espeak-ng that knows warped voices."""
 
-    def timbres(self):
-        """Variant and gender of all, not only of the measured voices."""
-        known = {voice.variant: voice.gender for voice in self.voices()}
-        files = sorted(Path(self.data_path, "voices/!v").iterdir())
-        return {file.name: known.get(file.name, "") for file in files}
-
     def synthesize(self, text, voice):
         """As of the base class, with the rate that warps the speech."""
         samples, rate = self.at_rate(voice.rate).synthesize(text, voice)
@@ -103,12 +89,7 @@ class WarpedSynthesizer(EspeakSynthesizer):
 
 
 def prepare_mini(
-    data_folder,
-    n_speakers=640,
-    n_sentences=8,
-    n_words=32,
-    n_vocabulary=1024,
-    seed=2026,
+    data_folder, n_speakers, n_sentences, n_words, n_vocabulary, seed
 ):
     """Renders the speech and writes ``manifest.csv``.
 
@@ -137,9 +118,7 @@ def prepare_mini(
     data_folder = Path(data_folder)
     synthesizer = WarpedSynthesizer()
     rng = random.Random(seed)
-    voices = draw_speakers(
-        synthesizer.voices(), synthesizer.timbres(), n_speakers, rng
-    )
+    voices = draw_speakers(synthesizer, n_speakers, rng)
     vocabulary = make_words(n_vocabulary, rng)
     if n_words > len(vocabulary):
         raise InputError(
@@ -147,108 +126,87 @@ def prepare_mini(
         )
     sentences = new_sentences(max(n_sentences, 2 * n_speakers), seed)
     said = [
-        _choose(sentences, n_sentences, rng) | _choose(vocabulary, n_words, rng)
+        _draw(sentences, n_sentences, rng) | _draw(vocabulary, n_words, rng)
         for _ in voices
     ]
-    settings = {
-        "format": FORMAT,
-        **synthesizer.settings,
-        "voices_and_texts": digest([[v.as_dict() for v in voices], said]),
-    }
+    settings = {"format": FORMAT} | synthesizer.settings
+    spoken = [[voice.as_dict() for voice in voices], said]
+    settings["voices_and_texts"] = digest(spoken)
     claim_folder(data_folder, settings, began="wav", option="data_folder")
     if (data_folder / "manifest.csv").is_file():
         logger.info(f"Speech found in {data_folder}: nothing to do")
         return
-    speak = functools.partial(
-        _speak, synthesizer=synthesizer, folder=data_folder / "wav"
-    )
-    with ProcessPoolExecutor(usable_cores(), PROCESSES) as executor:
-        parts = tqdm(
-            executor.map(speak, voices, said),
-            desc="speakers",
-            total=len(voices),
-            dynamic_ncols=True,
-        )
-        rows = [row for part in parts for row in part]
-    with replacing(data_folder / "manifest.csv") as temporary:
-        with open(temporary, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+    parts = itertools.chain.from_iterable(map(_by_accent, voices, said))
+    render = functools.partial(_render, synthesizer, data_folder)
+    rows = list(itertools.chain(*parallel_map(render, list(parts))))
+    write_csv(data_folder / "manifest.csv", rows, COLUMNS)
     hours = sum(row["duration"] for row in rows) / 3600
     logger.info(f"{data_folder}: {len(rows)} clips, {hours:.1f} hours")
 
 
-def _choose(texts, count, rng):
+def _draw(texts, count, rng):
     """Some of the texts."""
     return dict(rng.sample(sorted(texts.items()), count))
 
 
-def _speak(voice, texts, synthesizer, folder):
-    """Rows of the clips of a speaker; words are said in their language."""
+def _by_accent(voice, texts):
+    """A voice with what it says, by accent: words are in their language."""
     by_accent = {}
     for key, text in texts.items():
-        language = key.rpartition("-")[0]
-        by_accent.setdefault(language or voice.accent, {})[key] = text
-    rows = []
-    for accent, part in by_accent.items():
-        speaker = dataclasses.replace(voice, accent=accent)
-        rows += _render(synthesizer, [speaker], part, folder)
-    return [_row(row) for row in rows]
+        accent = key.rpartition("-")[0] or voice.accent
+        said = dataclasses.replace(voice, accent=accent)
+        by_accent.setdefault(said, {})[key] = text
+    return by_accent.items()
 
 
-def _render(synthesizer, voices, texts, folder):
-    """Rows of a small grid; none where espeak-ng crashes, as on a few words.
+def _render(synthesizer, folder, part):
+    """Rows of what a voice says; none where espeak-ng crashes, on a few words.
 
     Rendered in a process of its own, which a crash does not take along.
     """
-    render = functools.partial(render_grid, num_workers=1, progress=False)
-    arguments = (synthesizer, voices, texts, folder)
-    paths = [folder / wav for _, _, wav in grid_cells(voices, texts)]
-    if not all(path.is_file() for path in paths):
-        process = PROCESSES.Process(target=render, args=arguments)
-        process.start()
-        process.join()
-        if process.exitcode < 0:
-            said = ", ".join(texts.values())
-            logger.warning(f"espeak-ng crashed: {voices[0]}: {said}")
-            return []
-    return render(*arguments)
+    voice, texts = part
+    cells = grid_cells([voice], texts)
+    for row, _ in cells:
+        row["wav"] = f"wav/{row['wav']}"
+        row["word"] = row["content"] if "-" in row["content"] else ""
+    render = functools.partial(
+        render_cells, synthesizer, cells, folder, num_workers=1, progress=False
+    )
+    try:
+        with ProcessPoolExecutor(1, PROCESSES) as executor:
+            return executor.submit(render).result()
+    except BrokenProcessPool:
+        said = ", ".join(texts.values())
+        logger.warning(f"espeak-ng crashed: {voice}: {said}")
+        return []
 
 
-def _row(row):
-    """A row of the manifest from one of a rendered grid."""
-    content = row.pop("content")
-    word = content if "-" in content else ""
-    return {**row, "wav": f"wav/{row['wav']}", "word": word}
-
-
-def allowed_timbres(voices, timbres):
+def allowed_timbres(synthesizer):
     """Timbres that the default grid does not judge by.
 
     Arguments
     ---------
-    voices : list of Voice
-        All voices that a grid may have.
-    timbres : dict
-        All variants of the synthesiser -> gender.
+    synthesizer : EspeakSynthesizer
+        Has voices, and timbres that are not among them.
 
     Returns
     -------
     list of tuple
         (variant, gender), without those of the grid's validation and test
-        splits and, among variants that are no voice, without their numbered
+        splits and, among variants that are not voices, without their numbered
         siblings (``Mike`` and ``mike2``).
     """
+    voices = synthesizer.voices()
     splits = split_voices(voices, GRID_VOICES, GRID_SEED)
     held_out = {v.variant for split in ("valid", "test") for v in splits[split]}
     siblings = {_family(variant) for variant in held_out}
-    in_grids = {voice.variant for voice in voices}
+    genders = {voice.variant: voice.gender for voice in voices}
+    files = Path(synthesizer.data_path, "voices/!v").iterdir()
     return [
-        (variant, gender)
-        for variant, gender in sorted(timbres.items())
+        (variant, genders.get(variant, ""))
+        for variant in sorted(file.name for file in files)
         if variant not in held_out
-        and (variant in in_grids or _family(variant) not in siblings)
+        and (variant in genders or _family(variant) not in siblings)
     ]
 
 
@@ -256,15 +214,13 @@ def _family(variant):
     return variant.lower().rstrip("0123456789")
 
 
-def draw_speakers(voices, timbres, count, rng):
+def draw_speakers(synthesizer, count, rng):
     """Pseudo-speakers, each with a timbre of :func:`allowed_timbres`.
 
     Arguments
     ---------
-    voices : list of Voice
-        All voices that a grid may have.
-    timbres : dict
-        All variants of the synthesiser -> gender.
+    synthesizer : EspeakSynthesizer
+        Whose timbres they have.
     count : int
         How many are wanted.
     rng : random.Random
@@ -274,32 +230,27 @@ def draw_speakers(voices, timbres, count, rng):
     -------
     list of WarpedVoice
     """
-    allowed = allowed_timbres(voices, timbres)
-    speakers = []
-    for number in range(count):
-        variant, gender = allowed[number % len(allowed)]
-        voice = make_voice(
-            variant,
-            rng.choice(ACCENTS),
-            rng.randint(20, 80),
-            rng.randint(30, 90),
-            gender,
+    allowed = itertools.cycle(allowed_timbres(synthesizer))
+    return [
+        WarpedVoice(
+            ID=f"p{number:03}",
+            variant=variant,
+            accent=rng.choice(ACCENTS),
+            pitch=rng.randint(20, 80),
+            range=rng.randint(30, 90),
+            gender=gender,
+            rate=rng.randint(*RATES),
+            warp=rng.choice(WARPS),
         )
-        fields = {**voice.as_dict(), "ID": f"p{number:03}"}
-        speakers.append(
-            WarpedVoice(
-                **fields, rate=rng.randint(*RATES), warp=rng.choice(WARPS)
-            )
-        )
-    return speakers
+        for number, (variant, gender) in zip(range(count), allowed)
+    ]
 
 
 def new_sentences(count, seed):
     """Sentences that the grid does not have: ID -> text."""
     splits = split_sentences(GRID_SENTENCES, GRID_SEED).values()
     grid = {text for split in splits for text in split.values()}
-    drawn = generate_sentences(count, seed)
-    texts = [text for text in drawn if text not in grid]
+    texts = [t for t in generate_sentences(count, seed) if t not in grid]
     return {f"s{number:04}": text for number, text in enumerate(texts)}
 
 

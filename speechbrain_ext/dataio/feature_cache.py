@@ -6,7 +6,6 @@ vector per utterance and layer.
 """
 
 import functools
-import hashlib
 import json
 import os
 import time
@@ -15,18 +14,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from filelock import FileLock
-from speechbrain.dataio.batch import PaddedBatch
-from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
-from speechbrain_ext.dataio.grid import Grid, GridFeatures
-from speechbrain_ext.dataio.manifest import (
-    add_audio_pipeline,
-    factor_labels,
-    subset,
-)
+from speechbrain.dataio.batch import PaddedBatch
+from speechbrain.utils.logger import get_logger
+from speechbrain_ext.dataio.audio import add_audio_pipeline
+from speechbrain_ext.dataio.manifest import subset
 from speechbrain_ext.utils.errors import InputError
-from speechbrain_ext.utils.files import digest, replacing
+from speechbrain_ext.utils.files import digest, file_digest, write_json
 
 logger = get_logger(__name__)
 
@@ -76,11 +71,6 @@ class PooledFeatures:
         return torch.from_numpy(np.asarray(rows, dtype=np.float32))
 
 
-def _write_json(path, obj):
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(obj), encoding="utf-8")
-
-
 def audio_digests(dataset, memo=None):
     """Digest of the audio content of every utterance.
 
@@ -107,16 +97,13 @@ def audio_digests(dataset, memo=None):
         stamp = [stat.st_size, stat.st_mtime_ns]
         if wav not in fresh:
             if known.get(wav, [None])[0] != stamp:
-                content = hashlib.blake2b(
-                    Path(wav).read_bytes(), digest_size=16
-                )
-                known[wav] = [stamp, content.hexdigest()]
+                known[wav] = [stamp, file_digest(wav)]
                 added = True
             fresh[wav] = known[wav][1]
         segment = f"{row.get('start', '')}:{row.get('stop', '')}"
         digests.append(fresh[wav] + segment)
     if memo is not None and added:
-        _write_json(memo, known)
+        write_json(memo, known)
     return digests
 
 
@@ -202,9 +189,9 @@ def extract_features(
     device : str
         Where the encoder runs.
     batch_size : int
-        Utterances a batch, at most.
+        Utterances in a batch, at most.
     batch_seconds : float
-        Seconds of audio a batch with its padding, at most.
+        Seconds of audio in a batch with its padding, at most.
     num_workers : int
         Processes that read audio.
     progress : bool
@@ -245,15 +232,18 @@ def extract_features(
         with FileLock(f"{folder}.lock"):
             # Another run may have computed it in the meantime.
             if not folder.is_dir():
+                audio = add_audio_pipeline(
+                    dataset, encoder.sample_rate, channel
+                )
+                durations = [row["duration"] for row in dataset.data.values()]
                 _compute(
                     folder,
                     spec,
-                    dataset,
+                    audio,
+                    durations,
                     encoder.to(device),
-                    channel,
                     device,
-                    batch_size,
-                    batch_seconds,
+                    (batch_size, batch_seconds),
                     num_workers,
                     progress,
                 )
@@ -303,16 +293,16 @@ def extract_conditions(
     Returns
     -------
     dict
-        ``clean`` (all utterances), ``take1``, ``take2``, ... and ``shifted``
-        -> PooledFeatures.
+        ``recorded`` (all utterances), ``take1``, ``take2``, ... (training) and
+        ``channels`` (test) -> PooledFeatures.
     """
     channel = functools.partial(channel, sample_rate=encoder.sample_rate)
     grid_ids = splits["train"] + splits["valid"]
-    wanted = {"clean": (grid_ids + splits["test"], None)}
+    wanted = {"recorded": (grid_ids + splits["test"], None)}
     for take in range(1, takes + 1):
         ids = grid_ids if take <= valid_takes else splits["train"]
         wanted[f"take{take}"] = (ids, channel(seed=seed + take))
-    wanted["shifted"] = (splits["test"], channel(seed=seed))
+    wanted["channels"] = (splits["test"], channel(seed=seed))
     return {
         name: extract_features(
             subset(dataset, ids),
@@ -325,78 +315,26 @@ def extract_conditions(
     }
 
 
-def takes_of(features):
-    """The takes among the results of :func:`extract_conditions`.
-
-    Example
-    -------
-    >>> takes_of({"clean": 1, "take1": 2, "shifted": 3})
-    [1, 2]
-    """
-    return [one for name, one in features.items() if name != "shifted"]
-
-
-def grid_features(dataset, ids, features, factors, layers=None, name="grid"):
-    """Utterances of a grid; each source of features is a further take.
-
-    Arguments
-    ---------
-    dataset : DynamicItemDataset
-        Has the values of the factors.
-    ids : list of str
-        Utterances.
-    features : list of PooledFeatures
-        Sources that have these utterances: as recorded, augmented, ...
-    factors : list of str
-        Factors of the grid.
-    layers : list of int
-        Layers to keep. Default: all.
-    name : str
-        What the grid is, for messages.
-
-    Returns
-    -------
-    GridFeatures
-        Of ``len(features) * len(ids)`` utterances.
-
-    Example
-    -------
-    >>> from speechbrain.dataio.dataset import DynamicItemDataset
-    >>> dataset = DynamicItemDataset({"u1": {"s": "a"}, "u2": {"s": "b"}})
-    >>> source = PooledFeatures(np.zeros((2, 1, 4)), ["u1", "u2"])
-    >>> len(grid_features(dataset, ["u1", "u2"], [source, source], ["s"]))
-    4
-    """
-    rows = [source.select(ids, layers) for source in features]
-    labels = factor_labels(dataset, ids * len(features), factors)
-    return GridFeatures(torch.cat(rows), Grid(labels, name))
-
-
 def _compute(
     folder,
     spec,
-    dataset,
+    audio,
+    durations,
     encoder,
-    channel,
     device,
-    batch_size,
-    batch_seconds,
+    batch_limits,
     num_workers,
     progress,
 ):
     """Encode what is missing, and give the folder its name when all is done."""
     partial = folder.with_name(folder.name + ".partial")
     array, done = _open_partial(partial, spec)
-    durations = [row["duration"] for row in dataset.data.values()]
     missing = np.flatnonzero(done == 0)
     if 0 < len(missing) < len(spec["ids"]):
         logger.info(f"Resuming {partial}: {len(missing)} utterances are left")
-    audio = add_audio_pipeline(dataset, encoder.sample_rate, channel)
     batches = [
         missing[batch].tolist()
-        for batch in _batches(
-            [durations[i] for i in missing], batch_size, batch_seconds
-        )
+        for batch in _batches([durations[i] for i in missing], *batch_limits)
     ]
     loader = torch.utils.data.DataLoader(
         audio,
@@ -404,53 +342,51 @@ def _compute(
         collate_fn=PaddedBatch,
         num_workers=num_workers,
     )
-    bar = tqdm(
+    begin, seconds = time.monotonic(), 0.0
+    with tqdm(
         total=len(missing),
         desc=folder.name,
         unit="utt",
         disable=not progress,
         dynamic_ncols=True,
-    )
-    begin, seconds = time.monotonic(), 0.0
-    try:
-        for rows, batch in zip(batches, loader):
-            wavs, lens = batch.sig
-            features = encoder(wavs.to(device), lens.to(device))
-            features = features.cpu().numpy().astype(spec["dtype"])
-            finite = np.isfinite(features).all(axis=(1, 2))
-            if not finite.all():
-                bad = batch.id[int(np.argmin(finite))]
-                raise InputError(
-                    f"Utterance '{bad}': its features are not finite in "
-                    f"{spec['dtype']}; check the audio, or choose "
-                    "--extraction='{dtype: float32}'"
-                )
-            # Features first: a row is done only once it is there.
-            array[rows] = features
-            array.flush()
-            done[rows] = 1
-            done.flush()
-            seconds += sum(durations[i] for i in rows)
-            bar.update(len(rows))
-            rate = seconds / max(time.monotonic() - begin, 1e-9)
-            bar.set_postfix_str(f"{rate:.0f} x real time")
-    except InputError as error:
-        # A worker's error carries its traceback: keep the message.
-        raise InputError(
-            str(error).strip().splitlines()[-1].split("InputError: ")[-1]
-        )
-    finally:
-        bar.close()
+    ) as bar:
+        try:
+            for rows, batch in zip(batches, loader):
+                wavs, lens = batch.sig
+                features = encoder(wavs.to(device), lens.to(device))
+                # Features first: a row is done only once it is there.
+                array[rows] = _checked(features, batch.id, spec["dtype"])
+                array.flush()
+                done[rows] = 1
+                done.flush()
+                seconds += sum(durations[i] for i in rows)
+                rate = seconds / max(time.monotonic() - begin, 1e-9)
+                bar.update(len(rows))
+                bar.set_postfix_str(f"{rate:.0f} x real time")
+        except InputError as error:
+            # A worker's error carries its traceback: keep the message.
+            message = str(error).strip().splitlines()[-1]
+            raise InputError(message.split("InputError: ")[-1])
     if seconds:
-        rate = seconds / (time.monotonic() - begin)
         logger.info(
             f"{len(missing)} utterances, {seconds / 3600:.2f} h, encoded at "
             f"{rate:.0f} x real time into {folder}"
         )
-    if not done.all():
-        raise RuntimeError(f"{partial}: {int((done == 0).sum())} rows missing")
     del array, done
     os.rename(partial, folder)
+
+
+def _checked(features, ids, dtype):
+    """Features of a batch as they are stored, if all are finite."""
+    features = features.cpu().numpy().astype(dtype)
+    finite = np.isfinite(features).all(axis=(1, 2))
+    if not finite.all():
+        raise InputError(
+            f"Utterance '{ids[int(np.argmin(finite))]}': its features are not "
+            f"finite in {dtype}; check the audio, or choose "
+            "--extraction='{dtype: float32}'"
+        )
+    return features
 
 
 def _open_partial(partial, spec):
@@ -465,7 +401,7 @@ def _open_partial(partial, spec):
             partial / "done.npy", "w+", np.uint8, (len(spec["ids"]),)
         )
         # Last: its presence says that the arrays are laid out.
-        _write_json(index, spec)
+        write_json(index, spec)
         return array, done
     array = np.load(partial / "features.npy", mmap_mode="r+")
     done = np.load(partial / "done.npy", mmap_mode="r+")

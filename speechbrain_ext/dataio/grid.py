@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
+from speechbrain_ext.dataio.manifest import factor_labels
 from speechbrain_ext.utils.errors import InputError
 
 
@@ -110,8 +111,8 @@ class BlockSampler(Sampler):
 
     Each epoch passes over the grid once: the values of the first factor are
     divided at random into groups, for each group those of the second, and so
-    on; a batch is one group a factor, one take drawn at random in each cell.
-    Where the number of values is no multiple of the block's, the last group
+    on; a batch is one group per factor, one take drawn at random in each cell.
+    Where the number of values is not a multiple of the block's, the last group
     is filled up with values of the others, so that every block has the full
     shape and every cell is met. Blocks that hold no utterance at all (grids
     with many holes) are replaced by blocks around a cell drawn at random.
@@ -121,7 +122,7 @@ class BlockSampler(Sampler):
     grid : Grid
         The utterances.
     block : dict
-        Factor -> number of distinct values a block. Factors that are left
+        Factor -> number of distinct values in a block. Factors that are left
         out, or set to None, contribute all their values.
     seed : int
         With the epoch, decides all draws.
@@ -196,7 +197,7 @@ class BlockSampler(Sampler):
         return values.reshape(-1, size)
 
     def _choices(self, rng, axis=0, chosen=()):
-        """All blocks of an epoch, as codes a factor."""
+        """All blocks of an epoch, as codes per factor."""
         if axis == len(self.sizes):
             yield list(chosen)
             return
@@ -261,7 +262,7 @@ class GridFeatures(Dataset):
         return self.__getitems__([index])
 
     def __getitems__(self, indices):
-        """A whole block: features [B, layers, dim] and codes a factor."""
+        """A whole block: features [B, layers, dim] and codes per factor."""
         codes = self.codes[indices]
         return (
             self.features[indices].float(),
@@ -272,3 +273,40 @@ class GridFeatures(Dataset):
     def collate(block):
         """Blocks come whole: nothing to collate."""
         return block
+
+
+def grid_features(dataset, ids, features, factors, layers=None, name="grid"):
+    """Utterances of a grid; each source of features is a further take.
+
+    Arguments
+    ---------
+    dataset : DynamicItemDataset
+        Has the values of the factors.
+    ids : list of str
+        Utterances.
+    features : list of PooledFeatures
+        Sources that have these utterances: as recorded, augmented, ...
+    factors : list of str
+        Factors of the grid.
+    layers : list of int
+        Layers to keep. Default: all.
+    name : str
+        What the grid is, for messages.
+
+    Returns
+    -------
+    GridFeatures
+        Of ``len(features) * len(ids)`` utterances.
+
+    Example
+    -------
+    >>> from speechbrain.dataio.dataset import DynamicItemDataset
+    >>> dataset = DynamicItemDataset({"u1": {"s": "a"}, "u2": {"s": "b"}})
+    >>> from speechbrain_ext.dataio.feature_cache import PooledFeatures
+    >>> source = PooledFeatures(np.zeros((2, 1, 4)), ["u1", "u2"])
+    >>> len(grid_features(dataset, ["u1", "u2"], [source, source], ["s"]))
+    4
+    """
+    rows = [source.select(ids, layers) for source in features]
+    labels = factor_labels(dataset, ids * len(features), factors)
+    return GridFeatures(torch.cat(rows), Grid(labels, name))

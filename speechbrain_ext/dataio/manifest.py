@@ -1,7 +1,7 @@
-"""Manifests with factor columns, their audio and their splits.
+"""Manifests with factor columns, and their splits.
 
-A manifest is a CSV file (one row an utterance) or a JSON file (``{ID: row}``)
-with the columns ``ID`` and ``wav``, one column a factor (``speaker``,
+A manifest is a CSV file (one row per utterance) or a JSON file (``{ID: row}``)
+with the columns ``ID`` and ``wav``, one column per factor (``speaker``,
 ``content``, ...), and optionally ``duration`` in seconds, ``start`` and
 ``stop`` in samples, ``split`` and anything else.
 """
@@ -11,14 +11,9 @@ import json
 from pathlib import Path
 
 import numpy as np
-import soundfile
-import speechbrain as sb
-import torch
-import torchaudio
-from speechbrain.dataio import audio_io
+
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.logger import get_logger
-
 from speechbrain_ext.utils.errors import InputError
 
 logger = get_logger(__name__)
@@ -102,33 +97,14 @@ def load_manifest(path, data_root=None, factors=(), columns=None):
 
     columns = dict(columns or {})
     needed = ["ID", "wav", *factors]
-    renamed = {columns.get(name, name): name for name in needed}
-    renamed.update({theirs: ours for ours, theirs in columns.items()})
     data = {}
     for line, row in rows:
-        for theirs in row:
-            if theirs is None:
-                raise InputError(f"{path}, line {line}: too many fields")
-        # A mapped name hides a column of the file that is called the same.
-        item = {
-            renamed.get(key, key): value
-            for key, value in row.items()
-            if key in renamed or key not in columns
-        }
-        for name in needed:
-            if name not in item:
-                raise InputError(
-                    f"{path}: no column '{columns.get(name, name)}' (has "
-                    f"{', '.join(row)}): add it, or map it with "
-                    f"--columns='{{{name}: THEIR_NAME}}'"
-                )
-            if item[name] is None or str(item[name]).strip() == "":
-                raise InputError(f"{path}, line {line}: empty '{name}'")
+        where = f"{path}, line {line}"
+        item = _rename(row, columns, needed, path, where)
         key = str(item.pop("ID"))
         if key in data:
             raise InputError(
-                f"{path}, line {line}: ID '{key}' occurs twice; IDs must be "
-                "unique"
+                f"{where}: ID '{key}' occurs twice; IDs must be unique"
             )
         wav = str(item["wav"])
         for mark in ("{data_root}", "$data_root"):
@@ -136,21 +112,48 @@ def load_manifest(path, data_root=None, factors=(), columns=None):
         item["wav"] = str(root / wav)
         for name in factors:
             item[name] = str(item[name])
-        for name in ("duration", "start", "stop"):
-            if item.get(name) in (None, ""):
-                item.pop(name, None)
-                continue
-            try:
-                value = float(item[name])
-            except (TypeError, ValueError):
-                raise InputError(
-                    f"{path}, line {line}: {name} '{item[name]}' is no number"
-                )
-            item[name] = value if name == "duration" else int(value)
-        data[key] = item
+        data[key] = _with_numbers(item, where)
     dataset = DynamicItemDataset(data)
     dataset.manifest_path = path
     return dataset
+
+
+def _rename(row, columns, needed, path, where):
+    """A row under our names, in which nothing that is needed is empty."""
+    if None in row:
+        raise InputError(f"{where}: too many fields")
+    renamed = {columns.get(name, name): name for name in needed}
+    renamed |= {theirs: ours for ours, theirs in columns.items()}
+    # A mapped name hides a column of the file that is called the same.
+    item = {
+        renamed.get(key, key): value
+        for key, value in row.items()
+        if key in renamed or key not in columns
+    }
+    for name in needed:
+        if name not in item:
+            raise InputError(
+                f"{path}: no column '{columns.get(name, name)}' (has "
+                f"{', '.join(row)}): add it, or map it with "
+                f"--columns='{{{name}: THEIR_NAME}}'"
+            )
+        if item[name] is None or str(item[name]).strip() == "":
+            raise InputError(f"{where}: empty '{name}'")
+    return item
+
+
+def _with_numbers(item, where):
+    """A row whose times are numbers, or not there."""
+    for name in ("duration", "start", "stop"):
+        value = item.pop(name, None)
+        if value in (None, ""):
+            continue
+        try:
+            value = float(value)
+        except (TypeError, ValueError):
+            raise InputError(f"{where}: {name} '{value}' is not a number")
+        item[name] = value if name == "duration" else int(value)
+    return item
 
 
 def subset(dataset, ids):
@@ -215,7 +218,7 @@ def in_split(dataset, split=None):
 
 
 def factor_labels(dataset, ids, factors):
-    """Values of some utterances, a factor.
+    """Values of some utterances, per factor.
 
     Arguments
     ---------
@@ -238,135 +241,6 @@ def factor_labels(dataset, ids, factors):
     {'speaker': ['ann']}
     """
     return {f: [dataset.data[key][f] for key in ids] for f in factors}
-
-
-def check_audio(dataset, sample_rate=16000, resample=True):
-    """Check every file of a dataset before any work starts on it.
-
-    Reads headers only. Fills in ``duration`` (seconds) where it is missing.
-
-    Arguments
-    ---------
-    dataset : DynamicItemDataset
-        From :func:`load_manifest`.
-    sample_rate : int
-        Rate in Hz that the encoder takes.
-    resample : bool
-        Whether other rates are allowed (they are converted on reading).
-
-    Raises
-    ------
-    InputError
-        If a file is missing, unreadable or empty, a segment lies outside its
-        file, or a rate differs while ``resample`` is off.
-    """
-    infos = {}
-    for key, row in dataset.data.items():
-        wav = row["wav"]
-        if wav not in infos:
-            if not Path(wav).is_file():
-                raise InputError(
-                    f"Utterance '{key}': no file {wav}; check the column wav "
-                    "and --data_folder"
-                )
-            try:
-                infos[wav] = soundfile.info(wav)
-            except (RuntimeError, OSError) as error:
-                raise InputError(
-                    f"Utterance '{key}': {wav} is no readable audio ({error})"
-                )
-        info = infos[wav]
-        start, stop = row.get("start", 0), row.get("stop", info.frames)
-        if info.frames == 0:
-            raise InputError(f"Utterance '{key}': {wav} is empty")
-        if not 0 <= start < stop <= info.frames:
-            raise InputError(
-                f"Utterance '{key}': samples {start} to {stop} are not in "
-                f"{wav}, which has {info.frames}"
-            )
-        if info.samplerate != sample_rate and not resample:
-            raise InputError(
-                f"Utterance '{key}': {wav} has {info.samplerate} Hz, expected "
-                f"{sample_rate}; convert it or set --resample=True"
-            )
-        row["duration"] = (stop - start) / info.samplerate
-
-
-def read_audio(key, wav, start=None, stop=None, sample_rate=16000):
-    """Read an utterance as one channel at a given rate.
-
-    Arguments
-    ---------
-    key : str
-        The utterance's ID, for messages.
-    wav : str
-        A file.
-    start, stop : int
-        First sample and the sample after the last one, at the file's own
-        rate. Default: the whole file.
-    sample_rate : int
-        Wanted rate in Hz; other rates are converted.
-
-    Returns
-    -------
-    torch.Tensor
-        The samples, shape [time], channels averaged.
-
-    Raises
-    ------
-    InputError
-        If the file cannot be decoded, is empty or has samples that are not
-        finite.
-    """
-    start = start or 0
-    frames = -1 if stop is None else stop - start
-    try:
-        signal, rate = audio_io.load(wav, frame_offset=start, num_frames=frames)
-    except (RuntimeError, OSError) as error:
-        raise InputError(f"Utterance '{key}': cannot decode {wav} ({error})")
-    signal = signal.mean(dim=0)
-    if signal.numel() == 0:
-        raise InputError(f"Utterance '{key}': {wav} is empty")
-    if not torch.isfinite(signal).all():
-        raise InputError(
-            f"Utterance '{key}': {wav} has samples that are NaN or infinite"
-        )
-    if rate != sample_rate:
-        signal = torchaudio.functional.resample(signal, rate, sample_rate)
-    return signal
-
-
-def add_audio_pipeline(dataset, sample_rate=16000, channel=None):
-    """A copy of a dataset that yields ``id`` and ``sig``.
-
-    Arguments
-    ---------
-    dataset : DynamicItemDataset
-        From :func:`load_manifest`.
-    sample_rate : int
-        Rate in Hz.
-    channel : callable
-        ``channel(signal, key) -> signal``, such as
-        :class:`speechbrain_ext.augment.channel.RandomChannel`.
-
-    Returns
-    -------
-    DynamicItemDataset
-        Items ``id`` and ``sig`` (torch.Tensor of shape [time]).
-    """
-
-    @sb.utils.data_pipeline.takes("id")
-    @sb.utils.data_pipeline.provides("sig")
-    def audio_pipeline(key):
-        row = dataset.data[key]
-        signal = read_audio(
-            key, row["wav"], row.get("start"), row.get("stop"), sample_rate
-        )
-        return signal if channel is None else channel(signal, key)
-
-    return DynamicItemDataset(
-        dataset.data, [audio_pipeline], output_keys=["id", "sig"]
-    )
 
 
 def _shared_values(data, splits, factor):
@@ -436,56 +310,18 @@ def split_manifest(
             "rows; fill it in all rows or remove the column"
         )
     if marked:
-        unknown = set(split_names or {}) - set(SPLITS)
-        if unknown:
-            raise InputError(
-                f"split_names has '{min(unknown)}': expected "
-                f"{', '.join(SPLITS)}"
-            )
-        names = SPLITS | {k: (v,) for k, v in (split_names or {}).items()}
-        ignored = len(data) - sum(
-            row["split"] in sum(names.values(), ()) for row in data.values()
-        )
-        if ignored:
-            logger.warning(
-                f"{where}: {ignored} utterances in other splits are left out"
-            )
-        splits = {
-            split: [
-                k for k, row in data.items() if row["split"] in names[split]
-            ]
-            for split in SPLITS
-        }
-        found = sorted({row["split"] for row in data.values()})
-        hint = (
-            f"the column 'split' has {', '.join(found)}; map other names "
-            "with --split='{split_names: {valid: THEIR_NAME}}'"
-        )
+        splits, hint = _as_marked(data, split_names or {})
+        why = "are in other splits"
     else:
-        rng = np.random.default_rng(seed)
-        assigned = {}
-        for factor in filter(None, (by, held_out)):
-            values = sorted({row[factor] for row in data.values()})
-            rng.shuffle(values)
-            bounds = np.cumsum(np.asarray(ratios[:2]) / np.sum(ratios))
-            bounds = np.round(bounds * len(values)).astype(int)
-            assigned[factor] = {
-                value: split
-                for split, part in zip(SPLITS, np.split(values, bounds))
-                for value in part
-            }
-        splits = {split: [] for split in SPLITS}
-        for key, row in data.items():
-            found = {assigned[f][row[f]] for f in assigned}
-            if len(found) == 1:
-                splits[found.pop()].append(key)
-        left_out = len(data) - sum(map(len, splits.values()))
-        if left_out:
-            logger.info(
-                f"{where}: {left_out} of {len(data)} utterances join values "
-                "of different splits and are left out"
-            )
+        splits = _at_random(data, filter(None, (by, held_out)), ratios, seed)
         hint = f"there are too few values of '{by}' to divide"
+        why = "join values of different splits"
+    left_out = len(data) - sum(map(len, splits.values()))
+    if left_out:
+        logger.warning(
+            f"{where}: {left_out} of {len(data)} utterances {why} and are "
+            "left out"
+        )
     shared = _shared_values(data, splits, by)
     if shared:
         logger.warning(
@@ -498,3 +334,81 @@ def split_manifest(
                 f"{where}: no utterance in split '{split}'; {hint}"
             )
     return splits
+
+
+def _as_marked(data, split_names):
+    """Utterances of each split by the column, and what there is in it."""
+    unknown = set(split_names) - set(SPLITS)
+    if unknown:
+        raise InputError(
+            f"split_names has '{min(unknown)}': expected {', '.join(SPLITS)}"
+        )
+    names = SPLITS | {ours: (theirs,) for ours, theirs in split_names.items()}
+    splits = {
+        split: [
+            key for key, row in data.items() if row["split"] in names[split]
+        ]
+        for split in SPLITS
+    }
+    found = sorted({row["split"] for row in data.values()})
+    return splits, (
+        f"the column 'split' has {', '.join(found)}; map other names with "
+        "--split='{split_names: {valid: THEIR_NAME}}'"
+    )
+
+
+def _at_random(data, factors, ratios, seed):
+    """Utterances whose values of all factors fall in the same split."""
+    rng = np.random.default_rng(seed)
+    assigned = {}
+    for factor in factors:
+        values = sorted({row[factor] for row in data.values()})
+        rng.shuffle(values)
+        bounds = np.cumsum(np.asarray(ratios[:2]) / np.sum(ratios))
+        bounds = np.round(bounds * len(values)).astype(int)
+        assigned[factor] = {
+            value: split
+            for split, part in zip(SPLITS, np.split(values, bounds))
+            for value in part
+        }
+    splits = {split: [] for split in SPLITS}
+    for key, row in data.items():
+        found = {assigned[factor][row[factor]] for factor in assigned}
+        if len(found) == 1:
+            splits[found.pop()].append(key)
+    return splits
+
+
+def check_disjoint(speakers, splits):
+    """Refuse splits that share a speaker.
+
+    Arguments
+    ---------
+    speakers : sequence
+        [N] speaker of each utterance.
+    splits : sequence
+        [N] split of each utterance.
+
+    Raises
+    ------
+    InputError
+        Names a speaker and the splits.
+
+    Example
+    -------
+    >>> check_disjoint(["a", "a", "b"], ["train", "train", "test"])
+    >>> check_disjoint(["a", "a", "b"], ["train", "test", "test"])
+    Traceback (most recent call last):
+    ...
+    speechbrain_ext.utils.errors.InputError: 1 speaker(s) are in several \
+splits, e.g. 'a' in test and train
+    """
+    found = {}
+    for speaker, split in zip(speakers, splits, strict=True):
+        found.setdefault(speaker, set()).add(str(split))
+    shared = [speaker for speaker, parts in found.items() if len(parts) > 1]
+    if shared:
+        raise InputError(
+            f"{len(shared)} speaker(s) are in several splits, e.g. "
+            f"'{shared[0]}' in {' and '.join(sorted(found[shared[0]]))}"
+        )

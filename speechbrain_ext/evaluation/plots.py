@@ -1,17 +1,19 @@
 """Figures as files. No window is opened, and no figure stays in memory."""
 
 import contextlib
+import itertools
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy.special import ndtri
-from scipy.stats import gaussian_kde
 from threadpoolctl import threadpool_limits
 
-from speechbrain_ext.evaluation.arrays import to_codes, to_matrix, unit_rows
-from speechbrain_ext.evaluation.verification import (
+from speechbrain_ext.evaluation.report import CONDITIONS, MAIN, heading
+from speechbrain_ext.evaluation.results import format_number, select
+from speechbrain_ext.metrics.arrays import to_codes, to_matrix, unit_rows
+from speechbrain_ext.metrics.verification import (
     check_trials,
     det_curve,
     equal_error_rate,
@@ -21,6 +23,14 @@ from speechbrain_ext.utils.files import replacing
 
 TARGET, NONTARGET = "#1b7837", "#762a83"
 MAX_VIOLIN = 20_000
+
+
+def _style(number):
+    """Colour and line of one of many curves."""
+    return {
+        "color": colormaps["tab10"].colors[number % 10],
+        "linestyle": ("-", "--", ":")[number // 10 % 3],
+    }
 
 
 @contextlib.contextmanager
@@ -37,8 +47,50 @@ def _figure(path, width, height, title, grid=None):
         figure.savefig(temporary, dpi=120)
 
 
+def plot_scores(verification, folder, title="", det=False):
+    """Scores of each condition, of several seeds those of the first.
+
+    Arguments
+    ---------
+    verification : speechbrain_ext.evaluation.tasks.Verification
+        After its call.
+    folder : str or pathlib.Path
+        Gets ``scores_<condition>.png`` and, with ``det``, also
+        ``det_<condition>.png``.
+    title : str
+        Start of the titles.
+    det : bool
+        Draw DET curves too.
+    """
+    labels = verification.trials.label
+    for condition, scores in verification.scores.items():
+        scored = {
+            label: (one, labels) for label, one in first_seeds(scores).items()
+        }
+        words = ", ".join(filter(None, (title, CONDITIONS[condition])))
+        path = f"{folder}/scores_{condition}.png"
+        plot_score_distributions(scored, path, words)
+        if det:
+            plot_det(scored, f"{folder}/det_{condition}.png", words)
+
+
+def first_seeds(named):
+    """Label -> value, of several seeds of a system the first.
+
+    Example
+    -------
+    >>> from speechbrain_ext.evaluation.results import Subspace
+    >>> first_seeds({Subspace("a", seed=1): 3, Subspace("a", seed=2): 4})
+    {'a': 3}
+    """
+    first = {}
+    for origin, value in named.items():
+        first.setdefault(origin.label, value)
+    return first
+
+
 def plot_score_distributions(scored, path, title=""):
-    """Violins of target and non-target scores, one pair a system.
+    """Violins of target and non-target scores, one pair per system.
 
     Arguments
     ---------
@@ -58,8 +110,9 @@ def plot_score_distributions(scored, path, title=""):
     -------
     >>> import tempfile, pathlib
     >>> path = pathlib.Path(tempfile.mkdtemp()) / "scores.png"
-    >>> plot_score_distributions({"speaker": ([0.9, 0.8, 0.1, 0.2],
-    ...                                       [1, 1, 0, 0])}, path)
+    >>> plot_score_distributions(
+    ...     {"speaker": ([0.9, 0.8, 0.1, 0.2], [1, 1, 0, 0])}, path
+    ... )
     >>> path.exists()
     True
     """
@@ -100,12 +153,12 @@ def _half_violin(axis, scores, place, side, color):
         shift = 0.4 if side == "high" else -0.4
         axis.hlines(scores[0], *sorted((place, place + shift)), color, lw=3)
         return
-    grid = np.linspace(scores.min(), scores.max(), 200)
-    density = gaussian_kde(scores)(grid)
-    edge = 0.4 * density / density.max() * (1 if side == "high" else -1)
-    axis.fill_betweenx(grid, place, place + edge, color=color, alpha=0.6, lw=0)
-    axis.hlines(np.median(scores), *sorted(
-        (place, place + (0.2 if side == "high" else -0.2))), color)  # fmt: skip
+    drawn = axis.violinplot(
+        scores, [place], widths=0.8, side=side, showextrema=False,
+        showmedians=True,
+    )  # fmt: skip
+    drawn["bodies"][0].set(color=color, alpha=0.6, linewidth=0)
+    drawn["cmedians"].set(color=color)
 
 
 def plot_det(scored, path, title="", max_points=2000):
@@ -142,19 +195,15 @@ def plot_det(scored, path, title="", max_points=2000):
         raise InputError("no scores to draw")
     low, high = 0.001, 0.8
     ticks = [0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8]
-    colors = colormaps["tab10"].colors
     with _figure(path, 5.5 + 2.6, 5.2, title) as (_, axis):
         for number, (name, (scores, labels)) in enumerate(scored.items()):
             false_alarm, miss, _ = det_curve(scores, labels, max_points)
             eer = equal_error_rate(scores, labels)[0]
-            style = {
-                "color": colors[number % len(colors)],
-                "linestyle": ["-", "--", ":"][number // len(colors) % 3],
-            }
+            style = _style(number)
             rates = np.clip([false_alarm, miss], low / 10, 1 - low / 10)
             axis.plot(
                 *ndtri(rates),
-                label=f"{_one_line(name)}: {100 * eer:.1f} %", lw=1.5, **style,
+                label=f"{name}: {100 * eer:.1f} %", lw=1.5, **style,
             )  # fmt: skip
             if low < eer < high:
                 axis.plot(*[ndtri(eer)] * 2, "o", color=style["color"], ms=4)
@@ -176,7 +225,7 @@ def plot_speakers(
     embedded, speakers, path, title="", max_speakers=10, max_utterances=600,
     seed=0,
 ):  # fmt: skip
-    """t-SNE maps of the utterances of some speakers, one panel a subspace.
+    """t-SNE maps of the utterances of some speakers, one panel per subspace.
 
     L. van der Maaten and G. Hinton, "Visualizing data using t-SNE", JMLR 2008
     (scikit-learn's, on cosine distances). Distances between clusters and their
@@ -216,7 +265,7 @@ def plot_speakers(
     """
     if not embedded:
         raise InputError("no embeddings to draw")
-    embedded = {n: to_matrix(v, _one_line(n)) for n, v in embedded.items()}
+    embedded = {n: to_matrix(v, n) for n, v in embedded.items()}
     count = len(next(iter(embedded.values())))
     names, codes = to_codes(speakers, count, "speakers")
     chosen = np.argsort(-np.bincount(codes), kind="stable")
@@ -251,7 +300,7 @@ def plot_speakers(
                     label=str(names[code]),
                 )  # fmt: skip
             axis.set(xticks=[], yticks=[])
-            axis.set_title(_one_line(name), fontsize=10)
+            axis.set_title(name, fontsize=10)
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(
             handles, labels, loc="outside right upper", frameon=False,
@@ -259,15 +308,16 @@ def plot_speakers(
         )  # fmt: skip
 
 
-def plot_leakage(report, path, title=""):
+def plot_leakage(rows, path, title=""):
     """Heat map of the leakage matrix: what a probe reads from where.
 
     The cell of a probe that cannot be trained is blank, with "-".
 
     Arguments
     ---------
-    report : dict
-        Of :func:`speechbrain_ext.evaluation.probes.leakage_report`.
+    rows : list of dict
+        Rows of :class:`~speechbrain_ext.evaluation.tasks.Leakage` in one
+        condition.
     path : str or pathlib.Path
         Image to write, format by suffix (png, pdf, svg).
     title : str
@@ -276,70 +326,80 @@ def plot_leakage(report, path, title=""):
     Raises
     ------
     InputError
-        If the report has no subspaces.
+        If there is nothing to draw.
 
     Example
     -------
     >>> import tempfile, pathlib
+    >>> from speechbrain_ext.evaluation.results import Subspace, make_row
     >>> path = pathlib.Path(tempfile.mkdtemp()) / "leakage.png"
-    >>> plot_leakage({
-    ...     "factors": {"speaker": {"chance": 0.25}},
-    ...     "subspaces": {"content": {"probe": {"speaker": {"accuracy": 0.3}},
-    ...                               "eer": {"speaker": 0.5}, "dim": 8}},
-    ...     "controls": {}}, path)
+    >>> row = make_row(target="speaker", measure="chance", value=0.25)
+    >>> probe = make_row(
+    ...     Subspace("joint", "content"),
+    ...     target="speaker",
+    ...     measure="accuracy",
+    ...     value=0.3,
+    ... )
+    >>> plot_leakage([row, probe], path)
     >>> path.exists()
     True
     """
-    rows = {**report["subspaces"], **report["controls"]}
-    if not rows:
+    chance = {
+        row["target"]: row["value"] for row in select(rows, measure="chance")
+    }
+    cells = {"accuracy": {}, "eer": {}}
+    labels = {}
+    for row in select(rows, measure=tuple(cells), seed=_drawn_seeds(rows)):
+        line = row["system"], row["subspace"]
+        labels[line] = " ".join(filter(None, line))
+        cells[row["measure"]][line, row["target"]] = row["value"]
+    if not labels:
         raise InputError("no subspaces to draw")
-    factors = report["factors"]
     accuracy = np.array(
-        [
-            [row["probe"][f]["accuracy"] for f in factors]
-            for row in rows.values()
-        ],
+        [[cells["accuracy"].get((line, f)) for f in chance] for line in labels],
         dtype=float,  # None becomes NaN
     )
-    chance = np.array([factor["chance"] for factor in factors.values()])
-    above = ((accuracy - chance) / (1 - chance)).clip(0, 1)
-    size = (1.9 * len(factors) + 3.2, 0.5 * len(rows) + 1.6)
+    lowest = np.array(list(chance.values()))
+    above = ((accuracy - lowest) / (1 - lowest)).clip(0, 1)
+    size = (1.9 * len(chance) + 3.2, 0.5 * len(labels) + 1.6)
     with _figure(path, *size, title) as (figure, axis):
         image = axis.imshow(above, vmin=0, vmax=1, cmap="Blues", aspect="auto")
-        for i, row in enumerate(rows.values()):
-            for j, factor in enumerate(factors):
-                known = np.isfinite(accuracy[i, j])
-                text = f"{100 * accuracy[i, j]:.1f} %" if known else "-"
-                if row["eer"].get(factor) is not None:
-                    text += f"\nEER {100 * row['eer'][factor]:.1f} %"
-                axis.text(
-                    j, i, text, ha="center", va="center", fontsize=8,
-                    color="white" if above[i, j] > 0.6 else "black",
-                )  # fmt: skip
-        axis.axhline(len(report["subspaces"]) - 0.5, color="black", lw=1.5)
+        for (i, line), (j, factor) in itertools.product(
+            enumerate(labels), enumerate(chance)
+        ):
+            text = f"{format_number(accuracy[i, j])} %"
+            if (eer := cells["eer"].get((line, factor))) is not None:
+                text += f"\nEER {format_number(eer)} %"
+            axis.text(
+                j, i, text, ha="center", va="center", fontsize=8,
+                color="white" if above[i, j] > 0.6 else "black",
+            )  # fmt: skip
         axis.set_xticks(
-            range(len(factors)),
-            [f"{f}\nchance {100 * c:.1f} %" for f, c in zip(factors, chance)],
+            range(len(chance)),
+            [f"{f}\nchance {100 * c:.1f} %" for f, c in chance.items()],
         )
-        axis.set_yticks(
-            range(len(rows)),
-            [f"{_one_line(n)} ({row['dim']}-d)" for n, row in rows.items()],
-        )
+        axis.set_yticks(range(len(labels)), labels.values())
         axis.xaxis.tick_top()
         axis.set_xlabel("factor read by a linear probe")
         bar = figure.colorbar(image, ax=axis)
         bar.set_label("accuracy from chance (0) to perfect (1)", fontsize=8)
 
 
+def _drawn_seeds(rows):
+    """Of several seeds the mean is drawn, and what has no seed or one."""
+    mean = {row["system"] for row in select(rows, seed="all")}
+    single = {row["seed"] for row in rows if row["system"] not in mean}
+    return ("all", *single)
+
+
 def plot_layers(rows, path, title=""):
-    """Measures over the layers of an encoder, one panel a measure.
+    """Main measures over the layers of an encoder, one panel per measure.
 
     Arguments
     ---------
-    rows : dict
-        Condition (a row of panels) -> measure -> name of a system ->
-        {layer: (value, interval)}, as fractions; the interval is a pair of
-        bounds or None.
+    rows : list of dict
+        Rows of :mod:`~speechbrain_ext.evaluation.results` of one encoder;
+        those of several layers together are left out.
     path : str or pathlib.Path
         Image to write, format by suffix (png, pdf, svg).
     title : str
@@ -353,64 +413,74 @@ def plot_layers(rows, path, title=""):
     Example
     -------
     >>> import tempfile, pathlib
+    >>> from speechbrain_ext.evaluation.results import Subspace, make_row
     >>> path = pathlib.Path(tempfile.mkdtemp()) / "layers.png"
-    >>> curve = {0: (0.2, [0.1, 0.3]), 6: (0.4, None)}
-    >>> plot_layers({"clean": {"EER": {"baseline": curve}}}, path)
+    >>> plot_layers(
+    ...     [
+    ...         make_row(
+    ...             Subspace("baseline", layers=str(layer)),
+    ...             task="verification",
+    ...             condition="recorded",
+    ...             measure="eer",
+    ...             value=0.2,
+    ...         )
+    ...         for layer in (0, 6)
+    ...     ],
+    ...     path,
+    ... )
     >>> path.exists()
     True
     """
-    panels = {
-        (condition, measure): curves
-        for condition, measures in rows.items()
-        for measure, curves in measures.items()
-    }
-    names = list(dict.fromkeys(name for one in panels.values() for name in one))
-    if not names:
+    rows = [row for row in rows if str(row["layers"]).isdigit()]
+    panels = {}
+    for row in select(rows, measure=("eer", "accuracy"), group=""):
+        if row["task"] in MAIN and row["measure"] == MAIN[row["task"]]:
+            name = heading(row)
+        elif row["task"] == "leakage" and row["measure"] == "accuracy":
+            name = f"{row['target']} probe %, {CONDITIONS[row['condition']]}"
+        else:
+            continue
+        curves = panels.setdefault(row["condition"], {}).setdefault(name, {})
+        label = f"{row['system']} {row['subspace']}".strip()
+        curve = curves.setdefault(label, {})
+        # The mean over seeds comes after the seeds.
+        curve[int(row["layers"])] = row
+    if not panels:
         raise InputError("no layers to draw")
-    styles = {
-        name: {
-            "color": colormaps["tab10"].colors[i % 10],
-            "linestyle": ("-", "--", ":")[i // 10 % 3],
-        }
-        for i, name in enumerate(names)
-    }
-    columns = max(map(len, rows.values()))
-    size = (2.7 * columns + 2.2, 2.5 * len(rows) + 0.5)
-    with _figure(path, *size, title, (len(rows), columns)) as (figure, axes):
-        axes = axes.reshape(len(rows), columns)
-        places = {
-            (condition, measure): axes[i, j]
-            for i, condition in enumerate(rows)
-            for j, measure in enumerate(rows[condition])
-        }
+    labels = dict.fromkeys(
+        label
+        for measures in panels.values()
+        for curves in measures.values()
+        for label in curves
+    )
+    styles = {label: _style(number) for number, label in enumerate(labels)}
+    columns = max(map(len, panels.values()))
+    size = (2.7 * columns + 2.2, 2.5 * len(panels) + 0.5)
+    with _figure(path, *size, title, (len(panels), columns)) as (figure, axes):
         handles = {}
-        for (condition, measure), curves in panels.items():
-            axis = places[condition, measure]
-            for name, curve in curves.items():
-                layers = sorted(curve)
-                values = [100 * curve[layer][0] for layer in layers]
-                (line,) = axis.plot(
-                    layers, values, marker="o", ms=3, **styles[name]
-                )
-                handles.setdefault(name, line)
-                for layer in layers:
-                    if curve[layer][1] is not None:
-                        axis.plot(
-                            [layer] * 2,
-                            [100 * bound for bound in curve[layer][1]],
-                            color=styles[name]["color"],
-                            alpha=0.25,
-                        )
-            axis.set_title(f"{measure} %, {condition}", fontsize=9)
-            axis.set_xlabel("layer", fontsize=8)
-            axis.xaxis.get_major_locator().set_params(integer=True)
-        for axis in set(axes.ravel()) - set(places.values()):
-            axis.set_axis_off()
+        axes = axes.reshape(len(panels), columns)
+        for line, measures in zip(axes, panels.values()):
+            for axis in line[len(measures) :]:
+                axis.set_axis_off()
+            for axis, (name, curves) in zip(line, measures.items()):
+                axis.set_title(name, fontsize=9)
+                axis.set_xlabel("layer", fontsize=8)
+                axis.xaxis.get_major_locator().set_params(integer=True)
+                for label, curve in curves.items():
+                    handles[label] = _curve(axis, curve, styles[label])
         figure.legend(
             handles.values(), handles, loc="outside right upper",
             frameon=False, fontsize=8,
         )  # fmt: skip
 
 
-def _one_line(name):
-    return " ".join(str(name).split())
+def _curve(axis, curve, style):
+    """Values over the layers, with their intervals; the line of the legend."""
+    layers = sorted(curve)
+    values = [100 * curve[layer]["value"] for layer in layers]
+    (line,) = axis.plot(layers, values, marker="o", ms=3, **style)
+    for layer in layers:
+        if curve[layer]["low"] != "":
+            bounds = [100 * curve[layer][name] for name in ("low", "high")]
+            axis.plot([layer] * 2, bounds, color=style["color"], alpha=0.25)
+    return line

@@ -32,9 +32,10 @@ differ by the training alone (theirs change with the seed of the training).
 import numpy as np
 import torch
 
-from speechbrain_ext.evaluation.keywords import standardised_regression
+from speechbrain_ext.metrics.keywords import standardised_regression
 from speechbrain_ext.utils.errors import InputError
 from speechbrain_ext.utils.hparams import find_hparams, load_hparams
+from speechbrain_ext.utils.options import check_options, one_of, some_of
 
 TASKS = ("verification", "keywords")
 NOTE = (
@@ -64,21 +65,15 @@ def check_published(hparams):
     >>> check_published({"tasks": ["content"]})
     Traceback (most recent call last):
     ...
-    speechbrain_ext.utils.errors.InputError: protocol published has no task \
-'content': give --tasks with some of verification, keywords
+    speechbrain_ext.utils.errors.InputError: protocol published: tasks is \
+['content']: expected a list of some of verification, keywords
     """
-    for task in hparams["tasks"]:
-        if task not in TASKS:
-            raise InputError(
-                f"protocol published has no task '{task}': give --tasks with "
-                f"some of {', '.join(TASKS)}"
-            )
-    fixed = {"scoring": "cosine", "domain_statistics": "grid"}
-    for name, value in fixed.items():
-        if hparams[name] != value:
-            raise InputError(
-                f"protocol published has {name} {value}, got '{hparams[name]}'"
-            )
+    rules = {
+        "tasks": some_of(*TASKS),
+        "scoring": one_of("cosine"),
+        "domain_statistics": one_of("grid"),
+    }
+    check_options(hparams, rules, "protocol published: ")
     listed = hparams["trials"] or hparams["voxceleb1"]
     if "verification" in hparams["tasks"] and not listed:
         raise InputError("protocol published needs a trial list: give --trials")
@@ -100,8 +95,8 @@ def load_protocol(hparams):
     Returns
     -------
     protocol : dict
-        ``conditions``, ``scoring``, ``needs_cohort``, ``keyword_classifier``
-        and, where the protocol fixes it, ``silence``.
+        ``conditions``, ``scoring``, ``needs_cohort``, ``keyword_classifier``,
+        its name ``backend`` and, where the protocol fixes it, ``silence``.
 
     Raises
     ------
@@ -111,11 +106,16 @@ def load_protocol(hparams):
 
     Example
     -------
-    >>> protocol = load_protocol({
-    ...     "protocol": None, "conditions": ["clean"], "scoring": "cosine",
-    ...     "tasks": ["verification"]})
+    >>> protocol = load_protocol(
+    ...     {
+    ...         "protocol": None,
+    ...         "conditions": ["recorded"],
+    ...         "scoring": "cosine",
+    ...         "tasks": ["verification"],
+    ...     }
+    ... )
     >>> protocol["conditions"], protocol["needs_cohort"]
-    (['clean'], False)
+    (['recorded'], False)
     """
     if hparams["protocol"] is not None:
         file = find_hparams("protocols", hparams["protocol"])
@@ -123,15 +123,13 @@ def load_protocol(hparams):
         protocol = load_hparams(file)
     else:
         protocol = {
-            "conditions": ["clean", "shifted"],
+            "conditions": ["recorded", "channels"],
             "keyword_classifier": standardised_regression,
+            "backend": "logistic regression",
         }
-    for condition in hparams["conditions"] or ():
-        if condition not in protocol["conditions"]:
-            raise InputError(
-                f"No condition '{condition}': give --conditions with some of "
-                f"{', '.join(protocol['conditions'])}"
-            )
+    if hparams["conditions"]:
+        rule = some_of(*protocol["conditions"])
+        check_options(hparams, {"conditions": rule})
     protocol["conditions"] = hparams["conditions"] or protocol["conditions"]
     scoring = load_hparams(find_hparams("evaluation", hparams["scoring"]))
     protocol |= {"scoring": scoring["scoring"], "needs_cohort": False}

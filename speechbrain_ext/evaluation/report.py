@@ -1,279 +1,276 @@
-"""Numbers of a run as one nested dictionary, a table and a JSON file.
+"""The report of a run: what a reader wants to see of its results."""
 
-The dictionary has the layout::
+from speechbrain_ext.evaluation.results import (
+    SHOWN,
+    format_number,
+    pivot,
+    select,
+)
+from speechbrain_ext.utils.files import write_text
 
-    {"encoder": ..., "grid": {"factors": {name: count}, "utterances": n},
-     "systems": {system: {"subspaces": {name: {
-         "dim": ...,
-         condition: {"verification": {"eer", "min_dcf", "trials"},
-                     "content": {"accuracy", "chance"}}}}}}}
-
-with the conditions ``clean`` (as recorded) and ``shifted`` (each clip through
-a channel of its own), and rates as fractions.
-"""
-
-import json
-import math
-
-from speechbrain_ext.evaluation.arrays import to_matrix
-from speechbrain_ext.evaluation.content import content_accuracy, nearest_value
-from speechbrain_ext.evaluation.verification import equal_error_rate, min_dcf
-from speechbrain_ext.utils.files import replacing
+# The tasks whose main measure stands in the first table.
+MAIN = {"verification": "eer", "content": "accuracy", "keywords": "accuracy"}
+CONDITIONS = {"recorded": "as recorded", "channels": "across channels"}
+SYSTEM = ["system", "subspace", "seed", "encoder", "layers"]
+LEGEND = """\
+Across channels: each clip goes through a random channel of its own, also those
+that classifiers, cohorts and statistics are estimated on. EER: verification by
+scores of pairs. Content: the nearest neighbour of another speaker says the
+same. In brackets: 95 % over speakers; *: the paired difference to the reference
+excludes 0; ±: deviation over seeds."""
 
 
-def evaluate_subspaces(embeddings, speakers, contents, trials, resamples=None):
-    """Verification and content accuracy in each subspace.
+def heading(row):
+    """Title of a row's measure and condition, for a column of a table.
+
+    Example
+    -------
+    >>> heading(
+    ...     {"task": "content", "measure": "accuracy", "condition": "channels"}
+    ... )
+    'content %, across channels'
+    """
+    measure, task = row["measure"], row["task"]
+    if task in MAIN and measure == "accuracy":
+        title = f"{task} %"
+    elif measure in SHOWN:
+        title = SHOWN[measure][0]
+    else:
+        title = f"{measure.replace('_', ' ')} %"
+    across = row["condition"] == "channels" and measure != "dimension"
+    return title + (f", {CONDITIONS['channels']}" if across else "")
+
+
+def _leakage_heading(row):
+    kinds = {"accuracy": "probe %", "eer": "EER %", "variance": "variance %"}
+    return f"{row['target']} {kinds[row['measure']]}"
+
+
+def main_table(rows):
+    """The main measures of all systems in all conditions.
 
     Arguments
     ---------
-    embeddings : dict of str to array or torch.Tensor
-        Subspace to its vectors [N, D].
-    speakers : sequence
-        [N] speaker of each utterance.
-    contents : sequence
-        [N] content of each utterance.
-    trials : Trials
-        Trials on the same N rows.
-    resamples : SpeakerResamples, optional
-        Of the same N rows; adds ``interval``, the 95 % interval of EER and of
-        accuracy ([low, high]), see
-        :class:`speechbrain_ext.evaluation.uncertainty.SpeakerResamples`.
+    rows : list of dict
+        Of :mod:`speechbrain_ext.evaluation.results`.
 
     Returns
     -------
-    results : dict
-        ``{subspace: {"verification": {"eer", "min_dcf", "trials"},
-        "content": {"accuracy", "chance"}}}``; rates are fractions, minDCF is
-        normalised (p_target 0.01).
-
-    Raises
-    ------
-    InputError
-        On NaN embeddings or labels that do not fit.
+    str
+        A Markdown table, a line per system and subspace.
 
     Example
     -------
-    >>> import numpy as np
-    >>> from speechbrain_ext.evaluation.verification import generate_trials
-    >>> speakers, contents = ["a", "a", "b", "b"], [1, 2, 1, 2]
-    >>> trials = generate_trials(speakers, contents)
-    >>> results = evaluate_subspaces(
-    ...     {"speaker": np.eye(2)[[0, 0, 1, 1]]}, speakers, contents, trials)
-    >>> results["speaker"]["verification"]
-    {'eer': 0.0, 'min_dcf': 0.0, 'trials': 4}
-    >>> results["speaker"]["content"]
-    {'accuracy': 0.5, 'chance': 0.5}
+    >>> from speechbrain_ext.evaluation.results import Subspace, make_row
+    >>> print(
+    ...     main_table(
+    ...         [
+    ...             make_row(
+    ...                 Subspace("joint"),
+    ...                 task="verification",
+    ...                 condition="recorded",
+    ...                 measure="eer",
+    ...                 value=0.1,
+    ...             )
+    ...         ]
+    ...     )
+    ... )
+    | system   | EER %   |
+    |----------|---------|
+    | joint    | 10.00   |
     """
-    results = {}
-    for name, vectors in embeddings.items():
-        vectors = to_matrix(vectors, f"subspace {name}")
-        scores = trials.score(vectors)
-        results[name] = {
-            "verification": {
-                "eer": equal_error_rate(scores, trials.label)[0],
-                "min_dcf": min_dcf(scores, trials.label),
-                "trials": len(trials),
-            },
-            "content": content_accuracy(vectors, contents, speakers),
-        }
-        if resamples is not None:
-            correct = nearest_value(vectors, contents, speakers)
-            for measure, draws in (
-                ("verification", resamples.eer(scores, trials)),
-                ("content", resamples.accuracy(correct)),
-            ):
-                interval = resamples.interval(draws)
-                results[name][measure]["interval"] = interval
-    return results
+    # A dimension is the same in all conditions.
+    table = select(rows, task="", measure="dimension", condition="recorded")
+    for task in MAIN:
+        table += select(rows, task=task, group="")
+    measures = ("dimension", "eer", "min_dcf", "accuracy")
+    return pivot(table, SYSTEM, heading, measures)
 
 
-def evaluate_system(conditions, speakers, contents, trials, resamples=None):
-    """The entry of one system in ``results["systems"]``.
+def further_tables(rows):
+    """Tables of groups of trials, more measures of keywords, and leakage.
 
     Arguments
     ---------
-    conditions : dict of str to dict
-        Condition (``clean``, ``shifted``) to subspace to vectors [N, D]; all
-        conditions have the same subspaces and the same N utterances.
-    speakers : sequence
-        [N] speaker of each utterance.
-    contents : sequence
-        [N] content of each utterance.
-    trials : Trials
-        Trials on the same N rows.
-    resamples : SpeakerResamples, optional
-        Of the same N rows; adds ``interval``, the 95 % interval of EER and of
-        accuracy ([low, high]), see
-        :class:`speechbrain_ext.evaluation.uncertainty.SpeakerResamples`.
+    rows : list of dict
+        Of :mod:`speechbrain_ext.evaluation.results`.
 
     Returns
     -------
-    system : dict
-        ``{"subspaces": {name: {"dim", condition: {...}, ...}}}``
-
-    Example
-    -------
-    >>> import numpy as np
-    >>> from speechbrain_ext.evaluation.verification import generate_trials
-    >>> speakers, contents = ["a", "a", "b", "b"], [1, 2, 1, 2]
-    >>> trials = generate_trials(speakers, contents)
-    >>> vectors = {"speaker": np.eye(2)[[0, 0, 1, 1]]}
-    >>> system = evaluate_system({"clean": vectors}, speakers, contents, trials)
-    >>> list(system["subspaces"]["speaker"])
-    ['dim', 'clean']
+    list of str
+        Markdown tables with a title, those that there are.
     """
-    subspaces = {}
-    for condition, embeddings in conditions.items():
-        results = evaluate_subspaces(
-            embeddings, speakers, contents, trials, resamples
-        )
-        for name, result in results.items():
-            dim = int(embeddings[name].shape[-1])
-            subspaces.setdefault(name, {"dim": dim})[condition] = result
-    return {"subspaces": subspaces}
-
-
-def _get(tree, *keys):
-    """Value at a path of keys, None where the path ends early."""
-    for key in keys:
-        tree = tree.get(key) if isinstance(tree, dict) else None
-    return tree
-
-
-def format_number(value, scale=1, digits=2):
-    """A number as text, "-" for None and NaN; ``scale`` None: as it is.
-
-    Example
-    -------
-    >>> format_number(0.1234, 100, 1), format_number(None)
-    ('12.3', '-')
-    """
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "-"
-    return str(value) if scale is None else f"{value * scale:.{digits}f}"
-
-
-def align_columns(rows, header, left=2):
-    """Rows of strings as lines: the first columns left, the rest right.
-
-    Example
-    -------
-    >>> print(align_columns([["a", "b", "1"]], ["system", "x", "n"]))
-    system  x  n
-    ------------
-    a       b  1
-    """
-    table = [list(header), *[list(row) for row in rows]]
-    widths = [max(len(row[i]) for row in table) for i in range(len(header))]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if i < left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in table
+    grouped = [r for r in select(rows, task="verification") if r["group"]]
+    words = select(rows, task="keywords")
+    parts = [
+        (
+            "Groups of trials",
+            pivot(
+                grouped,
+                [*SYSTEM, "group"],
+                heading,
+                ("eer", "miss", "false_alarm"),
+            ),
+        ),
+        (
+            "Keywords, classes alike",
+            pivot(words, SYSTEM, heading, ("balanced_accuracy", "macro_f1")),
+        ),
     ]
-    lines.insert(1, "-" * len(lines[0]))
-    return "\n".join(lines)
+    for condition, where in CONDITIONS.items():
+        # Variance of no factor alone is in the file only.
+        leakage = select(rows, task="leakage", condition=condition, group="")
+        measures = ("accuracy", "eer", "variance")
+        parts.append(
+            (
+                f"Leakage, {where}: a factor read from each subspace",
+                pivot(leakage, SYSTEM, _leakage_heading, measures),
+            )
+        )
+    return [f"{title}\n\n{table}" for title, table in parts if table]
 
 
-def format_table(results):
-    """One plain-text table of all systems and subspaces.
+def notes(rows):
+    """Numbers of trials and utterances, chance, and what is not separate.
 
     Arguments
     ---------
-    results : dict
-        As described at the top of the module; what is missing prints as "-".
+    rows : list of dict
+        Of :mod:`speechbrain_ext.evaluation.results`.
 
     Returns
     -------
-    table : str
-        One line a system and subspace, two columns a measure: clean and
-        shifted. EER and content accuracy in percent; the chance level of the
-        content accuracy stands below.
+    list of str
+        Lines of text.
 
     Example
     -------
-    >>> measured = {"verification": {"eer": 0.1, "min_dcf": 0.5, "trials": 9},
-    ...             "content": {"accuracy": 0.25, "chance": 0.125}}
-    >>> print(format_table({"encoder": "log_mel", "systems": {"joint": {
-    ...     "subspaces": {"speaker": {"dim": 384, "clean": measured}}}}}))
+    >>> from speechbrain_ext.evaluation.results import make_row
+    >>> notes(
+    ...     [
+    ...         make_row(
+    ...             task="content",
+    ...             measure="chance",
+    ...             target="content",
+    ...             condition="recorded",
+    ...             value=0.25,
+    ...             n=8,
+    ...         )
+    ...     ]
+    ... )
+    ['content of content: chance 25.0 %, 8 utterances']
+    """
+    lines = {}
+    for row in select(rows, task="verification", group="", measure="miss"):
+        others = select(
+            rows,
+            task="verification",
+            group="",
+            measure="false_alarm",
+            target=row["target"],
+        )
+        lines[
+            f"verification of {row['target']}: {row['n']} target trials, "
+            f"{others[0]['n']} others"
+        ] = None
+    for row in select(rows, measure="chance"):
+        asked = {name: row[name] for name in ("task", "target", "condition")}
+        most = select(rows, measure="majority", **asked)
+        lines[
+            f"{row['task']} of {row['target']}: chance "
+            f"{format_number(row['value'])} %"
+            + "".join(f", majority {format_number(m['value'])} %" for m in most)
+            + f", {row['n']} utterances"
+        ] = None
+    return [*lines, *not_separate(rows)]
+
+
+def not_separate(rows):
+    """Where a subspace tells another factor as well as that one's own does.
+
+    "As well" is not worse than the own subspace's value or, where there is
+    one, than the worse end of its interval.
+
+    Arguments
+    ---------
+    rows : list of dict
+        Of :mod:`speechbrain_ext.evaluation.results`.
+
+    Returns
+    -------
+    list of str
+        One warning per case.
+
+    Example
+    -------
+    >>> from speechbrain_ext.evaluation.results import Subspace, make_row
+    >>> rows = [make_row(Subspace("joint", name), task="verification",
+    ...             target="speaker", condition="recorded", measure="eer",
+    ...             value=value)
+    ...         for name, value in (("speaker", 0.2), ("content", 0.19))]
+    >>> print(*not_separate(rows))
+    NOT SEPARATE: joint content tells speaker as well as joint speaker does \
+as recorded (verification, eer 19.0 and 20.0 %)
+    """
+    warnings = []
+    told = select(rows, measure=("eer", "accuracy"), group="")
+    several = len({row["seed"] for row in told} - {""}) > 1
+    for own in told:
+        if own["target"] != own["subspace"]:
+            continue
+        same = ("system", "seed", "layers", "encoder", "condition", "task")
+        same = {name: own[name] for name in (*same, "target", "measure")}
+        less = own["measure"] == "eer"
+        bound = own["high" if less else "low"]
+        bound = own["value"] if bound == "" else bound
+        for other in select(told, **same):
+            value = other["value"]
+            if other is own or (value > bound if less else value < bound):
+                continue
+            seed = f" (seed {own['seed']})" if several else ""
+            subspaces = [
+                f"{row['system']} {row['subspace']}{seed}"
+                for row in (other, own)
+            ]
+            values = [format_number(row["value"]) for row in (other, own)]
+            warnings.append(
+                f"NOT SEPARATE: {subspaces[0]} tells {own['target']} as well "
+                f"as {subspaces[1]} does {CONDITIONS[own['condition']]} "
+                f"({own['task']}, {own['measure']} {' and '.join(values)} %)"
+            )
+    return warnings
+
+
+def write_report(folder, rows, header=()):
+    """``report.txt`` in a folder, and the same on the screen.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Where to.
+    rows : list of dict
+        Of :mod:`speechbrain_ext.evaluation.results`.
+    header : sequence of str
+        Lines above the tables, on what was evaluated.
+
+    Example
+    -------
+    >>> from speechbrain_ext.evaluation.results import Subspace, make_row
+    >>> row = make_row(
+    ...     Subspace("joint"),
+    ...     task="verification",
+    ...     condition="recorded",
+    ...     measure="eer",
+    ...     value=0.1,
+    ... )
+    >>> write_report(getfixture("tmp_path"), [row], ["encoder: log_mel"])
+    ... # doctest: +ELLIPSIS
     encoder: log_mel
     <BLANKLINE>
-    system  subspace  dim  EER %  shifted  minDCF  shifted  content %  shifted
-    --------------------------------------------------------------------------
-    joint   speaker   384  10.00        -   0.500        -       25.0        -
-    <BLANKLINE>
-    9 trials; content accuracy by chance: 12.5 %
-    shifted: each clip through a random channel of its own
+    ...
     """
-    header = ["system", "subspace", "dim", "EER %", "shifted", "minDCF"]
-    header += ["shifted", "content %", "shifted"]
-    rows, notes = [], {}
-    for system, entry in results.get("systems", {}).items():
-        for name, subspace in entry.get("subspaces", {}).items():
-            row = [system, name, format_number(subspace.get("dim"), None)]
-            for path, scale, digits in (
-                (("verification", "eer"), 100, 2),
-                (("verification", "min_dcf"), 1, 3),
-                (("content", "accuracy"), 100, 1),
-            ):
-                for condition in ("clean", "shifted"):
-                    value = _get(subspace, condition, *path)
-                    row.append(format_number(value, scale, digits))
-            rows.append(row)
-            trials = _get(subspace, "clean", "verification", "trials")
-            chance = _get(subspace, "clean", "content", "chance")
-            if trials is not None and chance is not None:
-                notes[
-                    f"{trials} trials; content accuracy by chance: "
-                    f"{100 * chance:.1f} %"
-                ] = None
-    lines = []
-    if results.get("encoder") is not None:
-        lines = [f"encoder: {results['encoder']}", ""]
-    lines += [align_columns(rows, header), "", *notes]
-    lines.append("shifted: each clip through a random channel of its own")
-    return "\n".join(lines)
-
-
-def to_json(obj):
-    """Plain Python of an object with arrays; NaN and infinity become None.
-
-    Example
-    -------
-    >>> import numpy as np
-    >>> to_json({"eer": np.float32("nan"), 3: (np.int64(1), np.arange(2))})
-    {'eer': None, '3': [1, [0, 1]]}
-    """
-    if isinstance(obj, dict):
-        return {str(key): to_json(value) for key, value in obj.items()}
-    if isinstance(obj, (list, tuple)):
-        return [to_json(value) for value in obj]
-    if hasattr(obj, "tolist"):  # numpy and torch, scalars included
-        return to_json(obj.tolist())
-    if isinstance(obj, float) and not math.isfinite(obj):
-        return None
-    return obj
-
-
-def write_json(path, obj):
-    """Write an object as JSON: atomically, and with null in place of NaN.
-
-    Arguments
-    ---------
-    path : str or pathlib.Path
-        File to write; it is replaced only when the new one is complete.
-    obj : dict or list
-        May contain numpy and torch scalars and arrays.
-
-    Example
-    -------
-    >>> import tempfile, pathlib
-    >>> path = pathlib.Path(tempfile.mkdtemp()) / "results.json"
-    >>> write_json(path, {"eer": float("nan")})
-    >>> json.loads(path.read_text())
-    {'eer': None}
-    """
-    text = json.dumps(to_json(obj), indent=2, allow_nan=False)
-    with replacing(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+    parts = ["\n".join(header), main_table(rows), *further_tables(rows)]
+    parts += ["\n".join(notes(rows)), LEGEND]
+    text = "\n\n".join(filter(None, parts)) + "\n"
+    write_text(f"{folder}/report.txt", text)
+    print(text)

@@ -1,37 +1,118 @@
-"""Systems (maps from pooled features to subspaces) side by side."""
+"""Systems side by side: heads with a name, on the same features."""
 
 import copy
+from typing import NamedTuple
 
 import torch
 
-from speechbrain_ext.evaluation.closed_form import (
+from speechbrain_ext.evaluation.results import Subspace
+from speechbrain_ext.lobes.subspaces import BaselineHead, FeatureStandardiser
+from speechbrain_ext.metrics.trials import generate_trials
+from speechbrain_ext.metrics.verification import equal_error_rate
+from speechbrain_ext.processing.closed_form import (
     grid_lda,
     pca_subspaces,
     random_subspaces,
 )
-from speechbrain_ext.evaluation.plots import plot_score_distributions
-from speechbrain_ext.evaluation.report import (
-    evaluate_system,
-    format_table,
-    write_json,
-)
-from speechbrain_ext.evaluation.verification import (
-    equal_error_rate,
-    generate_trials,
-)
-from speechbrain_ext.lobes.subspaces import FeatureStandardiser, PooledFeatures
+from speechbrain_ext.utils.errors import InputError
+from speechbrain_ext.utils.files import digest
 
 # Enough for an EER to 0.01 points; more only cost time.
 MAX_TRIALS = 500_000
+# Fewer utterances make poor deviations of some hundred dimensions.
+MIN_STATISTICS = 50
+
+
+class System(NamedTuple):
+    """A head with a name in a table.
+
+    Arguments
+    ---------
+    name : str
+        Its name.
+    head : torch.nn.Module
+        [B, layers, dim] -> subspace -> [B, D].
+    encoder, layers : str
+        Whose features it takes, as tables call them.
+    seed : int
+        Of its training, where it has one.
+    """
+
+    name: str
+    head: torch.nn.Module
+    encoder: str = ""
+    layers: str = ""
+    seed: object = ""
+
+
+def name_systems(heads, encoder, layers, seed):
+    """Heads of one run as systems.
+
+    Arguments
+    ---------
+    heads : dict
+        Name -> module.
+    encoder : str
+        What tables call the encoder.
+    layers : list of int
+        Its layers that the heads take.
+    seed : int
+        Of the training; a baseline is the same for all seeds, and has none.
+
+    Returns
+    -------
+    list of System
+
+    Example
+    -------
+    >>> name_systems({"baseline": BaselineHead()}, "log_mel", [2, 4], 1)[0][2:]
+    ('log_mel', '2+4', '')
+    """
+    layers = "+".join(map(str, layers))
+    return [
+        System(
+            name,
+            head,
+            encoder,
+            layers,
+            "" if seed is None or isinstance(head, BaselineHead) else seed,
+        )
+        for name, head in heads.items()
+    ]
+
+
+def count_values(labels):
+    """Size of a grid, for a report.
+
+    Arguments
+    ---------
+    labels : dict
+        Factor -> its value for each utterance.
+
+    Returns
+    -------
+    dict
+        ``factors``: factor -> number of values; ``utterances``.
+
+    Example
+    -------
+    >>> count_values({"speaker": ["a", "a", "b"]})
+    {'factors': {'speaker': 2}, 'utterances': 3}
+    """
+    counts = {factor: len(set(values)) for factor, values in labels.items()}
+    return {
+        "factors": counts,
+        "utterances": len(next(iter(labels.values()))),
+    }
 
 
 @torch.no_grad()
-def embed(system, features, batch_size=4096):
+def embed(head, features, batch_size=4096):
     """Subspaces of many utterances.
 
     Arguments
     ---------
-    system : torch.nn.Module
+    head : torch.nn.Module
         [B, layers, dim] -> subspace -> [B, D].
     features : torch.Tensor
         Shape [utterances, layers, dim].
@@ -45,16 +126,15 @@ def embed(system, features, batch_size=4096):
 
     Example
     -------
-    >>> from speechbrain_ext.lobes.subspaces import PooledFeatures
-    >>> embed(PooledFeatures(["all"]), torch.ones(5, 1, 2))["all"].shape
+    >>> embed(BaselineHead(["all"]), torch.ones(5, 1, 2))["all"].shape
     torch.Size([5, 2])
     """
-    system.eval()
+    head.eval()
     # Buffers, because a baseline has no parameters.
-    tensors = [*system.parameters(), *system.buffers()]
+    tensors = [*head.parameters(), *head.buffers()]
     device = tensors[0].device if tensors else "cpu"
     parts = [
-        system(batch.float().to(device)) for batch in features.split(batch_size)
+        head(batch.float().to(device)) for batch in features.split(batch_size)
     ]
     return {
         name: torch.cat([part[name] for part in parts]).float().cpu()
@@ -62,13 +142,48 @@ def embed(system, features, batch_size=4096):
     }
 
 
-def baseline_systems(subspaces, training):
+def embed_systems(systems, features):
+    """Vectors of all subspaces of all systems, equal ones of a system once.
+
+    Arguments
+    ---------
+    systems : list of System
+        Systems on the same features.
+    features : torch.Tensor
+        Shape [utterances, layers, dim].
+
+    Returns
+    -------
+    dict
+        :class:`~speechbrain_ext.evaluation.results.Subspace` -> [N, D]. Where
+        all subspaces of a system are the same, or its only one is that of a
+        baseline, the subspace has no name.
+
+    Example
+    -------
+    >>> systems = [System("baseline", BaselineHead(["speaker", "content"]))]
+    >>> [origin.label for origin in embed_systems(systems, torch.ones(5, 1, 2))]
+    ['baseline']
+    """
+    vectors = {}
+    for name, head, *rest in systems:
+        found = embed(head, features)
+        first, *others = found.values()
+        same = all(torch.equal(first, other) for other in others)
+        if same and (others or isinstance(head, BaselineHead)):
+            found = {"": first}
+        vectors |= {
+            Subspace(name, subspace, *rest): one
+            for subspace, one in found.items()
+        }
+    return vectors
+
+
+def baseline_heads(training):
     """The pooled features as they are, and standardised.
 
     Arguments
     ---------
-    subspaces : list of str
-        Names under which they are returned.
     training : torch.Tensor
         [utterances, layers, dim] that the statistics are taken from.
 
@@ -76,22 +191,22 @@ def baseline_systems(subspaces, training):
     -------
     dict
         ``baseline`` and ``baseline_standardised``, each a
-        :class:`speechbrain_ext.lobes.subspaces.PooledFeatures`.
+        :class:`speechbrain_ext.lobes.subspaces.BaselineHead`.
 
     Example
     -------
-    >>> list(baseline_systems(["speaker"], torch.randn(5, 1, 2)))
+    >>> list(baseline_heads(torch.randn(5, 1, 2)))
     ['baseline', 'baseline_standardised']
     """
     standardiser = FeatureStandardiser(training.shape[1:]).fit(training)
     return {
-        "baseline": PooledFeatures(subspaces),
-        "baseline_standardised": PooledFeatures(subspaces, standardiser),
+        "baseline": BaselineHead(),
+        "baseline_standardised": BaselineHead(standardiser=standardiser),
     }
 
 
-def closed_form_systems(features, labels, widths, seed=0):
-    """Closed forms on a grid, as systems beside a trained network.
+def closed_form_heads(features, labels, widths, seed=0):
+    """Closed forms on a grid, to compare with.
 
     Arguments
     ---------
@@ -114,176 +229,24 @@ def closed_form_systems(features, labels, widths, seed=0):
     -------
     >>> labels = {"speaker": [0, 0, 1, 1, 2, 2]}
     >>> features = torch.randn(6, 1, 5)
-    >>> systems = closed_form_systems(features, labels, {"speaker": 4})
-    >>> {k: v(features)["speaker"].shape[1] for k, v in systems.items()}
+    >>> heads = closed_form_heads(features, labels, {"speaker": 4})
+    >>> {k: v(features)["speaker"].shape[1] for k, v in heads.items()}
     {'grid_lda': 2, 'pca': 4, 'random_projection': 4}
     """
     dims = {factor: widths[factor] for factor in labels}
     return {
         "grid_lda": grid_lda(features, labels, dims),
-        "pca": pca_subspaces(features, list(labels), dims),
-        "random_projection": random_subspaces(
-            features, list(labels), dims, seed
-        ),
+        "pca": pca_subspaces(features, dims),
+        "random_projection": random_subspaces(features, dims, seed),
     }
 
 
-def distinct(embedded):
-    """Systems and subspaces side by side, equal subspaces once.
-
-    Arguments
-    ---------
-    embedded : dict
-        System -> subspace -> vectors [N, D].
-
-    Returns
-    -------
-    dict
-        ``"system subspace"`` -> vectors, or ``"system"`` where all subspaces
-        of a system are the same, or its only one is called ``pooled``.
-
-    Example
-    -------
-    >>> x = torch.eye(2)
-    >>> list(distinct({"raw": {"a": x, "b": x}, "net": {"a": x, "b": 2 * x}}))
-    ['raw', 'net a', 'net b']
-    """
-    named = {}
-    for system, subspaces in embedded.items():
-        vectors = list(subspaces.values())
-        same = all(torch.equal(vectors[0], other) for other in vectors[1:])
-        if same and (len(vectors) > 1 or "pooled" in subspaces):
-            named[system] = vectors[0]
-        else:
-            named |= {f"{system} {n}": v for n, v in subspaces.items()}
-    return named
-
-
-def grid_summary(labels):
-    """Size of a grid, for a report.
-
-    Arguments
-    ---------
-    labels : dict
-        Factor -> its value for each utterance.
-
-    Returns
-    -------
-    dict
-        ``factors``: factor -> number of values; ``utterances``.
-
-    Example
-    -------
-    >>> grid_summary({"speaker": ["a", "a", "b"]})
-    {'factors': {'speaker': 2}, 'utterances': 3}
-    """
-    counts = {factor: len(set(values)) for factor, values in labels.items()}
-    return {
-        "factors": counts,
-        "utterances": len(next(iter(labels.values()))),
-    }
-
-
-def write_report(folder, results, scored):
-    """``results.json``, a plot of the scores a condition, and the table.
-
-    Arguments
-    ---------
-    folder : str or Path
-        Where to.
-    results : dict
-        As described in :mod:`speechbrain_ext.evaluation.report`.
-    scored : dict
-        Condition -> name -> (scores, labels).
-
-    Example
-    -------
-    >>> write_report(getfixture("tmp_path"), {"systems": {}}, {})
-    system  subspace  dim  EER %  shifted  minDCF  shifted  content %  shifted
-    --------------------------------------------------------------------------
-    <BLANKLINE>
-    shifted: each clip through a random channel of its own
-    """
-    for condition, scores in scored.items():
-        plot_score_distributions(
-            scores,
-            f"{folder}/scores_{condition}.png",
-            f"{results.get('encoder')}, {condition}",
-        )
-    write_json(f"{folder}/results.json", results)
-    print(format_table(results))
-
-
-def evaluate_systems(systems, conditions, speakers, contents, seed=0):
-    """Every system in every condition, on the same trials.
-
-    Arguments
-    ---------
-    systems : dict
-        Name -> module, [B, layers, dim] -> subspace -> [B, D].
-    conditions : dict
-        Condition (``clean``, ``shifted``) -> features [N, layers, dim].
-    speakers, contents : sequence
-        [N] labels of the utterances; target pairs differ in content.
-    seed : int
-        Of the selection of trials, where there are too many.
-
-    Returns
-    -------
-    results : dict
-        System -> entry, see :mod:`speechbrain_ext.evaluation.report`.
-    scored : dict
-        Condition -> name as in :func:`distinct` -> (scores, labels).
-
-    Example
-    -------
-    >>> from speechbrain_ext.lobes.subspaces import PooledFeatures
-    >>> features = torch.eye(2)[[0, 0, 1, 1]].unsqueeze(1)
-    >>> results, scored = evaluate_systems(
-    ...     {"baseline": PooledFeatures(["speaker"])}, {"clean": features},
-    ...     ["a", "a", "b", "b"], [1, 2, 1, 2])
-    >>> subspace = results["baseline"]["subspaces"]["speaker"]
-    >>> subspace["clean"]["verification"]["eer"]
-    0.0
-    """
-    trials = generate_trials(
-        speakers,
-        contents,
-        max_targets=MAX_TRIALS,
-        max_nontargets=MAX_TRIALS,
-        seed=seed,
-    )
-    embedded = {
-        condition: {
-            name: embed(system, features) for name, system in systems.items()
-        }
-        for condition, features in conditions.items()
-    }
-    results = {
-        name: evaluate_system(
-            {condition: embedded[condition][name] for condition in conditions},
-            speakers,
-            contents,
-            trials,
-        )
-        for name in systems
-    }
-    scored = {
-        condition: {
-            name: (trials.score(vectors), trials.label)
-            for name, vectors in distinct(embedded[condition]).items()
-        }
-        for condition in conditions
-    }
-    return results, scored
-
-
-def equal_error_thresholds(system, features, labels, seed=0):
+def equal_error_thresholds(head, features, labels, seed=0):
     """Cosine threshold of each subspace where both errors are equal.
 
     Arguments
     ---------
-    system : torch.nn.Module
+    head : torch.nn.Module
         [B, layers, dim] -> subspace -> [B, D].
     features : torch.Tensor
         Shape [N, layers, dim], e.g. of the validation utterances.
@@ -301,14 +264,14 @@ def equal_error_thresholds(system, features, labels, seed=0):
 
     Example
     -------
-    >>> from speechbrain_ext.lobes.subspaces import PooledFeatures
     >>> features = torch.eye(2)[[0, 0, 1, 1]].unsqueeze(1)
     >>> equal_error_thresholds(
-    ...     PooledFeatures(["speaker"]), features, {"speaker": [0, 0, 1, 1]})
+    ...     BaselineHead(["speaker"]), features, {"speaker": [0, 0, 1, 1]}
+    ... )
     {'speaker': 0.5}
     """
     thresholds = {}
-    for factor, vectors in embed(system, features).items():
+    for factor, vectors in embed(head, features).items():
         if factor not in labels:
             continue
         # Across the values of another factor, as verification is judged.
@@ -325,12 +288,12 @@ def equal_error_thresholds(system, features, labels, seed=0):
     return thresholds
 
 
-def adapted(network, statistics):
-    """A copy of a system with the input statistics of a target domain.
+def adapted(head, statistics):
+    """A copy of a head with the input statistics of a target domain.
 
     Arguments
     ---------
-    network : torch.nn.Module
+    head : torch.nn.Module
         With ``fit_statistics``; one that does not standardise stays as it is.
     statistics : torch.Tensor
         [utterances, layers, dim] of the target domain.
@@ -342,11 +305,130 @@ def adapted(network, statistics):
     Example
     -------
     >>> from speechbrain_ext.lobes.linear_subspaces import LinearSubspaces
-    >>> network = LinearSubspaces([1, 2], {"speaker": 1})
-    >>> moved = adapted(network, torch.tensor([[[1.0, 2]], [[3.0, 6]]]))
-    >>> moved.standardiser.mean.tolist(), network.standardiser.mean.tolist()
+    >>> head = LinearSubspaces([1, 2], {"speaker": 1})
+    >>> moved = adapted(head, torch.tensor([[[1.0, 2]], [[3.0, 6]]]))
+    >>> moved.standardiser.mean.tolist(), head.standardiser.mean.tolist()
     ([[2.0, 4.0]], [[0.0, 0.0]])
     """
-    network = copy.deepcopy(network)
-    network.fit_statistics(statistics)
-    return network
+    head = copy.deepcopy(head)
+    head.fit_statistics(statistics)
+    return head
+
+
+def group_exports(models):
+    """Exports that take the same features, so that these are made once.
+
+    Arguments
+    ---------
+    models : list of speechbrain_ext.inference.SubspaceEncoder
+        Exports.
+
+    Returns
+    -------
+    list of list
+        The same, a group for each encoder and choice of layers.
+    """
+    groups = {}
+    for model in models:
+        module = model.mods.embedding_model
+        key = digest([module.encoder.identity, module.layers])
+        groups.setdefault(key, []).append(model)
+    return list(groups.values())
+
+
+def export_systems(models, statistics=None, suffix=""):
+    """Exports as systems, below the pooled features that they take.
+
+    Arguments
+    ---------
+    models : list of speechbrain_ext.inference.SubspaceEncoder
+        Exports of one encoder and choice of layers.
+    statistics : torch.Tensor
+        [utterances, layers, dim] of a target domain that takes the place of
+        the training grid in all standardisation. Default: the grid's, which
+        the exports carry.
+    suffix : str
+        Of the names of the baselines, where there are several encoders.
+
+    Returns
+    -------
+    list of System
+    """
+    module = models[0].mods.embedding_model
+    encoder = models[0].hparams.encoder_label
+    standardised = f"baseline_standardised{suffix}"
+    baselines = {f"baseline{suffix}": BaselineHead()}
+    if statistics is not None:
+        both = baseline_heads(statistics)
+        baselines[standardised] = both["baseline_standardised"]
+    systems = []
+    for model in models:
+        head, name = model.mods.embedding_model.network, model.hparams.name
+        if statistics is not None:
+            head = adapted(head, statistics)
+        elif head.standardise and not any(
+            torch.equal(head.standardiser.mean, other.standardiser.mean)
+            and torch.equal(head.standardiser.std, other.standardiser.std)
+            for other in list(baselines.values())[1:]
+        ):
+            # Exports of another grid carry other statistics: another row.
+            own = standardised
+            own += f"_{name}" if own in baselines else ""
+            baselines[own] = BaselineHead(standardiser=head.standardiser)
+        systems += name_systems(
+            {name: head}, encoder, module.layers, model.hparams.seed
+        )
+    return name_systems(baselines, encoder, module.layers, None) + systems
+
+
+def statistics_utterances(domain, every, evaluated, trials=None):
+    """Which unlabelled utterances the target domain is estimated on.
+
+    Utterances that are not evaluated, where there are enough of them;
+    otherwise the evaluated ones themselves. That is transductive: no label is
+    used, but it is said.
+
+    Arguments
+    ---------
+    domain : str
+        ``"grid"`` or ``"target"``.
+    every : list of str
+        All utterances at hand.
+    evaluated : list of str
+        Those that the trials number.
+    trials : Trials
+        Where only verification is measured: evaluated utterances that are in
+        no trial may then be used too.
+
+    Returns
+    -------
+    ids : list of str
+        Empty for ``"grid"``.
+    description : str
+        For the report.
+
+    Raises
+    ------
+    InputError
+        If the domain is neither.
+
+    Example
+    -------
+    >>> every = [f"u{i}" for i in range(MIN_STATISTICS + 2)]
+    >>> statistics_utterances("target", every, every[:2])[1]
+    'target: 50 utterances that are not evaluated'
+    """
+    if domain == "grid":
+        return [], "grid"
+    if domain != "target":
+        raise InputError(
+            f"Unknown domain_statistics '{domain}': expected grid or target"
+        )
+    used = set(evaluated)
+    if trials is not None:
+        used = {evaluated[row] for row in {*trials.enrol, *trials.test}}
+    free = [key for key in every if key not in used]
+    if len(free) >= MIN_STATISTICS:
+        what = "not evaluated" if trials is None else "in no trial"
+        return free, f"target: {len(free)} utterances that are {what}"
+    return evaluated, "target, transductive: the evaluated utterances"

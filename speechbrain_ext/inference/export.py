@@ -1,32 +1,33 @@
-"""Writing a trained head as a folder that SpeechBrain's inference loads."""
+"""Writing a head as a folder that SpeechBrain's inference loads."""
 
-import os
-import shutil
+import json
+import tempfile
 from pathlib import Path
 
 import torch
-import yaml
 
-from speechbrain_ext.evaluation.systems import equal_error_thresholds
-from speechbrain_ext.inference.model_card import model_card
-from speechbrain_ext.lobes.encoders import encoder_reference, pack_encoder
+from speechbrain_ext.lobes.archive import encoder_reference, pack_encoder
+from speechbrain_ext.utils.files import write_text
 
 _HYPERPARAMS = """\
 # Subspaces of a frozen speech encoder: {subspaces}.
 # Load it with speechbrain_ext.inference.SubspaceEncoder, or with SpeechBrain's
 # own EncoderClassifier or SpeakerRecognition, from_hparams(source=FOLDER).
 
-# The system and the training seed that it comes from.
+# The system, the training seed that it comes from, and what tables call its
+# encoder.
 name: {name}
 seed: {seed}
+encoder_label: {encoder_label}
 
 # The subspace that embeddings are taken from, one of the above.
 subspace: {subspace}
 sample_rate: {sample_rate}
 
-{encoder}
-network: !new:{network_class}
-{network_config}
+encoder: {encoder}
+
+network: !new:{head_class}
+{head_config}
 
 embedding_model: !new:speechbrain_ext.lobes.subspaces.SubspaceEmbedding
     encoder: !ref <encoder>
@@ -36,56 +37,45 @@ embedding_model: !new:speechbrain_ext.lobes.subspaces.SubspaceEmbedding
 
 # The encoder takes waveforms, so what stock classes run before it, and the
 # classifier after it, are identities that accept lengths.
-compute_features: !new:torch.nn.Identity
-mean_var_norm: !new:speechbrain.nnet.containers.LengthsCapableSequential
-    - !ref <compute_features>
-mean_var_norm_emb: !ref <mean_var_norm>
-classifier: !ref <compute_features>
-
 modules:
-    compute_features: !ref <compute_features>
-    mean_var_norm: !ref <mean_var_norm>
+    compute_features: !new:torch.nn.Identity
+    mean_var_norm: !new:speechbrain.nnet.containers.LengthsCapableSequential
+        - !new:torch.nn.Identity
     embedding_model: !ref <embedding_model>
-    mean_var_norm_emb: !ref <mean_var_norm_emb>
-    classifier: !ref <classifier>
+    mean_var_norm_emb: !ref <modules[mean_var_norm]>
+    classifier: !ref <modules[compute_features]>
 
-# Cosine score above which two utterances are called the same, a subspace:
-# where both errors are equal on the validation grid.
+# Cosine score above which two utterances are called the same, for each
+# subspace: where both errors are equal on the validation grid.
 thresholds: {thresholds}
 
 pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
     loadables:
-{loadables}
-"""
+        network: !ref <network>
+{encoder_loadable}"""
 
 
-def _flow(obj):
-    """An object as YAML in one line."""
-    text = yaml.safe_dump(
-        obj, default_flow_style=True, width=10**6, sort_keys=False
-    )
-    return text.replace("\n...", "").strip()
-
-
-def _block(mapping, indent=4):
-    """A mapping as YAML lines, indented."""
+def _block(mapping):
+    """A mapping as YAML lines, indented; JSON is YAML in one line."""
     return "\n".join(
-        f"{' ' * indent}{key}: {_flow(value)}" for key, value in mapping.items()
+        f"    {key}: {json.dumps(mapping[key])}" for key in mapping
     )
 
 
 def export_subspaces(
     folder,
     encoder,
-    network,
+    head,
     layers,
+    *,
     name="subspaces",
+    encoder_label=None,
     seed=None,
     subspace=None,
     thresholds=None,
     card=None,
 ):
-    """Write encoder and network to a folder, complete or not at all.
+    """Write encoder and head to a folder, complete or not at all.
 
     The encoder is named by its id and revision; one that was loaded from a
     local folder is copied in, so the export holds no path of this machine.
@@ -95,14 +85,16 @@ def export_subspaces(
     folder : str or Path
         Where to. An earlier export there is replaced.
     encoder : speechbrain_ext.lobes.encoders.PooledEncoder
-        The frozen encoder.
-    network : torch.nn.Module
+        The frozen encoder, from ``load_encoder``.
+    head : torch.nn.Module
         With the attributes ``config`` (its arguments), ``subspaces`` and a
         ``state_dict``.
     layers : list of int
-        Layers of the encoder that the network takes.
+        Layers of the encoder that the head takes.
     name : str
         Name of the system in tables.
+    encoder_label : str
+        Name of the encoder in tables. Default: that of its file.
     seed : int
         Training seed, for tables over seeds.
     subspace : str
@@ -111,89 +103,57 @@ def export_subspaces(
         Subspace -> cosine threshold of a verification decision.
     card : str
         The model card, Markdown for ``README.md``.
+
+    Raises
+    ------
+    InputError
+        If the encoder cannot be copied, see
+        :func:`speechbrain_ext.lobes.archive.pack_encoder`.
+
+    Example
+    -------
+    >>> from speechbrain_ext.lobes.encoders import load_encoder
+    >>> from speechbrain_ext.lobes.linear_subspaces import LinearSubspaces
+    >>> head = LinearSubspaces([1, 560], {"speaker": 4})
+    >>> folder = getfixture("tmp_path") / "export"
+    >>> export_subspaces(folder, load_encoder("log_mel"), head, layers=[0])
+    >>> sorted(path.name for path in folder.iterdir())
+    ['hyperparams.yaml', 'network.ckpt']
     """
-    folder = Path(folder)
-    beside = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    try:
-        _write(
-            beside, encoder, network, layers, name, seed, subspace, thresholds
-        )
-        if card is not None:
-            (beside / "README.md").write_text(card, encoding="utf-8")
-        old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-        if folder.exists():
-            os.rename(folder, old)
-        os.rename(beside, folder)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-
-
-def export_systems(folder, systems, own, encoder, layers, seed, valid, results):
-    """Export a network and the systems beside it, with thresholds and cards.
-
-    Arguments
-    ---------
-    folder : str or Path
-        Gets ``export`` and ``export_<name>``.
-    systems : dict
-        Name -> module; what has no ``config`` (the baselines) needs no export.
-    own : str
-        Name of the system that goes to ``export``.
-    encoder, layers, seed
-        See :func:`export_subspaces`.
-    valid : GridFeatures
-        Where the thresholds are set.
-    results : dict
-        The run's ``results.json``, for the model cards.
-    """
-    labels = {f: valid.grid.labels(f) for f in valid.grid.factors}
-    for name, system in systems.items():
-        if not hasattr(system, "config"):
-            continue
-        export_subspaces(
-            Path(folder) / ("export" if name == own else f"export_{name}"),
-            encoder,
-            system,
-            layers,
-            name=name,
-            seed=seed,
-            thresholds=equal_error_thresholds(system, valid.features, labels),
-            card=model_card(results, name),
-        )
-
-
-def _write(folder, encoder, network, layers, name, seed, subspace, thresholds):
-    """All files of an export."""
-    loadables = {"network": "!ref <network>"}
-    reference = encoder_reference(encoder)
+    kind, reference = type(head), encoder_reference(encoder)
     if reference is None:
-        pack_encoder(encoder, folder / "encoder.ckpt")
-        loadables["encoder"] = "!ref <encoder>"
-        encoder_yaml = (
-            "encoder: !new:speechbrain_ext.lobes.encoders.PackedEncoder\n"
-        )
+        made = "!new:speechbrain_ext.lobes.encoders.PackedEncoder"
+        loadable = "        encoder: !ref <encoder>\n"
     else:
-        encoder_yaml = (
-            "encoder: !apply:speechbrain_ext.lobes.encoders.load_encoder\n"
-            f"{_block(reference)}\n"
-        )
-    weights = {k: v.cpu() for k, v in network.state_dict().items()}
-    torch.save(weights, folder / "network.ckpt")
-    kind = type(network)
+        made = "!apply:speechbrain_ext.lobes.encoders.load_encoder\n"
+        made += _block(reference)
+        loadable = ""
     text = _HYPERPARAMS.format(
-        subspaces=", ".join(network.subspaces),
-        name=_flow(name),
-        seed=_flow(seed),
-        subspace=_flow(subspace or network.subspaces[0]),
+        subspaces=", ".join(head.subspaces),
+        name=json.dumps(name),
+        seed=json.dumps(seed),
+        encoder_label=json.dumps(encoder_label or encoder.identity.get("name")),
+        subspace=json.dumps(subspace or head.subspaces[0]),
         sample_rate=encoder.sample_rate,
-        encoder=encoder_yaml,
-        network_class=f"{kind.__module__}.{kind.__qualname__}",
-        network_config=_block(network.config),
-        layers=_flow(list(layers)),
-        thresholds=_flow(dict(thresholds or {})),
-        loadables="\n".join(f"        {k}: {v}" for k, v in loadables.items()),
+        encoder=made,
+        head_class=f"{kind.__module__}.{kind.__qualname__}",
+        head_config=_block(head.config),
+        layers=json.dumps(list(layers)),
+        thresholds=json.dumps(thresholds or {}),
+        encoder_loadable=loadable,
     )
-    (folder / "hyperparams.yaml").write_text(text, encoding="utf-8")
+    weights = {key: value.cpu() for key, value in head.state_dict().items()}
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".") as beside:
+        new = Path(beside) / "new"
+        new.mkdir()
+        torch.save(weights, new / "network.ckpt")
+        if reference is None:
+            pack_encoder(encoder, new / "encoder.ckpt")
+        write_text(new / "hyperparams.yaml", text)
+        if card is not None:
+            write_text(new / "README.md", card)
+        if folder.exists():
+            folder.rename(Path(beside) / "old")
+        new.rename(folder)

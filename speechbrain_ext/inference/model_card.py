@@ -1,6 +1,7 @@
 """The README.md of an export: what it is, how it did, how to use it."""
 
-from speechbrain_ext.evaluation.report import format_number
+from speechbrain_ext.evaluation.report import main_table
+from speechbrain_ext.evaluation.results import format_number, select
 
 _CARD = """\
 ---
@@ -35,7 +36,8 @@ On the test grid of the run, {test}:
 
 *EER*: verification by cosine, target pairs differ in content. *Content*: the
 nearest neighbour among other speakers has the same content (chance
-{chance} %). *Shifted*: each clip through a random channel of its own.
+{chance} %). *Across channels*: each clip goes through a random channel of its
+own.
 
 ## Limits
 
@@ -45,15 +47,18 @@ tell a classifier who speaks: do not use it to make anyone anonymous.
 """
 
 
-def model_card(results, name):
+def model_card(rows, about, name, subspaces):
     """The card of one system of a training run, as Markdown.
 
     Arguments
     ---------
-    results : dict
-        The run's ``results.json``.
+    rows, about : list, dict
+        The run's results, see
+        :func:`~speechbrain_ext.evaluation.results.read_results`.
     name : str
         A system in it.
+    subspaces : list of str
+        Its subspaces.
 
     Returns
     -------
@@ -61,35 +66,32 @@ def model_card(results, name):
 
     Example
     -------
-    >>> measured = {"verification": {"eer": 0.1}, "content": {
-    ...     "accuracy": 0.25, "chance": 0.125}}
-    >>> system = {"subspaces": {"speaker": {"dim": 2, "clean": measured}}}
+    >>> from speechbrain_ext.evaluation.results import Subspace, make_row
     >>> grid = {"factors": {"speaker": 3, "content": 8}, "utterances": 24}
-    >>> card = model_card({"encoder": "log_mel", "layers": [0], "seed": 1,
-    ...     "grid": grid, "test_grid": grid, "systems": {"joint": system}},
-    ...     "joint")
-    >>> "| joint | speaker | 2 | 10.0 | - | 25.0 | - |" in card
+    >>> row = make_row(Subspace("joint", "speaker"), task="verification",
+    ...                condition="recorded", measure="eer", value=0.1)
+    >>> card = model_card([row], {"encoder": "log_mel", "layers": [0],
+    ...     "seed": 1, "grid": grid, "test_grid": grid}, "joint", ["speaker"])
+    >>> "| joint    | 10.00   |" in card
     True
     """
-    subspaces = results["systems"][name]["subspaces"]
-    first = next(iter(subspaces))
-    chance = subspaces[first]["clean"]["content"]["chance"]
-    # The other systems are fitted to what the network is trained on.
+    chance = select(rows, task="content", measure="chance")
+    # Heads other than the recommended are fitted to what the network is.
     used = "augmented_takes" if name == "recommended" else "network_takes"
-    takes = results["grid"].get(used)
+    takes = about.get(used)
     return _CARD.format(
         tags=", ".join(["speech-embeddings", *subspaces]),
         name=name,
-        encoder=results["encoder"],
-        layers=", ".join(map(str, results["layers"])),
+        encoder=about["encoder"],
+        layers=", ".join(map(str, about["layers"])),
         subspaces=" and ".join(f"`{subspace}`" for subspace in subspaces),
-        first=first,
-        grid=_grid(results["grid"]),
+        first=subspaces[0],
+        grid=_grid(about["grid"]),
         takes=f", with {takes} augmented take(s) of each" if takes else "",
-        seed=results["seed"],
-        test=_grid(results["test_grid"]),
-        table=_table(results["systems"], name),
-        chance=format_number(chance, 100, 1),
+        seed=about["seed"],
+        test=_grid(about["test_grid"]),
+        table=main_table(select(rows, system=("baseline", name))),
+        chance=format_number(chance[0]["value"] if chance else None),
     )
 
 
@@ -97,24 +99,3 @@ def _grid(grid):
     """A grid in words."""
     factors = [f"{count} {name}s" for name, count in grid["factors"].items()]
     return f"{' x '.join(factors)}, {grid['utterances']} utterances"
-
-
-def _table(systems, name):
-    """The subspaces of a system below the pooled features."""
-    header = ["system", "subspace", "dimension", "EER %", "EER %, shifted"]
-    header += ["content %", "content %, shifted"]
-    lines = [f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
-    for system in dict.fromkeys(["baseline", name]):
-        for subspace, entry in systems.get(system, {"subspaces": {}})[
-            "subspaces"
-        ].items():
-            cells = [system, subspace, str(entry["dim"])]
-            for measure, key in (
-                ("verification", "eer"),
-                ("content", "accuracy"),
-            ):
-                for condition in ("clean", "shifted"):
-                    value = entry.get(condition, {}).get(measure, {}).get(key)
-                    cells.append(format_number(value, 100, 1))
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)

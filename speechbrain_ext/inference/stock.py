@@ -4,24 +4,21 @@ Those scripts read one file of options, call ``embedding_model`` and, some of
 them, load no weights: what is made here is complete when the file is read.
 """
 
-import hashlib
 from pathlib import Path
 
 import torch
 
 from speechbrain_ext.inference.subspaces import SubspaceEncoder, load_export
-from speechbrain_ext.lobes.encoders import (
-    choose_layers,
-    feature_shape,
-    load_encoder,
-)
+from speechbrain_ext.lobes.encoders import choose_layers, load_encoder
 from speechbrain_ext.lobes.subspaces import (
+    BaselineHead,
     FeatureStandardiser,
-    PooledFeatures,
     SubspaceEmbedding,
 )
 from speechbrain_ext.utils.errors import InputError
+from speechbrain_ext.utils.files import digest
 from speechbrain_ext.utils.hparams import run_label
+from speechbrain_ext.utils.options import check_options, one_of
 
 SYSTEMS = ("subspace", "pooled", "pooled_standardised")
 
@@ -53,7 +50,7 @@ class StockEmbedding(torch.nn.Module):
     Arguments
     ---------
     embedding : speechbrain_ext.lobes.subspaces.SubspaceEmbedding
-        Encoder and network.
+        Encoder and head.
 
     Attributes
     ----------
@@ -93,67 +90,6 @@ class StockEmbedding(torch.nn.Module):
             ends = torch.arange(1, time + 1, device=wavs.device)
             wav_lens = (ends * ~wavs.isnan()).amax(dim=1).double() / time
         return self.embedding(wavs, wav_lens)
-
-
-def _exported(export_folder, subspace, system, to_target):
-    """An export as it is, or the features that it takes."""
-    embedding = load_export(export_folder).mods.embedding_model
-    if system == "subspace":
-        name = subspace or embedding.subspace
-        embedding.subspace = embedding.check_subspace(name)
-        return embedding
-    network, standardiser = embedding.network, None
-    if system == "pooled_standardised":
-        if not (network.standardise or to_target):
-            raise InputError(
-                "This export takes features as they are (standardise: False "
-                "in its training): set --domain_statistics target, or "
-                "--system pooled"
-            )
-        standardiser = network.standardiser
-    return SubspaceEmbedding(
-        embedding.encoder,
-        PooledFeatures(standardiser=standardiser),
-        embedding.layers,
-    )
-
-
-def _named(encoder, source, layers, system, to_target):
-    """Pooled features of an encoder that no export brings."""
-    if system == "subspace":
-        raise InputError(
-            f"Encoder '{encoder}' has no subspaces, and an export brings its "
-            "own encoder: set --system pooled, or leave out --encoder"
-        )
-    if system == "pooled_standardised" and not to_target:
-        raise InputError(
-            f"Encoder '{encoder}' has no statistics of a grid: set "
-            "--domain_statistics target, or --system pooled"
-        )
-    model = load_encoder(encoder, source)
-    layers = choose_layers(model, layers)
-    shape, standardiser = feature_shape(model, layers), None
-    if system == "pooled_standardised":
-        standardiser = FeatureStandardiser(shape)
-    return SubspaceEmbedding(
-        model, PooledFeatures(standardiser=standardiser), layers
-    )
-
-
-def _use_target_statistics(embedding, manifest):
-    """Standardise by the utterances of a manifest instead of the grid."""
-    if manifest is None or not Path(manifest).is_file():
-        raise InputError(
-            f"No target_manifest {manifest or ''}: domain_statistics target "
-            "is estimated on it, a CSV or JSON file with the columns ID, wav"
-        )
-    hparams = {
-        "subspace": embedding.subspace,
-        "sample_rate": embedding.encoder.sample_rate,
-    }
-    SubspaceEncoder(
-        modules={"embedding_model": embedding}, hparams=hparams
-    ).estimate_statistics(manifest)
 
 
 def subspace_embedding(
@@ -212,42 +148,74 @@ def subspace_embedding(
     >>> model(torch.randn(2, 16000), torch.tensor([1.0, 0.5])).shape
     torch.Size([2, 1, 560])
     """
-    if system not in SYSTEMS:
-        raise InputError(
-            f"Unknown system '{system}': expected {', '.join(SYSTEMS)}"
-        )
-    if domain_statistics not in ("grid", "target"):
-        raise InputError(
-            f"Unknown domain_statistics '{domain_statistics}': expected grid "
-            "or target"
-        )
+    options = {"system": system, "domain_statistics": domain_statistics}
+    statistics = one_of("grid", "target")
+    rules = {"system": one_of(*SYSTEMS), "domain_statistics": statistics}
+    check_options(options, rules)
     to_target = domain_statistics == "target"
     if to_target and system == "pooled":
         raise InputError(
             "System pooled uses no statistics: set --system "
             "pooled_standardised, or --domain_statistics grid"
         )
-    if encoder is not None:
-        embedding = _named(
-            encoder, encoder_source, encoder_layers, system, to_target
-        )
-    elif encoder_source is not None:
+    if to_target and not Path(str(target_manifest)).is_file():
         raise InputError(
-            "encoder_source without encoder: name one, e.g. --encoder ecapa"
+            f"target_manifest is {target_manifest}: domain_statistics target "
+            "is estimated on it, a CSV or JSON file with the columns ID, wav"
         )
+    if encoder is None:
+        if encoder_source is not None:
+            raise InputError(
+                "encoder_source without encoder: name one, e.g. --encoder ecapa"
+            )
+        embedding = load_export(export_folder).mods.embedding_model
     else:
-        embedding = _exported(export_folder, subspace, system, to_target)
+        if system != ("pooled_standardised" if to_target else "pooled"):
+            raise InputError(
+                f"Encoder '{encoder}' has no subspaces, and no statistics of a "
+                "grid: set --system pooled, or --system pooled_standardised "
+                "--domain_statistics target, or leave out --encoder"
+            )
+        model = load_encoder(encoder, encoder_source)
+        layers = choose_layers(model, encoder_layers)
+        embedding = SubspaceEmbedding(model, BaselineHead(), layers)
     rate = embedding.encoder.sample_rate
     if rate != sample_rate:
         raise InputError(
             f"This encoder takes audio of {rate} Hz, the script reads "
             f"{sample_rate} Hz and converts nothing"
         )
+    if system == "subspace":
+        embedding.subspace = embedding.choose_subspace(subspace)
+    else:
+        embedding = _pooled(embedding, system, to_target)
     if to_target:
-        _use_target_statistics(embedding, target_manifest)
+        SubspaceEncoder(
+            modules={"embedding_model": embedding},
+            hparams={"subspace": embedding.subspace, "sample_rate": rate},
+        ).estimate_statistics(target_manifest)
     # The export may have been loaded, and statistics estimated, on a GPU: the
     # script moves the model where it wants it.
     return StockEmbedding(embedding.cpu())
+
+
+def _pooled(embedding, system, to_target):
+    """The features that a head takes in place of its subspaces."""
+    model, layers = embedding.encoder, embedding.layers
+    standardiser = None
+    if to_target:
+        standardiser = FeatureStandardiser([len(layers), model.dim])
+    elif system == "pooled_standardised":
+        if not embedding.network.standardise:
+            raise InputError(
+                "This export takes features as they are (standardise: False "
+                "in its training): set --domain_statistics target, or "
+                "--system pooled"
+            )
+        standardiser = embedding.network.standardiser
+    return SubspaceEmbedding(
+        model, BaselineHead(standardiser=standardiser), layers
+    )
 
 
 def system_label(system, subspace, encoder, *others):
@@ -274,16 +242,16 @@ def system_label(system, subspace, encoder, *others):
     >>> system_label("pooled", "speaker", "ecapa", None).rsplit("-", 1)[0]
     'pooled-ecapa'
     """
-    digest = hashlib.blake2b(digest_size=4)
-    for part in (system, subspace, encoder, *others):
-        path = Path(str(part)).expanduser()
-        if not path.exists():
-            digest.update(f"{part}\0".encode())
-            continue
-        for file in sorted(path.iterdir()) if path.is_dir() else [path]:
-            stat = file.stat()
-            digest.update(
-                f"{file.name}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode()
-            )
+    stamps = [_stamp(part) for part in (system, subspace, encoder, *others)]
     name = subspace if system == "subspace" else encoder
-    return f"{run_label(system, name)}-{digest.hexdigest()}"
+    return f"{run_label(system, name)}-{digest(stamps)[:8]}"
+
+
+def _stamp(part):
+    """An option, or name, size and time of the files that it names."""
+    path = Path(str(part)).expanduser()
+    if not path.exists():
+        return str(part)
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    stats = [(file.name, file.stat()) for file in files]
+    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]

@@ -3,17 +3,17 @@
 from pathlib import Path
 
 import torch
-from speechbrain.inference.interfaces import Pretrained
 
-from speechbrain_ext.dataio.manifest import (
+from speechbrain.inference.interfaces import Pretrained
+from speechbrain_ext.dataio.audio import (
     add_audio_pipeline,
     check_audio,
-    load_manifest,
     read_audio,
 )
+from speechbrain_ext.dataio.manifest import load_manifest
 from speechbrain_ext.lobes.model_files import SPEECHBRAIN_FILES, find_model
-from speechbrain_ext.lobes.subspaces import SubspaceEmbedding
 from speechbrain_ext.utils.errors import InputError
+from speechbrain_ext.utils.files import digest
 
 
 class SubspaceEncoder(Pretrained):
@@ -28,12 +28,13 @@ class SubspaceEncoder(Pretrained):
     >>> from speechbrain_ext.lobes.encoders import load_encoder
     >>> from speechbrain_ext.lobes.subspaces import SubspaceNetwork
     >>> encoder = load_encoder("log_mel")
-    >>> network = SubspaceNetwork(
-    ...     [1, encoder.dim], ["speaker", "content"],
+    >>> head = SubspaceNetwork(
+    ...     [1, encoder.dim],
+    ...     ["speaker", "content"],
     ...     {"speaker": 8, "content": 8},
     ... )
     >>> folder = str(getfixture("tmp_path") / "export")
-    >>> export_subspaces(folder, encoder, network, layers=[-1])
+    >>> export_subspaces(folder, encoder, head, layers=[-1])
     >>> model = SubspaceEncoder.from_hparams(source=folder)
     >>> model.subspaces
     ['speaker', 'content']
@@ -48,10 +49,6 @@ class SubspaceEncoder(Pretrained):
     def subspaces(self):
         """Names of the subspaces."""
         return list(self.mods.embedding_model.network.subspaces)
-
-    def _name(self, subspace):
-        model = self.mods.embedding_model
-        return model.check_subspace(subspace or model.subspace)
 
     def encode_batch(self, wavs, wav_lens=None, subspace=None):
         """Embeddings of a batch in one subspace.
@@ -75,15 +72,10 @@ class SubspaceEncoder(Pretrained):
         InputError
             If there is no such subspace.
         """
-        name = self._name(subspace)
-        if wavs.dim() == 1:
-            wavs = wavs.unsqueeze(0)
-        if wav_lens is None:
-            wav_lens = torch.ones(len(wavs))
-        embeddings = self.mods.embedding_model.embed(
-            wavs.float().to(self.device), wav_lens.to(self.device)
-        )
-        return embeddings[name].unsqueeze(1)
+        model = self.mods.embedding_model
+        name = model.choose_subspace(subspace)
+        wavs = torch.atleast_2d(wavs).float().to(self.device)
+        return model.embed(wavs, wav_lens)[name].unsqueeze(1)
 
     def forward(self, wavs, wav_lens=None, subspace=None):
         """The same as :meth:`encode_batch`."""
@@ -109,7 +101,6 @@ class SubspaceEncoder(Pretrained):
         InputError
             If the file cannot be read or there is no such subspace.
         """
-        self._name(subspace)
         wav = read_audio(
             str(path), str(path), sample_rate=self.hparams.sample_rate
         )
@@ -134,7 +125,7 @@ class SubspaceEncoder(Pretrained):
             threshold comes from the validation grid of the training; choose
             your own for another domain.
         """
-        name = self._name(subspace)
+        name = self.mods.embedding_model.choose_subspace(subspace)
         thresholds = getattr(self.hparams, "thresholds", None) or {}
         if name not in thresholds:
             raise InputError(
@@ -151,8 +142,8 @@ class SubspaceEncoder(Pretrained):
     def estimate_statistics(self, manifest, data_root=None):
         """Replace the input statistics by those of a target domain.
 
-        Unlabelled audio suffices. Works on exports whose network was trained
-        on standardised features.
+        Unlabelled audio suffices. Works on exports whose head was trained on
+        standardised features.
 
         Arguments
         ---------
@@ -169,10 +160,10 @@ class SubspaceEncoder(Pretrained):
         Raises
         ------
         InputError
-            If the network uses no statistics, or the audio cannot be read.
+            If the head uses no statistics, or the audio cannot be read.
         """
         model = self.mods.embedding_model
-        if not getattr(model.network, "standardise", False):
+        if not model.network.standardise:
             raise InputError(
                 "This export takes features as they are (standardise: False "
                 "in its training): there are no statistics to estimate"
@@ -190,45 +181,60 @@ class SubspaceEncoder(Pretrained):
 
 
 def load_exports(folders, names=None, device=None):
-    """Several exports side by side.
+    """Several exports, to be compared.
 
     Arguments
     ---------
     folders : str or list
         An export, or several.
     names : list of str
-        What to call them. Default: the names in the exports; those that occur
-        twice get their training seed, as in ``joint@1987``.
+        What to call them, in place of ``hparams.name``.
     device : str
         Where they run. Default: a GPU where there is one.
 
     Returns
     -------
-    dict
-        Name -> :class:`SubspaceEncoder`.
+    list of SubspaceEncoder
+        Of each the name, seed and encoder in tables are ``hparams.name``,
+        ``hparams.seed`` and ``hparams.encoder_label``.
 
     Raises
     ------
     InputError
-        If a folder holds no export, or two cannot be told apart.
+        If a folder holds no export, there are more or fewer names than
+        exports, or two exports cannot be told apart.
+
+    Example
+    -------
+    >>> load_exports("a", names=["one", "two"])
+    Traceback (most recent call last):
+    ...
+    speechbrain_ext.utils.errors.InputError: 1 exports, but 2 names: ...
     """
     if isinstance(folders, (str, Path)) or not folders:
         folders = [folders or None]
-    models = [load_export(folder, device) for folder in folders]
-    if names is None:
-        names = [getattr(m.hparams, "name", "subspaces") for m in models]
-        names = [
-            f"{name}@{getattr(model.hparams, 'seed', None)}"
-            if names.count(name) > 1
-            else name
-            for name, model in zip(names, models)
-        ]
-    if len(names) != len(folders) or len(set(names)) < len(names):
+    if names is not None and len(names) != len(folders):
         raise InputError(
-            f"{len(folders)} exports are called {', '.join(names)}: give each "
-            "a name of its own, as in --export_names='[a, b]'"
+            f"{len(folders)} exports, but {len(names)} names: give each a "
+            "name, as in --export_names='[a, b]'"
         )
-    return dict(zip(names, models))
+    models = [load_export(folder, device) for folder in folders]
+    keys = []
+    for i, model in enumerate(models):
+        hparams, module = model.hparams, model.mods.embedding_model
+        if names is not None:
+            hparams.name = names[i]
+        features = module.encoder.identity, module.layers
+        key = digest([hparams.name, hparams.seed, *features])
+        if key in keys:
+            raise InputError(
+                f"The exports {folders[keys.index(key)]} and {folders[i]} are "
+                f"both called '{hparams.name}', of seed {hparams.seed}, on the "
+                "same features: give each a name of its own, as in "
+                "--export_names='[a, b]'"
+            )
+        keys.append(key)
+    return models
 
 
 def load_export(folder, device=None):
@@ -249,6 +255,13 @@ def load_export(folder, device=None):
     ------
     InputError
         If there is nothing, another model, or a damaged export.
+
+    Example
+    -------
+    >>> load_export("/no/such/export")
+    Traceback (most recent call last):
+    ...
+    speechbrain_ext.utils.errors.InputError: No export in '/no/such/export'...
     """
     if folder is None:
         raise InputError(
@@ -257,30 +270,32 @@ def load_export(folder, device=None):
         )
     try:
         files = find_model(folder, None, SPEECHBRAIN_FILES)
-    except InputError as error:
+    except InputError:
         raise InputError(
             f"No export in '{folder}': --export_folder takes the folder "
             "<output_folder>/export of a finished post-training run, or the "
             "hub id of such a folder"
-        ) from error
+        )
     # Another model's file may download things while it is read.
-    options = files.folder / "hyperparams.yaml"
-    if SubspaceEmbedding.__name__ not in options.read_text(encoding="utf-8"):
+    options = (files.folder / "hyperparams.yaml").read_text(encoding="utf-8")
+    if "SubspaceEmbedding" not in options:
         raise InputError(
-            f"'{folder}' is a SpeechBrain model but no export of a "
+            f"'{folder}' is a SpeechBrain model but not an export of a "
             "post-training recipe; for an encoder to compare with, give "
             "--system pooled --encoder ecapa --encoder_source FOLDER_OR_HUB_ID"
         )
-    run_opts = {} if device is None else {"device": device}
     try:
-        return SubspaceEncoder.from_hparams(
-            source=str(files.folder), run_opts=run_opts
+        model = SubspaceEncoder.from_hparams(
+            source=str(files.folder), run_opts={"device": device}
         )
     except InputError:
         raise
     # What damaged files raise depends on where the damage is.
     except Exception as error:
         reason = (str(error).strip() or repr(error)).splitlines()[0]
-        raise InputError(
-            f"Cannot load the export '{folder}': {reason}"
-        ) from error
+        raise InputError(f"Cannot load the export '{folder}': {reason}")
+    # What older exports do not have.
+    label = model.mods.embedding_model.encoder.identity.get("name")
+    defaults = {"name": "subspaces", "seed": None, "encoder_label": label}
+    vars(model.hparams).update(defaults | vars(model.hparams))
+    return model

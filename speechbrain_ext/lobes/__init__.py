@@ -1,1 +1,1 @@
-"""Frozen encoders with per-utterance pooling, and subspace networks."""
+"""Frozen encoders with per-utterance pooling, and heads."""

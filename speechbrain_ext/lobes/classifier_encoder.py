@@ -1,11 +1,10 @@
 """Speaker encoders that were trained as classifiers with SpeechBrain."""
 
-import re
 import tempfile
 
 import torch
-from speechbrain.inference.classifiers import EncoderClassifier
 
+from speechbrain.inference.classifiers import EncoderClassifier
 from speechbrain_ext.lobes.encoders import PooledEncoder
 from speechbrain_ext.lobes.model_files import SPEECHBRAIN_FILES, find_model
 from speechbrain_ext.utils.errors import InputError
@@ -32,38 +31,24 @@ class ClassifierEncoder(PooledEncoder):
     """
 
     def __init__(self, source, revision=None):
-        files = find_model(
-            source, revision, SPEECHBRAIN_FILES, optional=["*.txt"]
-        )
-        text = (files.folder / "hyperparams.yaml").read_text(encoding="utf-8")
-        # By convention the weights are looked for at this key, a hub id.
-        overrides = {}
-        if re.search("^pretrained_path:", text, re.MULTILINE):
-            overrides["pretrained_path"] = str(files.folder)
+        files = find_model(source, revision, SPEECHBRAIN_FILES, ["*.txt"])
+        folder = str(files.folder)
         try:
             with tempfile.TemporaryDirectory() as collected:
                 classifier = EncoderClassifier.from_hparams(
-                    source=str(files.folder),
+                    source=folder,
                     savedir=collected,
-                    overrides=overrides,
+                    # By convention the place of the weights, a hub id.
+                    overrides={"pretrained_path": folder},
+                    overrides_must_match=False,
                     run_opts={"device": "cpu"},
                 )
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             raise InputError(f"Cannot load {source}: {error}")
         rate = getattr(classifier.hparams, "sample_rate", 16000)
-        super().__init__(rate, model=files, min_samples=rate // 10)
+        super().__init__(rate, {}, files, min_samples=rate // 10)
         # Not the classifier itself, which does not follow to another device.
-        self.mods = torch.nn.ModuleDict(
-            {
-                name: classifier.mods[name]
-                for name in (
-                    "compute_features",
-                    "mean_var_norm",
-                    "embedding_model",
-                )
-            }
-        )
-        self.probe()
+        self.mods = classifier.mods
 
     def encode(self, wavs, lengths):
         """Embeddings of utterances of equal length, shape [B, 1, dim]."""

@@ -1,4 +1,4 @@
-"""Frozen speech encoders with one vector an utterance and layer.
+"""Frozen speech encoders with one vector per utterance and layer.
 
 An encoder is described by a YAML file in ``hparams/encoders/`` (or anywhere
 else) and made by :func:`load_encoder`. Its vectors depend on nothing but the
@@ -6,48 +6,37 @@ utterance: not on the other utterances of the batch, not on its padding and
 not on the training mode.
 """
 
-import functools
-import io
-import re
-import shutil
-import tarfile
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import yaml
 from hyperpyyaml import load_hyperpyyaml
+from torch.nn.utils.rnn import pad_sequence
+
 from speechbrain.utils.checkpoints import (
     mark_as_transfer,
     register_checkpoint_hooks,
 )
-
+from speechbrain_ext.lobes.archive import unpack_encoder
 from speechbrain_ext.utils.errors import InputError
-from speechbrain_ext.utils.files import digest, replacing
 from speechbrain_ext.utils.hparams import find_hparams, hparams_folder
-
-# What an encoder's file suggests for the heads. It changes no feature, and is
-# no part of what the encoder is.
-DEFAULTS = ("layers", "shrinkage")
 
 
 class PooledEncoder(torch.nn.Module):
     """Base class: a frozen encoder, averaged over time.
 
-    A subclass implements :meth:`encode`. The batch is divided in groups of
-    equal length, so that nothing is ever padded, unless the subclass sets
-    ``handles_padding``. Utterances of less than ``min_samples`` samples are
-    padded with zeros at their end to that length.
+    A subclass implements :meth:`encode`, and says in ``parameters`` what its
+    vectors depend on: caches of features are told apart by it. The batch is
+    divided in groups of equal length, so that nothing is ever padded, unless
+    the subclass sets ``handles_padding``. Utterances of less than
+    ``min_samples`` samples are padded with zeros at their end to that length.
 
     Arguments
     ---------
     sample_rate : int
         Of the waveforms, in Hz.
-    n_layers : int
-        Hidden layers. Default: found by :meth:`probe`.
-    dim : int
-        Dimension of a layer. Default: found by :meth:`probe`.
     parameters : dict
         What determines the output besides class and model, JSON-able.
     model : speechbrain_ext.lobes.model_files.ModelFiles
@@ -61,46 +50,37 @@ class PooledEncoder(torch.nn.Module):
         Everything that determines the output: class, parameters, and the
         model as hub id and commit or as a digest of its files. JSON-able and
         without any path, so that it can be the key of a cache.
+    n_layers, dim : int
+        Shape of what it makes of an utterance; known once it was loaded by
+        :func:`load_encoder`.
     default_layers : list of int
         Layers to take where none are chosen: the last, unless the encoder's
         file names others.
-    default_shrinkage : float
-        Of the recommended head where none is chosen: 0.3, unless the
-        encoder's file has another.
 
     Example
     -------
     >>> class Moments(PooledEncoder):
     ...     def encode(self, wavs, lengths):
     ...         return torch.stack(torch.std_mean(wavs, 1), 1).unsqueeze(1)
-    >>> encoder = Moments(16000, n_layers=1, dim=2)
+    >>> encoder = Moments(16000, parameters={})
     >>> encoder(torch.ones(3, 800), torch.tensor([1.0, 0.5, 0.25])).shape
     torch.Size([3, 1, 2])
     """
 
     handles_padding = False
 
-    def __init__(
-        self,
-        sample_rate,
-        n_layers=None,
-        dim=None,
-        parameters=None,
-        model=None,
-        min_samples=1,
-    ):
+    def __init__(self, sample_rate, parameters, model=None, min_samples=1):
         super().__init__()
-        self.sample_rate = sample_rate
-        self.n_layers, self.dim = n_layers, dim
-        self.min_samples = min_samples
-        self.model_files = model
-        self.default_layers, self.default_shrinkage = [-1], 0.3
-        self.recipe = None
+        self.sample_rate, self.min_samples = sample_rate, min_samples
+        self.n_layers = self.dim = None
+        self.default_layers = [-1]
+        self.model_files, self.recipe = model, None
         self.identity = {
             "class": f"{type(self).__module__}.{type(self).__qualname__}",
-            **({} if model is None else {"model": model.identity}),
-            "parameters": dict(parameters or {}),
+            "parameters": dict(parameters),
         }
+        if model is not None:
+            self.identity["model"] = model.identity
         self.eval()
 
     def encode(self, wavs, lengths):
@@ -144,7 +124,7 @@ class PooledEncoder(torch.nn.Module):
         Raises
         ------
         InputError
-            If the shape is another, or an utterance has no samples.
+            If the shape is not that, or an utterance has no samples.
         """
         if wavs.dim() != 2:
             raise InputError(
@@ -152,42 +132,29 @@ class PooledEncoder(torch.nn.Module):
                 f"{list(wavs.shape)}"
             )
         time = wavs.shape[1]
-        if wav_lens is None:
-            lengths = [time] * len(wavs)
-        else:
-            lengths = (wav_lens.cpu().double() * time).round().long().tolist()
+        lens = torch.ones(len(wavs)) if wav_lens is None else wav_lens.cpu()
+        lengths = (lens.double() * time).round().long().tolist()
         if min(lengths, default=0) < 1:
             raise InputError("An utterance of the batch has no samples")
 
-        utterances = [
-            self.normalise(wav[:length].float())
-            for wav, length in zip(wavs, lengths)
-        ]
-        lengths = [max(length, self.min_samples) for length in lengths]
+        utterances = []
+        for wav, length in zip(wavs, lengths):
+            wav = self.normalise(wav[:length].float())
+            missing = max(0, self.min_samples - length)
+            utterances.append(torch.nn.functional.pad(wav, (0, missing)))
         groups = {}
-        for row, length in enumerate(lengths):
-            key = None if self.handles_padding else length
+        for row, wav in enumerate(utterances):
+            key = None if self.handles_padding else len(wav)
             groups.setdefault(key, []).append(row)
-        pooled = None
+        vectors = {}
         for rows in groups.values():
-            longest = max(lengths[row] for row in rows)
-            group = wavs.new_zeros(len(rows), longest, dtype=torch.float32)
-            for i, row in enumerate(rows):
-                group[i, : len(utterances[row])] = utterances[row]
+            group = [utterances[row] for row in rows]
+            padded = pad_sequence(group, batch_first=True)
             # A caller's mixed precision would change the vectors by 1 %.
             with torch.autocast(wavs.device.type, enabled=False):
-                part = self.encode(group, [lengths[row] for row in rows])
-            part = part.float()
-            if pooled is None:
-                pooled = part.new_empty(len(wavs), *part.shape[1:])
-            pooled[rows] = part
-        return pooled
-
-    def probe(self):
-        """Freeze the parameters, and find ``n_layers`` and ``dim``."""
-        self.requires_grad_(False).eval()
-        shape = self(torch.zeros(1, self.sample_rate // 2)).shape
-        self.n_layers, self.dim = shape[1:]
+                part = self.encode(padded, [len(wav) for wav in group])
+            vectors |= zip(rows, part.float())
+        return torch.stack([vectors[row] for row in range(len(wavs))])
 
     def train(self, mode=True):
         """Stay in evaluation mode, also when a parent module is trained."""
@@ -200,28 +167,25 @@ class EncoderRecipe:
 
     Arguments
     ---------
-    name : str
-        Stem of the YAML file.
     named : bool
         Whether the file is one of ``hparams/encoders/``.
     text : str
-        Content of the file, without a local folder at its key ``source``.
+        Content of the file.
     overrides : dict
-        Overrides besides source and revision.
+        Other keys of the file that were replaced.
     """
 
-    name: str
     named: bool
     text: str
-    overrides: dict = field(default_factory=dict)
+    overrides: dict
 
 
 def load_encoder(name, source=None, revision=None, overrides=None):
     """Make an encoder from its YAML file.
 
     The file has the keys ``encoder`` (a :class:`PooledEncoder`), where there
-    is a model to load ``source`` and ``revision``, and it can have ``layers``
-    and ``shrinkage``, which are taken where none are chosen.
+    is a model to load ``source`` and ``revision``, and it can have ``layers``,
+    which are taken where none are chosen.
 
     Arguments
     ---------
@@ -253,31 +217,21 @@ def load_encoder(name, source=None, revision=None, overrides=None):
     """
     file = find_hparams("encoders", str(name))
     text = file.read_text(encoding="utf-8")
+    keys = _keys(file, text)
     given = {"source": source, "revision": revision}
-    overrides = {
-        **(overrides or {}),
-        **{
-            key: str(value) for key, value in given.items() if value is not None
-        },
-    }
-    try:
-        mapping = yaml.compose(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"{file}: {error}")
-    if not isinstance(mapping, yaml.MappingNode):
-        raise InputError(f"{file}: not a YAML mapping")
-    keys = {key.value: value for key, value in mapping.value}
-    unknown = [key for key in overrides if key not in keys]
-    if unknown:
-        raise InputError(
-            f"Encoder '{name}' takes no {unknown[0]}: the keys of {file.name} "
-            f"are {', '.join(keys)}"
-        )
+    given = {key: str(one) for key, one in given.items() if one is not None}
+    options = {**(overrides or {}), **given}
+    for key in options:
+        if key not in keys:
+            raise InputError(
+                f"Encoder '{name}' takes no {key}: the keys of {file.name} "
+                f"are {', '.join(keys)}"
+            )
     if source is not None and "revision" in keys:
         # A revision in the file is one of the file's own source.
-        overrides.setdefault("revision", None)
+        options.setdefault("revision", None)
     for key, value in keys.items():
-        if value.tag == "!PLACEHOLDER" and key not in overrides:
+        if value.tag == "!PLACEHOLDER" and key not in options:
             raise InputError(
                 f"Encoder '{name}' needs a {key}"
                 + (key == "source") * ": give --encoder_source FOLDER_OR_HUB_ID"
@@ -285,7 +239,7 @@ def load_encoder(name, source=None, revision=None, overrides=None):
     # Making a model draws random weights before it loads its own: which
     # encoder is chosen must not change what is drawn after it.
     with torch.random.fork_rng(devices=[]), open(file, encoding="utf-8") as f:
-        loaded = load_hyperpyyaml(f, overrides)
+        loaded = load_hyperpyyaml(f, options)
     encoder = loaded.get("encoder")
     if not isinstance(encoder, PooledEncoder):
         raise InputError(
@@ -293,40 +247,29 @@ def load_encoder(name, source=None, revision=None, overrides=None):
             f"{type(encoder).__name__}"
         )
     encoder.requires_grad_(False).eval()
-    for key in DEFAULTS:
-        name = f"default_{key}"
-        setattr(encoder, name, loaded.get(key, getattr(encoder, name)))
+    try:
+        shape = encoder(torch.zeros(1, encoder.sample_rate // 2)).shape
+    except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"Encoder '{name}' cannot encode half a second: {error}"
+        )
+    encoder.n_layers, encoder.dim = shape[1:]
+    encoder.default_layers = loaded.get("layers", [-1])
     encoder.identity = {"name": file.stem, **encoder.identity}
-    model = encoder.model_files
-    if model is not None and model.commit is None and "source" in keys:
-        if "source" not in overrides:
-            # Where the file has its model is no part of what the encoder is.
-            value = keys["source"]
-            start, end = value.start_mark.index, value.end_mark.index
-            text = f"{text[:start]}null{text[end:]}"
-    for key in given:
-        overrides.pop(key, None)
-    # What a class takes besides is known to the file alone.
-    lines = [line.partition(" #")[0].rstrip() for line in text.splitlines()]
-    lines = [line for line in lines if line and not line.startswith("#")]
-    # A suggestion does not count, unless the encoder itself refers to it.
-    unused = [key for key in DEFAULTS if not re.search(rf"<{key}\b", text)]
-    lines = [line for line in lines if _flat_key(line) not in unused]
-    changing = {k: v for k, v in overrides.items() if k not in unused}
-    encoder.identity["options"] = digest([lines, changing])
-    encoder.recipe = EncoderRecipe(
-        name=file.stem,
-        named=file.parent == hparams_folder() / "encoders",
-        text=text,
-        overrides=overrides,
-    )
+    named = file.parent == hparams_folder() / "encoders"
+    encoder.recipe = EncoderRecipe(named, text, dict(overrides or {}))
     return encoder
 
 
-def _flat_key(line):
-    """Key of a line of YAML that gives it numbers, else None."""
-    match = re.match(r"(\w+): *[][0-9., -]+$", line)
-    return match and match[1]
+def _keys(file, text):
+    """Key -> YAML node of an encoder's file."""
+    try:
+        mapping = yaml.compose(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{file}: {error}")
+    if not isinstance(mapping, yaml.MappingNode):
+        raise InputError(f"{file}: not a YAML mapping")
+    return {key.value: value for key, value in mapping.value}
 
 
 def choose_layers(encoder, layers=None):
@@ -369,34 +312,8 @@ def choose_layers(encoder, layers=None):
     return list(layers)
 
 
-def suit_head(encoder, head):
-    """A closed form with the encoder's shrinkage, where it has none.
-
-    Arguments
-    ---------
-    encoder : PooledEncoder
-        The encoder.
-    head : functools.partial or None
-        E.g. of :func:`speechbrain_ext.evaluation.closed_form.channel_lda`.
-
-    Returns
-    -------
-    functools.partial or None
-        With ``default_shrinkage`` in place of ``shrinkage=None``.
-
-    Example
-    -------
-    >>> head = functools.partial(dict, shrinkage=None, dims=2)
-    >>> suit_head(load_encoder("log_mel"), head)()
-    {'shrinkage': 0.3, 'dims': 2}
-    """
-    if getattr(head, "keywords", {}).get("shrinkage", 0) is not None:
-        return head
-    return functools.partial(head, shrinkage=encoder.default_shrinkage)
-
-
 def feature_shape(encoder, layers=None):
-    """Shape of the chosen layers of an utterance.
+    """Shape of the chosen layers of one utterance.
 
     Arguments
     ---------
@@ -416,133 +333,17 @@ def feature_shape(encoder, layers=None):
     return [len(choose_layers(encoder, layers)), encoder.dim]
 
 
-def encoder_reference(encoder):
-    """Arguments of :func:`load_encoder` that make the encoder anywhere.
-
-    Arguments
-    ---------
-    encoder : PooledEncoder
-        From :func:`load_encoder`.
-
-    Returns
-    -------
-    dict or None
-        ``name`` and, for a hub model, ``source`` and ``revision`` (the
-        commit); None if the encoder needs a file of this machine.
-
-    Example
-    -------
-    >>> encoder_reference(load_encoder("log_mel"))
-    {'name': 'log_mel'}
-    """
-    recipe, model = encoder.recipe, encoder.model_files
-    if recipe is None or not recipe.named or recipe.overrides:
-        return None
-    if model is None:
-        return {"name": recipe.name}
-    if model.commit is None:
-        return None
-    return {
-        "name": recipe.name,
-        "source": model.source,
-        "revision": model.commit,
-    }
-
-
-def _add_bytes(tar, name, content):
-    """Add a file to a tar archive with nothing of this machine in it."""
-    info = tarfile.TarInfo(name)
-    info.size = len(content)
-    tar.addfile(info, io.BytesIO(content))
-
-
-def pack_encoder(encoder, path):
-    """Write an encoder as one file, for :class:`PackedEncoder`.
-
-    An uncompressed tar archive of the encoder's YAML file, the overrides it
-    was made with, and the files of its model. The same encoder always gives
-    the same bytes.
-
-    Arguments
-    ---------
-    encoder : PooledEncoder
-        From :func:`load_encoder`.
-    path : str or Path
-        File to write.
-
-    Raises
-    ------
-    InputError
-        If the encoder was not made by :func:`load_encoder`, the files of its
-        model have changed since, or its YAML file names their folder
-        elsewhere than at its key ``source``.
-    """
-    if isinstance(encoder, PackedEncoder) and encoder.archive:
-        with replacing(path) as temporary:
-            shutil.copyfile(encoder.archive, temporary)
-        return
-    recipe, model = encoder.recipe, encoder.model_files
-    if recipe is None:
-        raise InputError(
-            "This encoder cannot be copied into an export: make it with "
-            "load_encoder from a YAML file"
-        )
-    if "!include:" in recipe.text:
-        raise InputError(
-            f"Encoder '{recipe.name}': a YAML file with !include: cannot be "
-            "copied into an export; put all of it in one file"
-        )
-    overrides = yaml.safe_dump(recipe.overrides, sort_keys=True)
-    if model is not None and model.commit is None:
-        model.check_unchanged()
-        elsewhere = str(model.folder.absolute()) in recipe.text + overrides
-        if elsewhere or not re.search("^source *:", recipe.text, re.MULTILINE):
-            raise InputError(
-                f"Encoder '{recipe.name}' cannot be copied into an export: "
-                f"give {model.folder} at the key 'source' of its YAML file "
-                "and nowhere else"
-            )
-    with (
-        replacing(path) as temporary,
-        tarfile.open(temporary, "w", format=tarfile.GNU_FORMAT) as tar,
-    ):
-        _add_bytes(tar, f"{recipe.name}.yaml", recipe.text.encode())
-        _add_bytes(tar, "overrides", overrides.encode())
-        for name in [] if model is None else _with_licence(model):
-            info = tarfile.TarInfo(f"model/{name}")
-            info.size = (model.folder / name).stat().st_size
-            with open(model.folder / name, "rb") as file:
-                tar.addfile(info, file)
-
-
-def _with_licence(model):
-    """Names of a model's files, and of its licence, which goes with them."""
-    return [
-        *model.files,
-        *sorted(p.name for p in model.folder.glob("LICEN?E*")),
-    ]
-
-
-def _extract(tar, folder):
-    """Unpack plain files, and only below the folder."""
-    for member in tar.getmembers():
-        target = (folder / member.name).resolve()
-        if not member.isfile() or folder.resolve() not in target.parents:
-            raise tarfile.TarError(f"unexpected member {member.name}")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tar.extractfile(member) as source, open(target, "wb") as file:
-            shutil.copyfileobj(source, file)
-
-
 @register_checkpoint_hooks
 class PackedEncoder(PooledEncoder):
-    """An encoder that comes out of one file of :func:`pack_encoder`.
+    """An encoder out of one file of
+    :func:`speechbrain_ext.lobes.archive.pack_encoder`.
 
     Made empty, and filled when SpeechBrain's ``Pretrainer`` loads that file
     for it; then it behaves as the encoder that was packed.
 
     Example
     -------
+    >>> from speechbrain_ext.lobes.archive import pack_encoder
     >>> path = Path(tempfile.mkdtemp()) / "encoder.ckpt"
     >>> pack_encoder(load_encoder("log_mel"), path)
     >>> encoder = PackedEncoder()
@@ -552,9 +353,8 @@ class PackedEncoder(PooledEncoder):
     """
 
     def __init__(self):
-        super().__init__(sample_rate=None)
-        self.archive = None
-        self.encoder = None
+        super().__init__(sample_rate=None, parameters={})
+        self.archive = self.encoder = None
 
     @mark_as_transfer
     def load(self, path):
@@ -568,27 +368,12 @@ class PackedEncoder(PooledEncoder):
         Raises
         ------
         InputError
-            If the file is no such archive.
+            If the file is not such an archive.
         """
         with tempfile.TemporaryDirectory() as folder:
-            folder = Path(folder)
-            try:
-                with tarfile.open(path, "r:") as tar:
-                    _extract(tar, folder)
-                recipe = next(folder.glob("*.yaml"))
-                overrides = yaml.safe_load((folder / "overrides").read_text())
-            except (OSError, tarfile.TarError, StopIteration) as error:
-                raise InputError(f"{path}: not a packed encoder ({error!r})")
-            model = folder / "model"
-            self.encoder = load_encoder(
-                str(recipe),
-                str(model) if model.is_dir() else None,
-                None,
-                overrides,
-            )
+            self.encoder = load_encoder(**unpack_encoder(path, folder))
         self.archive = Path(path).resolve()
-        defaults = [f"default_{key}" for key in DEFAULTS]
-        for name in ("sample_rate", "n_layers", "dim", "identity", *defaults):
+        for name in "sample_rate n_layers dim identity default_layers".split():
             setattr(self, name, getattr(self.encoder, name))
 
     def forward(self, wavs, wav_lens=None):

@@ -2,17 +2,17 @@
 
 import torch
 
-from speechbrain_ext.lobes.subspaces import FeatureStandardiser
+from speechbrain_ext.lobes.subspaces import FeatureStandardiser, Head
 from speechbrain_ext.utils.errors import InputError
 
 
-class LinearSubspaces(torch.nn.Module):
-    """One linear projection a subspace, of features [layers, dim].
+class LinearSubspaces(Head):
+    """One linear projection per subspace, of features [layers, dim].
 
     It stands wherever a trained
     :class:`~speechbrain_ext.lobes.subspaces.SubspaceNetwork` does: evaluation,
     export, inference. Empty (all zeros) until a closed form of
-    :mod:`speechbrain_ext.evaluation.closed_form` or a ``load_state_dict``
+    :mod:`speechbrain_ext.processing.closed_form` or a ``load_state_dict``
     fills it.
 
     Arguments
@@ -31,27 +31,27 @@ class LinearSubspaces(torch.nn.Module):
 
     Example
     -------
-    >>> network = LinearSubspaces([2, 4], {"speaker": 3})
-    >>> network(torch.zeros(5, 2, 4))["speaker"].shape
+    >>> head = LinearSubspaces([2, 4], {"speaker": 3})
+    >>> head(torch.zeros(5, 2, 4))["speaker"].shape
     torch.Size([5, 3])
     """
 
     def __init__(self, input_shape, widths, standardise=True):
-        super().__init__()
         if not widths or min(widths.values()) < 1:
             raise InputError(
                 "every subspace needs at least one dimension, got "
                 f"{dict(widths)}"
             )
-        # What an export needs to build the same network again.
+        super().__init__(
+            widths, FeatureStandardiser(input_shape), bool(standardise)
+        )
+        self.widths = {name: int(width) for name, width in widths.items()}
+        # What an export needs to build the same head again.
         self.config = dict(
             input_shape=[int(size) for size in input_shape],
-            widths={name: int(width) for name, width in widths.items()},
-            standardise=bool(standardise),
+            widths=dict(self.widths),
+            standardise=self.standardise,
         )
-        self.standardise = self.config["standardise"]
-        self.widths = dict(self.config["widths"])
-        self.standardiser = FeatureStandardiser(input_shape)
         n_layers, dim = input_shape
         self.projections = torch.nn.ModuleDict(
             {
@@ -62,24 +62,8 @@ class LinearSubspaces(torch.nn.Module):
         for parameter in self.parameters():
             torch.nn.init.zeros_(parameter)
 
-    @property
-    def subspaces(self):
-        """Names of the subspaces, in order."""
-        return list(self.widths)
-
-    def fit_statistics(self, features):
-        """Estimate the input statistics where ``standardise`` is on.
-
-        Arguments
-        ---------
-        features : torch.Tensor
-            Shape [utterances, layers, dim].
-        """
-        if self.standardise:
-            self.standardiser.fit(features)
-
     @torch.no_grad()
-    def set_projection(self, name, weight, bias=None):
+    def set_projection(self, name, weight, bias):
         """Fill in the projection of one subspace.
 
         Arguments
@@ -89,12 +73,11 @@ class LinearSubspaces(torch.nn.Module):
         weight : array or torch.Tensor
             Shape [width, layers * dim].
         bias : array or torch.Tensor
-            Shape [width]. Default: zeros.
+            Shape [width].
         """
         projection = self.projections[name]
         projection.weight.copy_(torch.as_tensor(weight))
-        if bias is not None:
-            projection.bias.copy_(torch.as_tensor(bias))
+        projection.bias.copy_(torch.as_tensor(bias))
 
     def forward(self, features):
         """Map features to subspaces.

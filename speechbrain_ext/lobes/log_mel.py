@@ -7,12 +7,13 @@ from speechbrain_ext.lobes.encoders import PooledEncoder
 
 
 class LogMelStatistics(PooledEncoder):
-    """Means and deviations of the mel bands of an utterance.
+    """Means and deviations of the mel bands over an utterance.
 
     Of the log-mel spectrogram minus the utterance's global mean: mean and
-    deviation a band, deviation of the difference between frames that are two
-    apart, and the mean a band of four equal segments. The subtraction makes
-    it blind to the level; the segments keep the coarse order in time.
+    deviation of each band, deviation of the difference between frames that are
+    two apart, and the mean of each band over four equal segments. The
+    subtraction makes it blind to the level; the segments keep the coarse order
+    in time.
 
     Clips under 25 ms are padded with zeros to 25 ms.
 
@@ -48,8 +49,6 @@ class LogMelStatistics(PooledEncoder):
         window = round(sample_rate * window_ms / 1000)
         super().__init__(
             sample_rate,
-            n_layers=1,
-            dim=(3 + n_segments) * n_mels,
             parameters={
                 "sample_rate": sample_rate,
                 "n_mels": n_mels,

@@ -1,7 +1,5 @@
 """Files of pre-trained models: in a local folder or on the Hugging Face hub."""
 
-import fnmatch
-import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +7,13 @@ from pathlib import Path
 import huggingface_hub
 
 from speechbrain_ext.utils.errors import InputError
+from speechbrain_ext.utils.files import digest, file_digest
 
+# Weights in one file, or in several with an index.
+_WEIGHTS = [
+    [f"{name}.{kind}", f"{name}-*.{kind}", f"{name}.{kind}.index.json"]
+    for name, kind in (("model", "safetensors"), ("pytorch_model", "bin"))
+]
 # What a model needs: name for messages -> alternatives, the preferred first;
 # an alternative is a list of patterns.
 TRANSFORMERS_FILES = {
@@ -18,18 +22,7 @@ TRANSFORMERS_FILES = {
         ["preprocessor_config.json"],
         ["processor_config.json"],
     ],
-    "weights (model.safetensors or pytorch_model.bin)": [
-        [
-            "model.safetensors",
-            "model-*.safetensors",
-            "model.safetensors.index.json",
-        ],
-        [
-            "pytorch_model.bin",
-            "pytorch_model-*.bin",
-            "pytorch_model.bin.index.json",
-        ],
-    ],
+    "weights (model.safetensors or pytorch_model.bin)": _WEIGHTS,
 }
 SPEECHBRAIN_FILES = {
     "hyperparams.yaml": [["hyperparams.yaml"]],
@@ -47,30 +40,23 @@ class ModelFiles:
         Where it is.
     files : list of str
         Names of the files that are needed.
-    source : str
-        Hub id, or None for a local folder.
-    commit : str
-        Commit of the hub id, or None for a local folder.
-    digest : str
-        Digest of the files of a local folder.
+    identity : dict
+        What the weights are, without where they are; JSON-able: ``source`` and
+        ``commit`` of a hub model, ``digest`` of the files of a local one.
     """
 
     folder: Path
     files: list
-    source: str = None
-    commit: str = None
-    digest: str = None
+    identity: dict
 
     @property
-    def identity(self):
-        """What the weights are, without where they are; JSON-able."""
-        if self.commit is None:
-            return {"digest": self.digest}
-        return {"source": self.source, "commit": self.commit}
+    def is_local(self):
+        """Whether it is a folder of this machine, not a hub model."""
+        return "digest" in self.identity
 
     def check_unchanged(self):
         """Raise an InputError if a local model was changed since."""
-        if _digest(self.folder, self.files) != self.digest:
+        if _digest(self.folder, self.files) != self.identity["digest"]:
             raise InputError(
                 f"The model in {self.folder} has changed since it was loaded"
             )
@@ -78,68 +64,54 @@ class ModelFiles:
 
 def _digest(folder, files):
     """Digest of names and contents, which does not depend on the folder."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name in files:
-        path = folder / name
-        if not path.is_file():
-            raise InputError(f"{path} has disappeared")
-        digest.update(f"{name}\0{path.stat().st_size}\0".encode())
-        with open(path, "rb") as file:
-            while block := file.read(1 << 22):
-                digest.update(block)
-    return digest.hexdigest()
+    return digest([[name, file_digest(folder / name)] for name in files])
 
 
 def _matching(folder, patterns):
-    return [
-        path.name
-        for path in folder.iterdir()
-        if any(fnmatch.fnmatchcase(path.name, pattern) for pattern in patterns)
-        and path.is_file()
-    ]
+    found = [path for pattern in patterns for path in folder.glob(pattern)]
+    return [path.name for path in found if path.is_file()]
 
 
 def _chosen(folder, alternatives):
     """Files of the first alternative that is there; none if none is."""
-    for patterns in alternatives:
-        if names := _matching(folder, patterns):
-            return names
-    return []
+    found = (_matching(folder, patterns) for patterns in alternatives)
+    return next(filter(None, found), [])
 
 
 def _snapshot(source, revision, needs, optional):
     """Folder of a hub model, downloaded where it is not there yet."""
-    folder, rounds = None, max(len(choice) for choice in needs.values())
-    for i in range(rounds):
-        # What a preferred alternative gave is not downloaded twice.
-        patterns = [
-            pattern
-            for choice in needs.values()
-            if i < len(choice) and not (folder and _chosen(folder, choice[:i]))
-            for pattern in choice[i]
-        ]
-        if not patterns:
-            break
-        try:
-            folder = Path(
-                huggingface_hub.snapshot_download(
-                    source,
-                    revision=revision,
-                    allow_patterns=[*patterns, *optional],
-                )
+    preferred = [p for choice in needs.values() for p in choice[0]]
+    folder = _download(source, revision, [*preferred, *optional])
+    # The other alternatives only of what is not there now.
+    others = [
+        pattern
+        for choice in needs.values()
+        if not _chosen(folder, choice[:1])
+        for patterns in choice[1:]
+        for pattern in patterns
+    ]
+    return _download(source, revision, others) if others else folder
+
+
+def _download(source, revision, patterns):
+    """Folder of a hub model, with those of its files that fit the patterns."""
+    try:
+        return Path(
+            huggingface_hub.snapshot_download(
+                source, revision=revision, allow_patterns=patterns
             )
-        # The kinds of network errors depend on the version of the hub.
-        except Exception as error:
-            reason = (str(error).strip() or repr(error)).splitlines()[0]
-            cache = os.path.abspath(huggingface_hub.constants.HF_HUB_CACHE)
-            at = f" at revision '{revision}'" if revision else ""
-            raise InputError(
-                f"Model '{source}'{at} is no folder here, is not in the "
-                f"cache {cache}, and cannot be downloaded "
-                f"({type(error).__name__}: {reason}): give a local one with "
-                "--encoder_source FOLDER"
-            )
-    return folder
+        )
+    # The kinds of network errors depend on the version of the hub.
+    except Exception as error:
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        cache = os.path.abspath(huggingface_hub.constants.HF_HUB_CACHE)
+        at = f" at revision '{revision}'" if revision else ""
+        raise InputError(
+            f"Model '{source}'{at} is not a folder here, is not in the "
+            f"cache {cache}, and cannot be downloaded "
+            f"({type(error).__name__}: {reason}): give a local one with "
+            "--encoder_source FOLDER"
+        )
 
 
 def find_model(source, revision=None, needs=TRANSFORMERS_FILES, optional=()):
@@ -197,5 +169,6 @@ def find_model(source, revision=None, needs=TRANSFORMERS_FILES, optional=()):
         files.update(found)
     files = sorted(files)
     if is_local:
-        return ModelFiles(folder, files, digest=_digest(folder, files))
-    return ModelFiles(folder, files, source=str(source), commit=folder.name)
+        return ModelFiles(folder, files, {"digest": _digest(folder, files)})
+    commit = {"source": str(source), "commit": folder.name}
+    return ModelFiles(folder, files, commit)

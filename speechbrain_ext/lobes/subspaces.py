@@ -1,4 +1,4 @@
-"""Networks that map pooled features to subspaces, one a factor."""
+"""Heads that map pooled features to subspaces, one for each factor."""
 
 import torch
 
@@ -58,8 +58,40 @@ class FeatureStandardiser(torch.nn.Module):
         return (features - self.mean) / self.std
 
 
-class SubspaceNetwork(torch.nn.Module):
-    """A multi-layer perceptron whose output is cut in one slice a factor.
+class Head(torch.nn.Module):
+    """Base class: pooled features are standardised, then mapped to subspaces.
+
+    A subclass implements ``forward``: [B, layers, dim] -> subspace -> [B, D].
+
+    Arguments
+    ---------
+    subspaces : list of str
+        Names of the subspaces, in order.
+    standardiser : torch.nn.Module
+        What is done to the features first.
+    standardise : bool
+        Whether :meth:`fit_statistics` estimates statistics of the input.
+    """
+
+    def __init__(self, subspaces, standardiser, standardise):
+        super().__init__()
+        self.subspaces = list(subspaces)
+        self.standardiser, self.standardise = standardiser, standardise
+
+    def fit_statistics(self, features):
+        """Estimate the input statistics where ``standardise`` is on.
+
+        Arguments
+        ---------
+        features : torch.Tensor
+            Shape [utterances, layers, dim].
+        """
+        if self.standardise:
+            self.standardiser.fit(features)
+
+
+class SubspaceNetwork(Head):
+    """A multi-layer perceptron whose output is cut in one slice per factor.
 
     The reference configuration of Cox and Barker (Interspeech 2026, arXiv
     2606.17967) is 768 -> 768 -> 768 -> 2 x 384 with ReLU between.
@@ -91,7 +123,9 @@ class SubspaceNetwork(torch.nn.Module):
     Example
     -------
     >>> network = SubspaceNetwork(
-    ...     [1, 768], ["speaker", "content"], {"speaker": 384, "content": 384},
+    ...     [1, 768],
+    ...     ["speaker", "content"],
+    ...     {"speaker": 384, "content": 384},
     ...     hidden=[768, 768],
     ... )
     >>> sum(p.numel() for p in network.parameters())
@@ -110,7 +144,6 @@ class SubspaceNetwork(torch.nn.Module):
         layer_mixture=False,
         standardise=False,
     ):
-        super().__init__()
         missing = [factor for factor in factors if factor not in widths]
         if missing or not factors:
             raise InputError(
@@ -119,21 +152,22 @@ class SubspaceNetwork(torch.nn.Module):
                 if missing
                 else "The list of factors is empty: name at least one"
             )
+        trained = {factor: widths[factor] for factor in factors}
+        residual = {"residual": residual_width} if residual_width else {}
+        super().__init__(
+            trained | residual, FeatureStandardiser(input_shape), standardise
+        )
+        self.widths = trained | residual
         # What an export needs to build the same network again.
         self.config = dict(
             input_shape=list(input_shape),
             factors=list(factors),
-            widths={factor: widths[factor] for factor in factors},
+            widths=trained,
             hidden=list(hidden),
             residual_width=residual_width,
             layer_mixture=layer_mixture,
             standardise=standardise,
         )
-        self.standardise = standardise
-        self.standardiser = FeatureStandardiser(input_shape)
-        self.widths = dict(self.config["widths"])
-        if residual_width:
-            self.widths["residual"] = residual_width
 
         n_layers, dim = input_shape
         self.mixture = None
@@ -148,22 +182,6 @@ class SubspaceNetwork(torch.nn.Module):
             layers += [torch.nn.Linear(size_in, size_out), torch.nn.ReLU()]
         layers.append(torch.nn.Linear(sizes[-1], sum(self.widths.values())))
         self.mlp = torch.nn.Sequential(*layers)
-
-    @property
-    def subspaces(self):
-        """Names of the subspaces, in order."""
-        return list(self.widths)
-
-    def fit_statistics(self, features):
-        """Estimate the input statistics where ``standardise`` is on.
-
-        Arguments
-        ---------
-        features : torch.Tensor
-            Shape [utterances, layers, dim].
-        """
-        if self.standardise:
-            self.standardiser.fit(features)
 
     def forward(self, features):
         """Map features to subspaces.
@@ -193,8 +211,8 @@ class SubspaceNetwork(torch.nn.Module):
         return dict(zip(self.widths, slices))
 
 
-class PooledFeatures(torch.nn.Module):
-    """The pooled features themselves in place of a network: the baseline.
+class BaselineHead(Head):
+    """The pooled features themselves, as they are or standardised.
 
     Arguments
     ---------
@@ -205,21 +223,16 @@ class PooledFeatures(torch.nn.Module):
 
     Example
     -------
-    >>> baseline = PooledFeatures(["speaker", "content"])
+    >>> baseline = BaselineHead(["speaker", "content"])
     >>> baseline(torch.zeros(3, 2, 4))["content"].shape
     torch.Size([3, 8])
     """
 
     def __init__(self, subspaces=("pooled",), standardiser=None):
-        super().__init__()
-        self.subspaces = list(subspaces)
-        self.standardise = standardiser is not None
-        self.standardiser = standardiser or torch.nn.Identity()
-
-    def fit_statistics(self, features):
-        """Estimate the statistics, from features [utterances, layers, dim]."""
-        if self.standardise:
-            self.standardiser.fit(features)
+        identity = torch.nn.Identity()
+        super().__init__(
+            subspaces, standardiser or identity, standardiser is not None
+        )
 
     def forward(self, features):
         """[B, layers, dim] -> subspace -> [B, layers * dim]."""
@@ -228,7 +241,7 @@ class PooledFeatures(torch.nn.Module):
 
 
 class SubspaceEmbedding(torch.nn.Module):
-    """Frozen encoder, layer selection and subspace network in one module.
+    """Frozen encoder, layer selection and head in one module.
 
     With the call ``(wavs, wav_lens) -> [B, 1, D]`` it stands where a stock
     recipe or inference class expects an ``embedding_model``.
@@ -237,11 +250,10 @@ class SubspaceEmbedding(torch.nn.Module):
     ---------
     encoder : speechbrain_ext.lobes.encoders.PooledEncoder
         The frozen encoder.
-    network : torch.nn.Module
-        A :class:`SubspaceNetwork` or another module with the same ``forward``
-        and the attributes ``subspaces`` and ``standardiser``.
+    network : Head
+        The head, trained or a closed form. (Exports call it so.)
     layers : list of int
-        Layers of the encoder that the network takes.
+        Layers of the encoder that the head takes.
     subspace : str
         The subspace that ``forward`` returns. Default: the first.
 
@@ -255,12 +267,13 @@ class SubspaceEmbedding(torch.nn.Module):
         super().__init__()
         self.encoder, self.network = encoder, network
         self.layers = list(layers)
-        self.subspace = self.check_subspace(subspace or network.subspaces[0])
-        for parameter in self.parameters():
-            parameter.requires_grad = False
+        self.subspace = network.subspaces[0]
+        self.subspace = self.choose_subspace(subspace)
+        self.requires_grad_(False)
 
-    def check_subspace(self, name):
-        """The name, if there is such a subspace; else an InputError."""
+    def choose_subspace(self, name=None):
+        """The name, or the default; an InputError if there is none such."""
+        name = name or self.subspace
         if name not in self.network.subspaces:
             raise InputError(
                 f"Unknown subspace '{name}': this model has "
@@ -269,7 +282,7 @@ class SubspaceEmbedding(torch.nn.Module):
         return name
 
     def pooled(self, wavs, wav_lens=None):
-        """Features that the network takes, shape [B, layers, dim]."""
+        """Features that the head takes, shape [B, layers, dim]."""
         return self.encoder(wavs, wav_lens)[:, self.layers]
 
     @torch.no_grad()

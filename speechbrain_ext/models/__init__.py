@@ -1,9 +1,9 @@
-"""Pre-trained models that come with the package, a folder each."""
+"""Pre-trained models that come with the package, each in a folder."""
 
-import hashlib
 from pathlib import Path
 
 from speechbrain_ext.utils.errors import InputError
+from speechbrain_ext.utils.files import file_digest
 
 
 def check_sums(folder):
@@ -17,7 +17,7 @@ def check_sums(folder):
     Raises
     ------
     InputError
-        If there are no sums, or a file is missing or another.
+        If there are no sums, or a file is missing or not what it was.
 
     Example
     -------
@@ -36,15 +36,11 @@ def check_sums(folder):
     for line in sums.read_text(encoding="utf-8").splitlines():
         wanted, name = line.split()
         path = folder / name
-        if not path.is_file() or _sum(path) != wanted:
+        if not path.is_file() or file_digest(path, "sha256") != wanted:
             raise InputError(
                 f"{path} is missing or damaged (its SHA-256 is not that of "
                 "SHA256SUMS): install the package again with pip"
             )
-
-
-def _sum(path):
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def packaged_model(name):

@@ -1,6 +1,6 @@
 """What a speech synthesiser is to the rest of the package."""
 
-import hashlib
+import importlib.metadata
 from dataclasses import asdict, dataclass
 from typing import Protocol, runtime_checkable
 
@@ -11,7 +11,7 @@ from speechbrain_ext.utils.errors import InputError
 class Voice:
     """One synthetic speaker: what stays fixed while the sentences change.
 
-    Speaking rate is no part of a voice. It is the same for all voices of a
+    Speaking rate is not part of a voice. It is the same for all voices of a
     backend, so that tempo does not tell speakers apart (and could be a factor
     of its own).
 
@@ -67,7 +67,7 @@ class ReferenceVoice:
     Example
     -------
     >>> voice = ReferenceVoice("61_70968_000005", "61.wav", "Give heed!")
-    >>> voice.as_dict()["text"]
+    >>> voice.text
     'Give heed!'
     """
 
@@ -75,10 +75,6 @@ class ReferenceVoice:
     wav: str
     text: str
     gender: str = ""
-
-    def as_dict(self):
-        """The fields as a plain dictionary."""
-        return asdict(self)
 
 
 @runtime_checkable
@@ -134,17 +130,19 @@ class Synthesizer(Protocol):
         samples : numpy.ndarray
             Float32 [time] in [-1, 1].
         rate : int
-            Samples a second.
+            Samples per second.
         """
 
 
-def file_digest(path):
-    """A short digest of a file's content, for the settings of a backend.
+def package_version(package, extra):
+    """The version of a backend's package.
 
     Arguments
     ---------
-    path : str or Path
-        The file; "" gives "".
+    package : str
+        Its name for pip.
+    extra : str
+        The extra of this package that installs it.
 
     Returns
     -------
@@ -153,22 +151,18 @@ def file_digest(path):
     Raises
     ------
     InputError
-        If the file can not be read.
+        If it is not installed.
 
     Example
     -------
-    >>> path = getfixture("tmp_path") / "model.onnx"
-    >>> _ = path.write_bytes(b"weights")
-    >>> len(file_digest(path)), file_digest("")
-    (32, '')
+    >>> package_version("numpy", "demo").count(".")
+    2
     """
-    if not path:
-        return ""
-    content = hashlib.blake2b(digest_size=16)
     try:
-        with open(path, "rb") as file:
-            while block := file.read(1 << 22):
-                content.update(block)
-    except OSError as error:
-        raise InputError(f"{path} can not be read: {error.strerror}")
-    return content.hexdigest()
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        raise InputError(
+            f"The package {package} is not installed: install the extra "
+            f"`{extra}`, as in pip install "
+            f"'speechbrain-interventional[{extra}]'"
+        )

@@ -8,16 +8,15 @@ The voices in ``data/espeak_voices.csv`` were chosen by measurement, see
 ``recipes/InterventionalTTS/select_voices.py``.
 """
 
-import csv
 import ctypes
-import importlib.metadata
 import os
 from pathlib import Path
 
 import numpy as np
 
-from speechbrain_ext.synthesis.base import Voice
+from speechbrain_ext.synthesis.base import Voice, package_version
 from speechbrain_ext.utils.errors import InputError
+from speechbrain_ext.utils.files import read_csv
 
 VOICES_CSV = Path(__file__).parent / "data" / "espeak_voices.csv"
 
@@ -25,7 +24,7 @@ VOICES_CSV = Path(__file__).parent / "data" / "espeak_voices.csv"
 AUDIO_OUTPUT_SYNCHRONOUS = 2  # like RETRIEVAL, in the thread of the caller
 INITIALIZE_DONT_EXIT = 0x8000
 PARAMETER_RATE, PARAMETER_PITCH, PARAMETER_RANGE = 1, 3, 4
-RATES = (80, 450)  # words a minute; lower ones it takes as 80
+RATES = (80, 450)  # words per minute; lower ones it takes as 80
 POSITION_CHARACTER = 1
 CHARS_UTF8 = 1
 
@@ -46,7 +45,7 @@ class EspeakSynthesizer:
     Arguments
     ---------
     rate : int
-        Speaking rate in words a minute, 80 to 450, the same for all voices.
+        Speaking rate in words per minute, 80 to 450, the same for all voices.
 
     Raises
     ------
@@ -66,25 +65,20 @@ class EspeakSynthesizer:
     """
 
     def __init__(self, rate=175):
-        try:
-            import espeakng_loader
-        except ImportError:
-            raise InputError(
-                "The package espeakng-loader is not installed: install the "
-                "extra `demo`, as in "
-                "pip install 'speechbrain-interventional[demo]'"
-            )
+        version = package_version("espeakng-loader", "demo")
+        import espeakng_loader
+
         if not (isinstance(rate, int) and RATES[0] <= rate <= RATES[1]):
             raise InputError(
                 f"espeak-ng has no speaking rate {rate!r}: choose a whole "
-                f"number of words a minute from {RATES[0]} to {RATES[1]}"
+                f"number of words per minute from {RATES[0]} to {RATES[1]}"
             )
         self.rate = rate
         self.library_path = espeakng_loader.get_library_path()
         self.data_path = espeakng_loader.get_data_path()
         self.settings = {
             "backend": "espeak-ng",
-            "espeakng-loader": importlib.metadata.version("espeakng-loader"),
+            "espeakng-loader": version,
             "rate": rate,
         }
 
@@ -94,7 +88,7 @@ class EspeakSynthesizer:
         Arguments
         ---------
         rate : int
-            Words a minute, 80 to 450.
+            Words per minute, 80 to 450.
 
         Returns
         -------
@@ -148,11 +142,19 @@ class EspeakSynthesizer:
 
         @SYNTH_CALLBACK
         def collect(samples, count, events):
+            """Keeps the samples of a part of the clip."""
             if samples and count > 0:
                 chunks.append(ctypes.string_at(samples, 2 * count))
             return 0
 
-        library = self._load()
+        # Loaded afresh, so that all its variables are initial.
+        if _is_loaded(self.library_path):
+            raise RuntimeError(
+                "espeak-ng is in use by another part of this process, or "
+                "cannot be unloaded on this system: it would not render "
+                "reproducibly"
+            )
+        library = ctypes.CDLL(self.library_path)
         try:
             rate = library.espeak_Initialize(
                 AUDIO_OUTPUT_SYNCHRONOUS,
@@ -179,15 +181,9 @@ class EspeakSynthesizer:
             library.espeak_SetParameter(PARAMETER_PITCH, voice.pitch, 0)
             library.espeak_SetParameter(PARAMETER_RANGE, voice.range, 0)
             data = text.encode("utf-8")
+            size = ctypes.c_size_t(len(data) + 1)
             library.espeak_Synth(
-                data,
-                ctypes.c_size_t(len(data) + 1),
-                0,
-                POSITION_CHARACTER,
-                0,
-                CHARS_UTF8,
-                None,
-                None,
+                data, size, 0, POSITION_CHARACTER, 0, CHARS_UTF8, None, None
             )
             library.espeak_Terminate()
         finally:
@@ -196,16 +192,6 @@ class EspeakSynthesizer:
         if not samples.any():
             raise InputError(f"espeak-ng says nothing for the text {text!r}")
         return samples.astype(np.float32) / 32768, rate
-
-    def _load(self):
-        """Loads the library afresh, so that all its variables are initial."""
-        if _is_loaded(self.library_path):
-            raise RuntimeError(
-                "espeak-ng is in use by another part of this process, or can "
-                "not be unloaded on this system: it would not render "
-                "reproducibly"
-            )
-        return ctypes.CDLL(self.library_path)
 
 
 def _is_loaded(path):
@@ -247,17 +233,9 @@ def read_voices(path):
     >>> len({voice.ID for voice in read_voices(VOICES_CSV)}) >= 56
     True
     """
-    with open(path, newline="", encoding="utf-8") as file:
-        return [
-            make_voice(
-                row["variant"],
-                row["accent"],
-                int(row["pitch"]),
-                int(row["range"]),
-                row["gender"],
-            )
-            for row in csv.DictReader(file)
-        ]
+    columns = ("variant", "accent", "pitch", "range", "gender")
+    rows = read_csv(path)
+    return [make_voice(*(row[name] for name in columns)) for row in rows]
 
 
 def make_voice(variant, accent, pitch=50, range=50, gender=""):
@@ -278,4 +256,4 @@ def make_voice(variant, accent, pitch=50, range=50, gender=""):
     'mr-serious_en-gb-x-rp_p50_r50'
     """
     ID = f"{variant}_{accent}_p{pitch}_r{range}".lower().replace(" ", "-")
-    return Voice(ID, variant, accent, pitch, range, gender)
+    return Voice(ID, variant, accent, int(pitch), int(range), gender)

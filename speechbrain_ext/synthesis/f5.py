@@ -7,18 +7,17 @@ from the Hugging Face hub when they are first needed, are under CC-BY-NC.
 
 import atexit
 import contextlib
-import importlib.metadata
+import functools
 import io
-import os
 from pathlib import Path
 
 import numpy as np
 import soundfile
 import torch
 
-from speechbrain_ext.synthesis.base import file_digest
+from speechbrain_ext.synthesis.base import package_version
 from speechbrain_ext.utils.errors import InputError
-from speechbrain_ext.utils.files import digest
+from speechbrain_ext.utils.files import digest, file_digest
 
 # The package cuts longer references, and their text would no longer fit.
 MAX_REFERENCE = 12
@@ -27,7 +26,7 @@ MAX_REFERENCE = 12
 class F5Synthesizer:
     """Speaks like a reference recording, reproducibly.
 
-    The model is loaded once a process, at the first clip, and a reference is
+    The model is loaded once per process, at the first clip, and a reference is
     prepared once for all its cells. The noise that a clip is made from is
     seeded by its text, its reference and ``seed``: a clip is the same alone,
     after others and in another shard. (Another kind of device or another
@@ -35,7 +34,7 @@ class F5Synthesizer:
 
     One text is rendered at a time. The package renders the parts of a text in
     threads that share one random generator, and has no batches; padding texts
-    to one length would make a clip depend on its neighbours. Use a shard a
+    to one length would make a clip depend on its neighbours. Use one shard per
     GPU instead, see :func:`speechbrain_ext.synthesis.grid.render_cells`.
 
     Arguments
@@ -85,16 +84,14 @@ class F5Synthesizer:
         cfg_strength=2.0,
         speed=1.0,
     ):
-        try:
-            version = importlib.metadata.version("f5-tts")
-        except importlib.metadata.PackageNotFoundError:
-            raise InputError(
-                "The package f5-tts is not installed: install the extra "
-                "`paper`, as in pip install 'speechbrain-interventional[paper]'"
-            )
+        version = package_version("f5-tts", "paper")
         self.model = model
-        self.ckpt_file, self.vocab_file = str(ckpt_file), str(vocab_file)
-        self.vocoder_folder = str(vocoder_folder)
+        self.files = {
+            "ckpt_file": str(ckpt_file or ""),
+            "vocab_file": str(vocab_file or ""),
+            "vocoder_local_path": str(vocoder_folder or "") or None,
+        }
+        vocoder = vocoder_folder and Path(vocoder_folder, "pytorch_model.bin")
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.seed = seed
         self.options = {
@@ -106,19 +103,17 @@ class F5Synthesizer:
             "backend": "f5-tts",
             "f5-tts": version,
             "model": model,
-            "ckpt_file": file_digest(ckpt_file),
-            "vocab_file": file_digest(vocab_file),
-            "vocoder": file_digest(
-                vocoder_folder and Path(vocoder_folder, "pytorch_model.bin")
-            ),
+            "ckpt_file": _digest(ckpt_file),
+            "vocab_file": _digest(vocab_file),
+            "vocoder": _digest(vocoder),
             "device": torch.device(self.device).type,
             "synthesis_seed": seed,
             **self.options,
         }
-        self._api = self._reference = None
+        self._api = None
 
     def __getstate__(self):
-        return {**self.__dict__, "_api": None, "_reference": None}
+        return {**self.__dict__, "_api": None}
 
     def voices(self):
         """Nothing: a cloned voice comes with its cell, as ReferenceVoice.
@@ -150,15 +145,21 @@ class F5Synthesizer:
         Raises
         ------
         InputError
-            If the reference can not be used, or the weights not be loaded.
+            If the reference cannot be used, or the weights cannot be loaded.
         """
         if not text.strip():
             raise InputError(f"F5-TTS says nothing for the text {text!r}")
-        with contextlib.redirect_stdout(io.StringIO()), self._reproducible():
+        device = torch.device(self.device)
+        # Keeps cuDNN from choosing, and leaves torch as it was.
+        with (
+            contextlib.redirect_stdout(io.StringIO()),
+            torch.random.fork_rng([device] if device.type == "cuda" else []),
+            torch.backends.cudnn.flags(enabled=True, deterministic=True),
+        ):
             from f5_tts.infer.utils_infer import infer_batch_process
 
             api = self._load()
-            audio, reference_text = self._prepare(voice)
+            audio, reference_text = _read_reference(voice)
             # After loading, which draws random numbers too.
             key = digest([text, voice.ID, self.seed])
             torch.manual_seed(int(key, 16) % 2**63)
@@ -178,30 +179,13 @@ class F5Synthesizer:
         samples = np.asarray(samples, dtype=np.float32)
         return samples / max(1.0, np.abs(samples).max()), rate
 
-    @contextlib.contextmanager
-    def _reproducible(self):
-        """Keeps cuDNN from choosing; leaves torch as it was."""
-        device = torch.device(self.device)
-        devices = [device] if device.type == "cuda" else []
-        with (
-            torch.random.fork_rng(devices),
-            torch.backends.cudnn.flags(enabled=True, deterministic=True),
-        ):
-            yield
-
     def _load(self):
-        """The package's model, loaded once a process."""
+        """The package's model, loaded once per process."""
         if self._api is None:
             from f5_tts.api import F5TTS
 
             try:
-                self._api = F5TTS(
-                    model=self.model,
-                    ckpt_file=self.ckpt_file,
-                    vocab_file=self.vocab_file,
-                    vocoder_local_path=self.vocoder_folder or None,
-                    device=self.device,
-                )
+                self._api = F5TTS(self.model, device=self.device, **self.files)
             except OSError as error:
                 raise InputError(
                     f"The weights of {self.model} or its vocoder could not "
@@ -210,17 +194,13 @@ class F5Synthesizer:
                 )
         return self._api
 
-    def _prepare(self, voice):
-        """Audio and text of the reference as the model takes them.
 
-        Only the last one is kept, as the cells of a reference are rendered
-        one after another.
-        """
-        if self._reference is None or self._reference[0] != voice:
-            self._reference = (voice, *_read_reference(voice))
-        return self._reference[1:]
+def _digest(path):
+    """Digest of a file in place of the hub's, if one is given."""
+    return file_digest(path) if path else ""
 
 
+@functools.lru_cache(maxsize=1)  # all cells of a reference come together
 def _read_reference(voice):
     """((audio [channels, time], rate), text) of a reference, without pauses."""
     from f5_tts.infer.utils_infer import preprocess_ref_audio_text
@@ -228,7 +208,7 @@ def _read_reference(voice):
     try:
         duration = soundfile.info(voice.wav).duration
     except (soundfile.LibsndfileError, OSError) as error:
-        raise InputError(f"The reference {voice.ID!r} can not be read: {error}")
+        raise InputError(f"The reference {voice.ID!r} cannot be read: {error}")
     if duration > MAX_REFERENCE:
         raise InputError(
             f"The reference {voice.ID!r} lasts {duration:.1f} seconds: F5-TTS "
@@ -242,12 +222,6 @@ def _read_reference(voice):
         str(voice.wav), voice.text, show_info=lambda _: None
     )
     # The package may want its temporary file again, but never deletes it.
-    atexit.register(_remove, path)
+    atexit.register(Path(path).unlink, missing_ok=True)
     samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
     return (torch.from_numpy(samples.T.copy()), rate), text
-
-
-def _remove(path):
-    """Deletes a file, if it is there still."""
-    with contextlib.suppress(OSError):
-        os.unlink(path)

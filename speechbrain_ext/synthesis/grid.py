@@ -1,11 +1,8 @@
-"""Renders voices x sentences to audio files."""
+"""Renders the cells of a grid, voices x sentences, to audio files."""
 
 import functools
-import itertools
 import math
 import multiprocessing
-import os
-import pickle
 import re
 import sys
 from concurrent.futures import ProcessPoolExecutor
@@ -13,11 +10,12 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import soundfile
+from joblib import cpu_count
 from scipy.signal import resample_poly
 from tqdm import tqdm
 
 from speechbrain_ext.utils.errors import InputError
-from speechbrain_ext.utils.files import replacing
+from speechbrain_ext.utils.files import read_csv, replacing
 
 # The level of every clip, so that loudness does not tell voices apart. Speech
 # is at most 20 dB over its mean at its peaks: 26 dB leave room.
@@ -26,101 +24,62 @@ PEAK = 0.99
 # A fork starts at once, where a new process first imports the main script
 # (with torch) again; elsewhere than on Linux it is not safe.
 START_METHOD = "fork" if sys.platform == "linux" else "spawn"
+MAX_WORKERS = 16  # unless more are asked for
+# Cells that a process is given at a time: mostly of one voice.
+BATCH = 16
 # Raise it when the same synthesiser would give other files.
 FORMAT = 1
 
 
-def render_grid(
-    synthesizer,
-    voices,
-    sentences,
-    folder,
-    sample_rate=16000,
-    num_workers=None,
-    progress=True,
-    description="rendering",
-):
-    """Has every voice say every sentence, as 16-bit WAV files.
-
-    Files that are there are kept, so an interrupted call continues where it
-    stopped; no file is ever there half-written. The bytes depend on text,
-    voice and synthesiser only, not on the order or the number of processes.
-    A folder must not be used for other settings of the synthesiser.
+def grid_cells(voices, sentences):
+    """The cells of a grid in which every voice says every sentence.
 
     Arguments
     ---------
-    synthesizer : Synthesizer
-        A backend, see :mod:`speechbrain_ext.synthesis.base`.
     voices : list of Voice
         The speakers.
     sentences : dict of str
         ID of a sentence -> its text.
-    folder : str or Path
-        Gets a folder a voice.
-    sample_rate : int
-        Samples a second in the files.
-    num_workers : int or None
-        Processes; 1 renders in this one, None takes a process a core.
-    progress : bool
-        Whether to show a progress bar.
-    description : str
-        What the bar is called.
 
     Returns
     -------
-    rows : list of dict
-        A row a cell, voice by voice: ID, wav (relative to folder), duration
-        in seconds, speaker, content, text.
+    cells : list of tuple
+        (row, voice), voice by voice, for :func:`render_cells`. A row has ID,
+        wav, duration (None), speaker, content and text.
 
     Raises
     ------
     InputError
-        If an ID is no file name or occurs twice, or a clip comes out silent.
+        If an ID cannot be a file name.
 
     Example
     -------
-    >>> import tempfile
     >>> from speechbrain_ext.synthesis.base import Voice
-    >>> class Sine:
-    ...     settings = {"backend": "sine"}
-    ...
-    ...     def synthesize(self, text, voice):
-    ...         time = np.arange(1000 * len(text)) / 8000
-    ...         return np.sin(9 * voice.pitch * time), 8000
-    >>> folder = tempfile.mkdtemp()
-    >>> voices = [Voice("low", "sine", "", 40), Voice("high", "sine", "", 90)]
-    >>> sentences = {"s1": "Hello.", "s2": "Good day."}
-    >>> rows = render_grid(
-    ...     Sine(), voices, sentences, folder, num_workers=1, progress=False
-    ... )
-    >>> [row["ID"] for row in rows]
-    ['low_s1', 'low_s2', 'high_s1', 'high_s2']
-    >>> rows[0]["wav"], rows[0]["duration"]
-    ('low/low_s1.wav', 0.75)
+    >>> [(row, _)] = grid_cells([Voice("v", "f2", "")], {"s": "Hi."})
+    >>> row["ID"], row["wav"], row["content"]
+    ('v_s', 'v/v_s.wav', 's')
     """
-    cells = [
+    for name in [voice.ID for voice in voices] + list(sentences):
+        if not re.fullmatch(r"\w[\w.+-]*", name, re.ASCII):
+            raise InputError(
+                f"The ID {name!r} of a voice or sentence is not a plain file "
+                "name: use letters, digits and . _ + -"
+            )
+    return [
         (
             {
-                "ID": Path(wav).stem,
-                "wav": wav,
+                "ID": f"{voice.ID}_{content}",
+                "wav": f"{voice.ID}/{voice.ID}_{content}.wav",
                 "duration": None,
                 "speaker": voice.ID,
                 "content": content,
-                "text": sentences[content],
+                "text": text,
             },
             voice,
         )
-        for voice, content, wav in grid_cells(voices, sentences)
+        for voice in voices
+        for content, text in sentences.items()
     ]
-    return render_cells(
-        synthesizer,
-        cells,
-        folder,
-        sample_rate,
-        num_workers,
-        progress=progress,
-        description=description,
-    )
 
 
 def render_cells(
@@ -131,36 +90,36 @@ def render_cells(
     num_workers=None,
     shard=(0, 1),
     progress=True,
-    description="rendering",
 ):
-    """Renders any cells, each with a voice of its own, as 16-bit WAV files.
+    """Renders cells as 16-bit WAV files.
 
-    Like :func:`render_grid`, for grids in which the voice changes from cell
-    to cell, as when a speaker is cloned from several recordings.
+    Files that are there are kept, so an interrupted call continues where it
+    stopped; no file is ever there half-written. The bytes depend on text,
+    voice and synthesiser only, not on the order or the number of processes.
+    A folder must not be used for other settings of the synthesiser.
 
     Arguments
     ---------
     synthesizer : Synthesizer
         A backend, see :mod:`speechbrain_ext.synthesis.base`.
     cells : list of tuple
-        (row, voice): a dictionary with at least ID, wav (path relative to
-        the folder) and text, and the Voice or ReferenceVoice that says it.
+        (row, voice), as from :func:`grid_cells`: a dictionary with at least
+        ID, wav (path relative to the folder) and text, and the Voice or
+        ReferenceVoice that says it. The voice may change from cell to cell,
+        as when a speaker is cloned from several recordings.
     folder : str or Path
         Gets the files.
     sample_rate : int
-        Samples a second in the files.
+        Samples per second in the files.
     num_workers : int or None
-        Processes; 1 renders in this one, None takes a process a core, or
-        this one if the backend runs a neural network. The cells of a voice
-        are handed out 16 at a time.
+        Processes; 1 renders in this one, None takes one per core, or this one
+        if the backend runs a neural network.
     shard : tuple of int
         (index, count): only every count-th voice is rendered, from number
         ``index`` on, with all its cells. Calls with the same cells and folder
         and every index below ``count``, say on as many GPUs, render all.
     progress : bool
         Whether to show a progress bar.
-    description : str
-        What the bar is called.
 
     Returns
     -------
@@ -200,40 +159,36 @@ def render_cells(
     [0.3, 0.2, 0.3]
     """
     folder = Path(folder)
-    groups = _groups(cells, *shard)
+    mine = _shard(cells, *shard)
     rows = [
         {**row, "duration": _duration(folder / row["wav"])} for row, _ in cells
     ]
-    mine = [number for group in groups for number in group]
     missing = [n for n in mine if rows[n]["duration"] is None]
-    pieces = []
-    for group in groups:
-        todo = [n for n in group if rows[n]["duration"] is None]
-        pieces += [todo[i : i + 16] for i in range(0, len(todo), 16)]
-    work = functools.partial(_render_files, synthesizer, sample_rate, folder)
-    batches = [
-        [(rows[n]["text"], cells[n][1], rows[n]["wav"]) for n in piece]
-        for piece in pieces
-    ]
-    durations = itertools.chain.from_iterable(
-        _map(work, batches, _count_workers(synthesizer, num_workers, missing))
+    loads_model = getattr(synthesizer, "loads_model", False)
+    if num_workers is None:
+        num_workers = 1 if loads_model else min(cpu_count(), MAX_WORKERS)
+    durations = _map(
+        functools.partial(_render_file, synthesizer, sample_rate, folder),
+        [cells[n] for n in missing],
+        min(num_workers, len(missing) // BATCH),
+        "spawn" if loads_model else START_METHOD,
     )
     bar = tqdm(
         durations,
-        desc=description,
+        desc="rendering",
         unit="clip",
         total=len(mine),
         initial=len(mine) - len(missing),
         disable=not (progress and missing),
         dynamic_ncols=True,
     )
-    for number, duration in zip(missing, bar):
+    for duration, number in zip(bar, missing):
         rows[number]["duration"] = duration
     return rows
 
 
-def _groups(cells, index, count):
-    """The numbers of the cells of each voice, of one shard's voices."""
+def _shard(cells, index, count):
+    """The numbers of the cells of one shard, voice by voice."""
     if not 0 <= index < count:
         raise InputError(
             f"There is no shard ({index}, {count}): the index must be 0 to "
@@ -254,51 +209,54 @@ def _groups(cells, index, count):
         if voices.setdefault(voice.ID, voice) != voice:
             raise InputError(f"Two different voices have the ID {voice.ID!r}")
         groups.setdefault(voice.ID, []).append(number)
-    return list(groups.values())[index::count]
+    chosen = list(groups.values())[index::count]
+    return [number for group in chosen for number in group]
 
 
-def grid_cells(voices, sentences):
-    """The cells of a grid and the names of their files.
+def check_manifest(path, cells, folder):
+    """Whether a grid is finished; its manifest is written after its audio.
 
     Arguments
     ---------
-    voices : list of Voice
-        The speakers.
-    sentences : dict of str
-        ID of a sentence -> its text.
+    path : Path
+        The manifest. If audio is missing, it is removed.
+    cells : list of tuple
+        (row, voice), all that may be in the manifest.
+    folder : Path
+        Where the audio is.
 
     Returns
     -------
-    cells : list of tuple
-        (voice, ID of the sentence, path relative to the grid's folder).
+    bool
+        Whether the manifest and all audio is there.
 
     Raises
     ------
     InputError
-        If an ID is no file name or occurs twice.
+        If the manifest is of something else than this grid.
 
     Example
     -------
-    >>> from speechbrain_ext.synthesis.base import Voice
-    >>> [(_, content, wav)] = grid_cells([Voice("v", "f2", "")], {"s": "Hi."})
-    >>> content, wav
-    ('s', 'v/v_s.wav')
+    >>> folder = getfixture("tmp_path")
+    >>> check_manifest(
+    ...     folder / "manifest.csv",
+    ...     [({"ID": "a", "wav": "a.wav"}, None)],
+    ...     folder,
+    ... )
+    False
     """
-    for name in [voice.ID for voice in voices] + list(sentences):
-        if not re.fullmatch(r"\w[\w.+-]*", name, re.ASCII):
-            raise InputError(
-                f"The ID {name!r} of a voice or sentence is no plain file "
-                "name: use letters, digits and . _ + -"
-            )
-    cells = [
-        (voice, content, f"{voice.ID}/{voice.ID}_{content}.wav")
-        for voice in voices
-        for content in sentences
-    ]
-    # Some file systems do not tell upper from lower case.
-    if len({wav.lower() for _, _, wav in cells}) < len(cells):
-        raise InputError("The ID of a voice or sentence occurs twice")
-    return cells
+    found = {row.get("ID") for row in read_csv(path)}
+    wanted = {row["ID"] for row, _ in cells}
+    if path.exists() and not (found and found <= wanted):
+        raise InputError(
+            f"{path} is the manifest of something else than this grid, and is "
+            "not overwritten: give another --manifest, or use it with "
+            "--skip_prep True"
+        )
+    if all((folder / row["wav"]).is_file() for row, _ in cells):
+        return path.exists()
+    path.unlink(missing_ok=True)
+    return False
 
 
 def render_clip(synthesizer, text, voice, sample_rate=16000):
@@ -313,7 +271,7 @@ def render_clip(synthesizer, text, voice, sample_rate=16000):
     voice : Voice
         Who says it.
     sample_rate : int
-        Samples a second wanted.
+        Samples per second.
 
     Returns
     -------
@@ -336,11 +294,10 @@ def render_clip(synthesizer, text, voice, sample_rate=16000):
     """
     samples, rate = synthesizer.synthesize(text, voice)
     samples = np.asarray(samples, dtype=np.float64)
-    common = math.gcd(sample_rate, rate)
-    if rate != sample_rate and len(samples):
-        samples = resample_poly(samples, sample_rate // common, rate // common)
+    if len(samples):
+        samples = resample_poly(samples, sample_rate, rate)
     rms = np.sqrt(np.mean(samples**2)) if len(samples) else 0.0
-    if not (np.isfinite(rms) and rms > 1e-5):
+    if not (math.isfinite(rms) and rms > 1e-5):
         raise InputError(
             f"The voice {voice.ID!r} says nothing audible for {text!r}"
         )
@@ -349,23 +306,21 @@ def render_clip(synthesizer, text, voice, sample_rate=16000):
     return np.round(samples * 32767).astype(np.int16)
 
 
-def _render_files(synthesizer, sample_rate, folder, batch):
-    """Renders cells to their files; returns the durations in seconds."""
-    durations = []
-    for text, voice, wav in batch:
-        try:
-            samples = render_clip(synthesizer, text, voice, sample_rate)
-        except InputError:
-            raise
-        except Exception as error:
-            raise RuntimeError(
-                f"{wav} could not be rendered (voice {voice.ID!r}, text "
-                f"{text!r}): {type(error).__name__}: {error}"
-            ) from error
-        with replacing(folder / wav) as temporary:
-            soundfile.write(temporary, samples, sample_rate, subtype="PCM_16")
-        durations.append(len(samples) / sample_rate)
-    return durations
+def _render_file(synthesizer, sample_rate, folder, cell):
+    """Renders a cell to its file; returns the duration in seconds."""
+    row, voice = cell
+    try:
+        samples = render_clip(synthesizer, row["text"], voice, sample_rate)
+    except InputError:
+        raise
+    except Exception as error:
+        raise RuntimeError(
+            f"{row['wav']} could not be rendered (voice {voice.ID!r}, text "
+            f"{row['text']!r}): {type(error).__name__}: {error}"
+        ) from error
+    with replacing(folder / row["wav"]) as temporary:
+        soundfile.write(temporary, samples, sample_rate, subtype="PCM_16")
+    return len(samples) / sample_rate
 
 
 def _duration(path):
@@ -377,48 +332,26 @@ def _duration(path):
     return info.frames / info.samplerate if info.frames else None
 
 
-def _count_workers(synthesizer, num_workers, missing):
-    """Processes that are worth starting, and how: (count, method)."""
-    loads_model = getattr(synthesizer, "loads_model", False)
-    if num_workers is None:
-        num_workers = 1 if loads_model else usable_cores()
-    method = "spawn" if loads_model else START_METHOD
-    return min(num_workers, len(missing) // 16), method
-
-
-def usable_cores():
-    """Cores that this process may use, 16 at most.
-
-    Example
-    -------
-    >>> 1 <= usable_cores() <= 16
-    True
-    """
-    cores = getattr(os, "sched_getaffinity", lambda _: range(4))(0)
-    return min(len(cores), 16)
-
-
-def _map(function, items, workers):
+def _map(function, items, num_workers, start_method):
     """Like map, in some processes."""
-    count, method = workers
-    if count < 2:
+    if num_workers < 2:
         yield from map(function, items)
         return
     # The function goes to each process once, so that the synthesiser in it
     # can keep a model from one item to the next.
     with ProcessPoolExecutor(
-        count,
-        multiprocessing.get_context(method),
+        num_workers,
+        multiprocessing.get_context(start_method),
         initializer=_set_work,
-        initargs=(pickle.dumps(function),),
+        initargs=(function,),
     ) as executor:
-        yield from executor.map(_do_work, items)
+        yield from executor.map(_do_work, items, chunksize=BATCH)
 
 
-def _set_work(pickled):
-    """Unpickles the function of a worker."""
+def _set_work(function):
+    """Keeps the function of a worker."""
     global _work
-    _work = pickle.loads(pickled)
+    _work = function
 
 
 def _do_work(item):

@@ -3,13 +3,13 @@
 The model and its voices, under Apache-2.0, are two files that users fetch.
 """
 
-import importlib.metadata
 from pathlib import Path
 
 import numpy as np
 
-from speechbrain_ext.synthesis.base import Voice, file_digest
+from speechbrain_ext.synthesis.base import Voice, package_version
 from speechbrain_ext.utils.errors import InputError
+from speechbrain_ext.utils.files import file_digest
 
 # The name of a voice begins with its accent and its gender: af_heart.
 ACCENTS = {"a": "en-us", "b": "en-gb"}
@@ -22,7 +22,7 @@ class KokoroSynthesizer:
     Usual exports of the model draw the noise of its vocoder inside the graph,
     and onnxruntime can seed it only when a model is loaded. So the first clip
     is rendered twice; if the two differ, the model is loaded anew for every
-    clip, and otherwise once a process.
+    clip, and otherwise once per process.
 
     Arguments
     ---------
@@ -54,14 +54,7 @@ class KokoroSynthesizer:
     loads_model = True
 
     def __init__(self, model_path, voices_path, speed=1.0, seed=1986):
-        try:
-            version = importlib.metadata.version("kokoro-onnx")
-        except importlib.metadata.PackageNotFoundError:
-            raise InputError(
-                "The package kokoro-onnx is not installed: install the extra "
-                "`kokoro`, as in "
-                "pip install 'speechbrain-interventional[kokoro]'"
-            )
+        version = package_version("kokoro-onnx", "kokoro")
         for path in (model_path, voices_path):
             if not Path(path).is_file():
                 raise InputError(
@@ -74,7 +67,7 @@ class KokoroSynthesizer:
         self.settings = {
             "backend": "kokoro-onnx",
             "kokoro-onnx": version,
-            "onnxruntime": importlib.metadata.version("onnxruntime"),
+            "onnxruntime": package_version("onnxruntime", "kokoro"),
             "model": file_digest(model_path),
             "voices_file": file_digest(voices_path),
             "speed": speed,

@@ -1,15 +1,16 @@
 """Measures of rendered clips, and a filter by them."""
 
 import math
-import numbers
 import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import soundfile
-from speechbrain.utils.edit_distance import accumulatable_wer_stats
 
+from speechbrain.utils.edit_distance import accumulatable_wer_stats
 from speechbrain_ext.utils.errors import InputError
+from speechbrain_ext.utils.options import check_options
 
 FRAME = 0.025
 # Speech pauses are well below, quiet consonants above.
@@ -26,7 +27,7 @@ def add_quality(rows, folder, transcribe=None, embed=None, references=None):
     folder : str or Path
         Where the clips are.
     transcribe : callable or None
-        Speech recogniser: (float32 [time] in [-1, 1], samples a second) ->
+        Speech recogniser: (float32 [time] in [-1, 1], samples per second) ->
         text.
     embed : callable or None
         Speaker encoder: (samples, rate) as above -> vector [dim].
@@ -38,7 +39,7 @@ def add_quality(rows, folder, transcribe=None, embed=None, references=None):
     -------
     rows : list of dict
         With the further columns of :func:`measure_clip`, and, where there is
-        a model, word_error_rate (errors a word of the text, lower case
+        a model, word_error_rate (errors per word of the text, lower case
         without punctuation) and speaker_similarity (cosine of the embeddings
         of clip and reference).
 
@@ -57,8 +58,6 @@ def add_quality(rows, folder, transcribe=None, embed=None, references=None):
     >>> row["duration"], row["speaking_rate"], row["word_error_rate"]
     (1.0, 7.0, 0.5)
     """
-    if embed is not None and references is None:
-        raise InputError("speaker_similarity needs the references of the rows")
     measured, embeddings = [], {}
     for row in rows:
         samples, rate = _read(Path(folder, row["wav"]))
@@ -68,9 +67,12 @@ def add_quality(rows, folder, transcribe=None, embed=None, references=None):
                 row["text"], transcribe(samples, rate)
             )
         if embed is not None:
-            path = references.get(row["ID"])
+            path = (references or {}).get(row["ID"])
             if path is None:
-                raise InputError(f"The clip {row['ID']!r} has no reference")
+                raise InputError(
+                    f"The clip {row['ID']!r} has no reference, which "
+                    "speaker_similarity needs"
+                )
             if path not in embeddings:
                 embeddings[path] = embed(*_read(path))
             row["speaker_similarity"] = _cosine(
@@ -88,7 +90,7 @@ def measure_clip(samples, rate, text):
     samples : numpy.ndarray
         Float [time].
     rate : int
-        Samples a second.
+        Samples per second.
     text : str
         What is said, in any language with letters.
 
@@ -96,7 +98,7 @@ def measure_clip(samples, rate, text):
     -------
     dict of float
         duration: in seconds.
-        speaking_rate: letters and digits of the text a second. English has
+        speaking_rate: letters and digits of the text per second. English has
         about 10 to 18; words would differ too much in length.
         clipping: share of the samples in flat tops, see :func:`clipping`.
         silence: share of the frames of 25 ms that are more than 30 dB under
@@ -110,11 +112,16 @@ def measure_clip(samples, rate, text):
     """
     samples = np.asarray(samples, dtype=np.float64)
     duration = len(samples) / rate
+    size = round(FRAME * rate)
+    frames = samples[: len(samples) // size * size].reshape(-1, size)
+    silent = np.mean(samples**2) * 10 ** (SILENCE_DB / 10)
+    power = np.mean(frames**2, axis=1)
     return {
         "duration": duration,
         "speaking_rate": sum(map(str.isalnum, text)) / duration,
         "clipping": clipping(samples),
-        "silence": _silence(samples, rate),
+        # A clip shorter than a frame has none.
+        "silence": float(np.mean(power <= silent)) if len(frames) else 0.0,
     }
 
 
@@ -148,8 +155,6 @@ def clipping(samples):
     True
     """
     threshold = 0.9 * np.quantile(np.abs(samples), 0.999)
-    if not threshold:
-        return 0.0
     # Never together with 0, as a run has one sign.
     state = np.sign(samples) * (np.abs(samples) >= threshold)
     starts = np.flatnonzero(np.diff(state, prepend=np.nan) != 0)
@@ -158,17 +163,8 @@ def clipping(samples):
     return float(lengths.sum() / len(samples))
 
 
-def _silence(samples, rate):
-    """Share of frames that are silent; a clip shorter than one has none."""
-    size = round(FRAME * rate)
-    frames = samples[: len(samples) // size * size].reshape(-1, size)
-    power = np.mean(frames**2, axis=1)
-    limit = np.mean(samples**2) * 10 ** (SILENCE_DB / 10)
-    return float(np.mean(power <= limit)) if len(frames) else 0.0
-
-
 def word_error_rate(text, heard):
-    """Errors a word of the text, without regard to case and punctuation.
+    """Errors per word of the text, without regard to case and punctuation.
 
     Arguments
     ---------
@@ -211,9 +207,9 @@ def _read(path):
     try:
         samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, OSError) as error:
-        raise InputError(f"{path} can not be measured: {error}")
+        raise InputError(f"{path} cannot be measured: {error}")
     if not len(samples):
-        raise InputError(f"{path} can not be measured: it is empty")
+        raise InputError(f"{path} cannot be measured: it is empty")
     return samples.mean(axis=1), rate
 
 
@@ -237,7 +233,8 @@ def filter_rows(rows, limits):
     Raises
     ------
     InputError
-        If a column is missing or no number, or a limit no pair of numbers.
+        If a column is missing or not a number, or a limit is not a pair of
+        numbers.
 
     Example
     -------
@@ -246,59 +243,40 @@ def filter_rows(rows, limits):
     >>> [row["ID"] for row in kept], dropped
     ([15], {'speaking_rate < 8': 1, 'speaking_rate > 24': 2})
     """
-    for column, limit in limits.items():
-        _check_limit(column, limit)
-    kept, dropped = [], {}
+    limited = {f"The limit of {column}": limits[column] for column in limits}
+    expected = "[lowest, highest], with null for no limit on one side"
+    check_options(limited, dict.fromkeys(limited, (_is_limit, expected)))
+    kept, dropped = [], Counter()
     for row in rows:
-        reasons = _reasons(row, limits)
-        for reason in reasons:
-            dropped[reason] = dropped.get(reason, 0) + 1
+        reasons = []
+        for column, (low, high) in limits.items():
+            value = _number(row, column)
+            if low is not None and value < low:
+                reasons.append(f"{column} < {low}")
+            if high is not None and value > high:
+                reasons.append(f"{column} > {high}")
+        dropped.update(reasons)
         if not reasons:
             kept.append(row)
-    return kept, dropped
+    return kept, dict(dropped)
 
 
-def _check_limit(column, limit):
-    """Raises if a limit is no [lowest, highest]."""
-    pair = list(limit) if isinstance(limit, (list, tuple)) else []
-    given = [value for value in pair if value is not None]
-    if (
-        len(pair) != 2
-        or not given
-        or not all(
-            isinstance(value, numbers.Real)
-            and not isinstance(value, bool)
-            and math.isfinite(value)
-            for value in given
-        )
-        or given != sorted(given)
-    ):
+def _is_limit(limit):
+    """Whether it is [lowest, highest], one of which may be None."""
+    low, high = limit
+    given = [value for value in (low, high) if value is not None]
+    return given and all(map(math.isfinite, given)) and given == sorted(given)
+
+
+def _number(row, column):
+    """The value of a column to filter by."""
+    try:
+        value = float(row[column])
+    except (KeyError, TypeError, ValueError):
+        value = math.nan
+    if math.isnan(value):
         raise InputError(
-            f"The limit of {column} is {limit!r}: give [lowest, highest], "
-            "with null for no limit on one side, as in [8, 24]"
+            f"The row {row['ID']!r} has {row.get(column)!r} as {column}, which "
+            f"is not a number to filter by; it has {', '.join(row)}"
         )
-
-
-def _reasons(row, limits):
-    """Why a row is not kept."""
-    reasons = []
-    for column, (low, high) in limits.items():
-        try:
-            value = float(row[column])
-        except KeyError:
-            raise InputError(
-                f"The row {row['ID']!r} has no column {column!r} to filter "
-                f"by; there are {', '.join(row)}"
-            )
-        except (TypeError, ValueError):
-            value = math.nan
-        if math.isnan(value):
-            raise InputError(
-                f"The row {row['ID']!r} has {row[column]!r} as {column}, "
-                "which is no number to filter by"
-            )
-        if low is not None and value < low:
-            reasons.append(f"{column} < {low}")
-        if high is not None and value > high:
-            reasons.append(f"{column} > {high}")
-    return reasons
+    return value

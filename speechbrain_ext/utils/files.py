@@ -1,11 +1,15 @@
-"""Files that are never found half-written."""
+"""Files that are never found half-written, digests, and whose a folder is."""
 
 import contextlib
+import csv
 import hashlib
 import json
+import math
 import os
 import pathlib
 import uuid
+
+import soundfile
 
 from speechbrain_ext.utils.errors import InputError
 
@@ -22,19 +26,96 @@ def digest(obj):
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def claim_folder(folder, settings, began="CKPT*", option="output_folder"):
-    """Refuse to go on in a folder that a run with other settings began.
+def file_digest(path, algorithm="blake2b"):
+    """Digest of a file's content.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file.
+    algorithm : str
+        ``blake2b`` (16 bytes), or a name of :mod:`hashlib`.
+
+    Returns
+    -------
+    str
+        In hexadecimal digits.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "model.onnx"
+    >>> _ = path.write_bytes(b"weights")
+    >>> len(file_digest(path)), len(file_digest(path, "sha256"))
+    (32, 64)
+    """
+    size = {"digest_size": 16} if algorithm == "blake2b" else {}
+    content = hashlib.new(algorithm, **size)
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 22):
+                content.update(block)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}")
+    return content.hexdigest()
+
+
+def audio_info(path):
+    """Length, rate and channels of an audio file, from its header.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file.
+
+    Returns
+    -------
+    soundfile._SoundFileInfo
+        With ``frames``, ``samplerate``, ``channels`` and ``duration``.
+
+    Raises
+    ------
+    InputError
+        If there is no such file, or it is not audio.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "a.wav"
+    >>> soundfile.write(path, [0.0] * 800, 16000)
+    >>> audio_info(path).duration
+    0.05
+    """
+    try:
+        return soundfile.info(str(path))
+    except (RuntimeError, OSError) as error:
+        raise InputError(f"{path} is not readable audio ({error})")
+
+
+def claim_folder(
+    folder,
+    settings,
+    began="CKPT*",
+    option="output_folder",
+    name="settings.json",
+):
+    """Refuse to go on in a folder that was begun with other settings.
 
     Arguments
     ---------
     folder : str or Path
-        Where the run keeps its state.
+        Where a run keeps its state, or a grid its audio.
     settings : dict
-        What determines the run, JSON-able. Kept in ``settings.json``.
+        What determines the run, JSON-able.
     began : str
-        Pattern of what a run leaves there once it has something to lose.
+        Pattern of what is in the folder once there is something to lose.
     option : str
         The script's option that names the folder, for the message.
+    name : str
+        File in the folder that keeps the settings.
 
     Raises
     ------
@@ -51,23 +132,49 @@ def claim_folder(folder, settings, began="CKPT*", option="output_folder"):
     ...
     speechbrain_ext.utils.errors.InputError: ... layers ([0], now [6])...
     """
-    path = pathlib.Path(folder) / "settings.json"
+    folder = pathlib.Path(folder)
+    path = folder / name
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file: give another --{option}")
     settings = json.loads(json.dumps(settings, default=str))
-    if path.is_file() and any(pathlib.Path(folder).glob(began)):
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise InputError(f"{path} is damaged ({error}): delete {folder}")
-        for key in {**found, **settings}:
-            old, new = found.get(key), settings.get(key)
-            if old != new:
-                raise InputError(
-                    f"{folder} holds a run with another {key} ({old}, now "
-                    f"{new}): give another --{option}, or delete it"
-                )
+    if not any(folder.glob(began)):
+        # Not write_json, which has no infinity.
+        write_text(path, json.dumps(settings, indent=1) + "\n")
         return
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(settings, indent=2), encoding="utf-8")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        differs = _first_difference(found, settings)
+    except FileNotFoundError:
+        raise InputError(
+            f"{folder} holds {began} that was not made here: give another "
+            f"--{option}"
+        )
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path} is damaged ({error}): delete {folder}")
+    if differs:
+        raise InputError(
+            f"{folder} was made with another {differs}: give another "
+            f"--{option}, or delete it"
+        )
+
+
+def _first_difference(old, new):
+    """The first entry that differs, in words; empty if none does."""
+    for key in {**old, **new}:
+        before, now = old.get(key), new.get(key)
+        if before == now:
+            continue
+        if isinstance(before, dict) and isinstance(now, dict):
+            return f"{key}: {_first_difference(before, now)}"
+        if len(f"{before}{now}") > 200:
+            before, now = (
+                f"{len(one)} entries" if hasattr(one, "__len__") else one
+                for one in (before, now)
+            )
+            if before == now:
+                return key
+        return f"{key} ({before}, now {now})"
+    return ""
 
 
 @contextlib.contextmanager
@@ -105,3 +212,110 @@ def replacing(path):
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_text(path, text):
+    """Write a text file, complete or not at all.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "a.txt"
+    >>> write_text(path, "done")
+    >>> path.read_text()
+    'done'
+    """
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def to_json(obj):
+    """Plain Python of an object with arrays; NaN and infinity become None.
+
+    Example
+    -------
+    >>> import numpy as np
+    >>> to_json({"eer": np.float32("nan"), 3: (np.int64(1), np.arange(2))})
+    {'eer': None, '3': [1, [0, 1]]}
+    """
+    if isinstance(obj, dict):
+        return {str(key): to_json(value) for key, value in obj.items()}
+    if isinstance(obj, (list, tuple)):
+        return [to_json(value) for value in obj]
+    if hasattr(obj, "tolist"):  # numpy and torch, scalars included
+        return to_json(obj.tolist())
+    if isinstance(obj, float) and not math.isfinite(obj):
+        return None
+    return obj
+
+
+def write_json(path, obj):
+    """Write an object as JSON, with null in place of NaN.
+
+    Arguments
+    ---------
+    path : str or pathlib.Path
+        File to write; it is replaced only when the new one is complete.
+    obj : dict or list
+        May contain numpy and torch scalars and arrays.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "results.json"
+    >>> write_json(path, {"eer": float("nan")})
+    >>> json.loads(path.read_text())
+    {'eer': None}
+    """
+    write_text(path, json.dumps(to_json(obj), indent=1, allow_nan=False) + "\n")
+
+
+def write_csv(path, rows, columns=None):
+    """Write rows as a CSV file, complete or not at all.
+
+    Arguments
+    ---------
+    path : str or Path
+        File to write.
+    rows : list of dict
+        With the same keys.
+    columns : list of str
+        Which of them, in this order. Default: those of the first row.
+
+    Raises
+    ------
+    InputError
+        If there are no rows.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "manifest.csv"
+    >>> write_csv(path, [{"ID": "a", "wav": "a.wav"}])
+    >>> path.read_text().split()
+    ['ID,wav', 'a,a.wav']
+    """
+    if not rows:
+        raise InputError(f"{path}: no rows to write")
+    with replacing(path) as temporary:
+        with open(temporary, "w", newline="", encoding="utf-8") as file:
+            columns = list(columns or rows[0])
+            writer = csv.DictWriter(
+                file, columns, extrasaction="ignore", lineterminator="\n"
+            )
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+def read_csv(path, delimiter=","):
+    """Rows of a CSV file, dicts of str; none if it is not there.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "manifest.csv"
+    >>> write_csv(path, [{"ID": "a", "wav": "a.wav"}])
+    >>> read_csv(path)
+    [{'ID': 'a', 'wav': 'a.wav'}]
+    """
+    if not pathlib.Path(path).is_file():
+        return []
+    # A spreadsheet puts a mark in front of the first heading.
+    with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
+        return list(csv.DictReader(file, delimiter=delimiter))

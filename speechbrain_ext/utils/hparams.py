@@ -69,12 +69,9 @@ def find_hparams(group, name):
     'log_mel.yaml'
     """
     folder = hparams_folder() / group
-    named = folder / f"{name}.yaml"
-    if named.is_file():
-        return named
-    path = Path(str(name)).expanduser()
-    if path.suffix in (".yaml", ".yml") and path.is_file():
-        return path
+    for path in (folder / f"{name}.yaml", Path(str(name)).expanduser()):
+        if path.suffix in (".yaml", ".yml") and path.is_file():
+            return path
     known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
     raise InputError(
         f"Unknown name '{name}' for hparams/{group}: expected one of {known}, "
@@ -123,34 +120,32 @@ def load_hparams(path, overrides=None):
     if path.resolve().parent.name == "hparams" and recipe not in sys.path:
         sys.path.append(recipe)
     text = path.read_text(encoding="utf-8")
-    known = {line.split(":")[0] for line in text.splitlines()}
+    options = dict(re.findall(r"^([\w-]+):(.*)", text, re.MULTILINE))
     given = _given(overrides or {})
     for name in given:
-        if name not in known:
+        if name not in options:
             raise InputError(
                 f"Unknown option --{name}: the top-level keys of {path} are "
                 "the options"
             )
-    for line in text.splitlines():
-        name, _, value = line.partition(":")
+    for name, value in options.items():
         if value.strip().startswith("!PLACEHOLDER") and name not in given:
             raise InputError(f"{path} needs --{name}{value.partition('#')[2]}")
     try:
         with open(path, encoding="utf-8") as file:
             return load_hyperpyyaml(file, overrides)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
+        said = str(error.args[0])
         # What HyperPyYAML says of a key that a class does not take.
-        if not str(error.args[0]).startswith("Invalid argument to"):
-            raise
-        raise InputError(f"{path}: {'; '.join(map(str, error.args))}")
-    except ValueError as error:
+        if said.startswith("Invalid argument to"):
+            raise InputError(f"{path}: {'; '.join(map(str, error.args))}")
         # {key: value} where the file has none. Other causes have no override.
-        if not str(error.args[0]).startswith("The structure of the overrides"):
-            raise
-        raise InputError(
-            f"An option was given as {{key: value}} that is no such thing in "
-            f"{path}: {error.args[1]}"
-        )
+        if said.startswith("The structure of the overrides"):
+            raise InputError(
+                f"An option was given as {{key: value}} that is not such a "
+                f"thing in {path}: {error.args[1]}"
+            )
+        raise
 
 
 def _given(overrides):
@@ -162,8 +157,8 @@ def _given(overrides):
     except yaml.YAMLError as error:
         problem = " ".join(str(error).split())
         raise InputError(f"The options cannot be read as YAML: {problem}")
-    options = node.value if node else []
-    for key, value in options:
+    given = set()
+    for key, value in node.value if node else []:
         # HyperPyYAML would keep the tag of the file, or fail.
         if value.tag.startswith("!") and isinstance(value, yaml.MappingNode):
             raise InputError(
@@ -171,11 +166,10 @@ def _given(overrides):
                 "{key: value} from the command line: give the arguments as a "
                 "list, [first, second], or in an option file"
             )
-    names = [key.value for key, _ in options]
-    for name in names:
-        if names.count(name) > 1:
-            raise InputError(f"Option --{name} is given twice")
-    return set(names)
+        if key.value in given:
+            raise InputError(f"Option --{key.value} is given twice")
+        given.add(key.value)
+    return given
 
 
 def run_label(*parts):

@@ -12,14 +12,11 @@ import time
 
 import numpy as np
 import torch
-from speechbrain.utils.metric_stats import EER, minDCF
 
-from speechbrain_ext.evaluation.uncertainty import SpeakerResamples
-from speechbrain_ext.evaluation.verification import (
-    equal_error_rate,
-    generate_trials,
-    min_dcf,
-)
+from speechbrain.utils.metric_stats import EER, minDCF
+from speechbrain_ext.metrics.trials import generate_trials
+from speechbrain_ext.metrics.uncertainty import SpeakerResamples
+from speechbrain_ext.metrics.verification import equal_error_rate, min_dcf
 
 
 def clock(function, repeats=1):

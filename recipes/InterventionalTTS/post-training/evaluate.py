@@ -9,171 +9,95 @@ On corpora as they are unpacked, [by the published protocol]:
 >     --data_folder VOXCELEB1_TEST --voxceleb1=True --tasks='[verification]' \
 >     [--protocol=published]
 
-Writes results.json, report.txt and plots into the output folder. The pooled
-features of the exports' encoders, raw and standardised, are the baselines.
+Writes results.csv, results.json, report.txt and plots into the output folder.
+The pooled features of the exports' encoders, raw and standardised, are the
+baselines.
 """
 
 import sys
 from functools import partial
 
 import numpy as np
+from keywords_prepare import speech_commands_rows
+from voxceleb1_trials_prepare import voxceleb_rows
+
 import speechbrain as sb
 from speechbrain.utils.logger import get_logger
-
+from speechbrain_ext.dataio.audio import check_audio
 from speechbrain_ext.dataio.feature_cache import extract_features
 from speechbrain_ext.dataio.manifest import (
-    check_audio,
+    check_disjoint,
     factor_labels,
     in_split,
     load_manifest,
     subset,
 )
-from speechbrain_ext.evaluation.categories import pair_categories
-from speechbrain_ext.evaluation.exports import (
-    by_encoder,
-    first_seeds,
-    statistics_utterances,
-    systems_of,
-)
-from speechbrain_ext.evaluation.keywords import (
-    check_disjoint,
-    speech_commands_rows,
-    write_rows,
-)
-from speechbrain_ext.evaluation.measure import (
-    check_tasks,
-    format_measures,
-    measure_condition,
-)
-from speechbrain_ext.evaluation.plots import (
-    plot_det,
-    plot_leakage,
-    plot_score_distributions,
-    plot_speakers,
-)
+from speechbrain_ext.evaluation import plots, report, results, systems, tasks
 from speechbrain_ext.evaluation.published import NOTE, load_protocol
-from speechbrain_ext.evaluation.report import write_json
-from speechbrain_ext.evaluation.systems import distinct, embed
-from speechbrain_ext.evaluation.verification import (
+from speechbrain_ext.inference.subspaces import load_exports
+from speechbrain_ext.metrics.trials import (
     check_labels,
     generate_trials,
     read_trials,
+    trial_groups,
     write_trials,
 )
-from speechbrain_ext.evaluation.voxceleb import voxceleb_rows
-from speechbrain_ext.inference.subspaces import load_exports
 from speechbrain_ext.utils.errors import InputError, one_line_errors
-from speechbrain_ext.utils.files import replacing
-from speechbrain_ext.utils.hparams import load_hparams
+from speechbrain_ext.utils.files import write_csv
+from speechbrain_ext.utils.hparams import load_hparams, run_label
+from speechbrain_ext.utils.options import check_options, one_of, some_of, whole
 
 logger = get_logger(__name__)
 
-
-def load_labels(hparams, dataset, ids):
-    """Speakers, contents and genders of some utterances; None if not given."""
-    columns = [
-        hparams[f"{name}_factor"]
-        for name in ("verification", "content", "gender")
-    ]
-    labels = factor_labels(dataset, ids, filter(None, columns))
-    return [labels.get(column) for column in columns]
+TASKS = ("verification", "content", "keywords", "leakage")
 
 
-def make_trials(hparams, ids, labels):
-    """The given trial list, or trials of our own; None without verification."""
-    if "verification" not in hparams["tasks"]:
-        return None
-    if hparams["trials"]:
-        trials = read_trials(hparams["trials"], ids)
-        check_labels(trials, labels[0], hparams["trials"])
-    else:
-        trials = generate_trials(
-            *labels,
-            different_content=hparams["different_content"],
-            same_gender=hparams["same_gender"],
-            max_targets=hparams["max_targets"],
-            max_nontargets=hparams["max_nontargets"],
-            seed=hparams["seed"],
+def check(hparams):
+    """Refuse tasks that do not exist or need contents that are not there."""
+    if isinstance(hparams["tasks"], str):
+        hparams["tasks"] = [hparams["tasks"]]
+    if isinstance(hparams["conditions"], str):
+        hparams["conditions"] = [hparams["conditions"]]
+    rules = {
+        "tasks": some_of(*TASKS),
+        "domain_statistics": one_of("grid", "target"),
+        "resamples": whole(0),
+        "probe_folds": whole(2),
+    }
+    check_options(hparams, rules)
+    factors = hparams["leakage_factors"]
+    for task in hparams["tasks"]:
+        given = task == "leakage" and factors is not None
+        if task == "verification" or given or hparams["content_factor"]:
+            continue
+        raise InputError(
+            f"Task '{task}' needs a content factor: give --content_factor "
+            "COLUMN, or leave it out of --tasks"
         )
-    write_trials(f"{hparams['output_folder']}/trials.txt", trials, ids)
-    return trials
-
-
-def trial_categories(hparams, trials, contents, genders):
-    """Kinds of trials that get rows of their own."""
-    categories = {}
-    if trials is not None and genders:
-        categories["gender"] = pair_categories(genders, trials)
-    free = hparams["trials"] or not hparams["different_content"]
-    if trials is not None and contents and free:
-        said = np.asarray(contents)
-        same = said[trials.enrol] == said[trials.test]
-        categories["content"] = np.where(same, "same", "different")
-    return categories
-
-
-def embed_all(hparams, dataset, exports, uses, channel, run_opts):
-    """Vectors of every system for each use of utterances, in one condition.
-
-    Arguments
-    ---------
-    uses : dict
-        ``test``, ``training`` (of keywords), ``cohort``, ``statistics`` ->
-        IDs.
-
-    Returns
-    -------
-    vectors : dict
-        Use -> name of system and subspace -> [N, D].
-    controls : torch.Tensor
-        Pooled test features of the first encoder, [N, layers, dim].
-    """
-    vectors = {use: {} for use in uses if use != "statistics"}
-    controls = None
-    every = list(dict.fromkeys(key for ids in uses.values() for key in ids))
-    groups = by_encoder(exports)
-    for number, group in enumerate(groups, 1):
-        model = next(iter(group.values()))
-        module = model.mods.embedding_model
-        check_audio(dataset, module.encoder.sample_rate, hparams["resample"])
-        pooled = extract_features(
-            subset(dataset, every),
-            module.encoder,
-            hparams["cache_folder"],
-            channel=channel and channel(sample_rate=module.encoder.sample_rate),
-            device=model.device,
-            progress=not run_opts.noprogressbar,
-            **hparams["extraction"],
+    if factors is not None and (
+        isinstance(factors, str) or len(set(factors)) < 2
+    ):
+        raise InputError(
+            f"leakage_factors is {factors!r}: expected two columns of the "
+            "manifest or more, e.g. [speaker, content, rate]"
         )
-        features = {u: pooled.select(i, module.layers) for u, i in uses.items()}
-        suffix = f"_{number}" if len(groups) > 1 else ""
-        systems = systems_of(group, features.get("statistics"), suffix)
-        for use in vectors:
-            chosen = features[use]
-            embedded = {n: embed(one, chosen) for n, one in systems.items()}
-            vectors[use] |= distinct(embedded)
-        controls = features["test"] if controls is None else controls
-    return vectors, controls
 
 
 def make_manifest(hparams, protocol):
     """Manifest and options of a corpus that is given as its folder."""
-    tasks = {"speech_commands": "keywords", "voxceleb1": "verification"}
-    chosen = [corpus for corpus in tasks if hparams[corpus]]
-    if not chosen:
+    if hparams["speech_commands"] and hparams["voxceleb1"]:
+        raise InputError("speech_commands and voxceleb1: choose one of them")
+    if not (hparams["speech_commands"] or hparams["voxceleb1"]):
         return
-    if len(chosen) > 1:
-        raise InputError(f"{' and '.join(chosen)}: choose one of them")
-    task = tasks[chosen[0]]
+    task = "verification" if hparams["voxceleb1"] else "keywords"
     if hparams["tasks"] != [task]:
         raise InputError(
-            f"{chosen[0]} makes the task {task} alone: add --tasks='[{task}]'"
+            f"This corpus makes the task {task} alone: add --tasks='[{task}]'"
         )
+    folder = hparams["data_folder"]
     if hparams["voxceleb1"]:
         rows, trials = voxceleb_rows(
-            hparams["data_folder"],
-            hparams["trials"],
-            hparams["voxceleb1_meta"],
+            folder, hparams["trials"], hparams["voxceleb1_meta"]
         )
         hparams["trials"] = str(trials)
         hparams["content_factor"] = None
@@ -182,21 +106,18 @@ def make_manifest(hparams, protocol):
             logger.warning("No vox1_meta.csv: no rows of gender pairs")
     else:
         rows = speech_commands_rows(
-            hparams["data_folder"],
-            hparams["seed"],
-            silence_counts=protocol.get("silence"),
+            folder, hparams["seed"], silence_counts=protocol.get("silence")
         )
         hparams["evaluated_split"] = hparams["evaluated_split"] or "test"
     hparams["manifest"] = f"{hparams['output_folder']}/manifest.csv"
-    write_rows(hparams["manifest"], rows)
+    write_csv(hparams["manifest"], rows)
 
 
-def load_data(hparams):
-    """The recordings that the manifest names."""
-    more = hparams["leakage_factors"]
-    check_tasks(hparams["tasks"], hparams["content_factor"] is not None, more)
+def dataio_prep(hparams):
+    """The recordings as a dataset, with the columns that are used."""
     names = ("verification_factor", "content_factor", "gender_factor")
-    used = [*(hparams[name] for name in names), *(more or ())]
+    used = [hparams[name] for name in names]
+    used += hparams["leakage_factors"] or ()
     return load_manifest(
         hparams["manifest"],
         hparams["data_folder"],
@@ -205,10 +126,43 @@ def load_data(hparams):
     )
 
 
+def labels_of(hparams, dataset, ids):
+    """Speakers, contents and genders of utterances; None if not given."""
+    names = ("verification", "content", "gender")
+    columns = [hparams[f"{name}_factor"] for name in names]
+    labels = factor_labels(dataset, ids, filter(None, columns))
+    return [labels.get(column) for column in columns]
+
+
+def make_trials(hparams, ids, speakers, contents, genders):
+    """Trials as given or of our own, and the kinds of them that get rows."""
+    if hparams["trials"]:
+        trials = read_trials(hparams["trials"], ids)
+        check_labels(trials, speakers, hparams["trials"])
+    else:
+        trials = generate_trials(
+            speakers,
+            contents,
+            genders,
+            different_content=hparams["different_content"],
+            same_gender=hparams["same_gender"],
+            max_targets=hparams["max_targets"],
+            max_nontargets=hparams["max_nontargets"],
+            seed=hparams["seed"],
+        )
+    write_trials(f"{hparams['output_folder']}/trials.txt", trials, ids)
+    groups = [trial_groups(genders, trials)] if genders else []
+    if contents and (hparams["trials"] or not hparams["different_content"]):
+        said = np.asarray(contents)
+        same = said[trials.enrol] == said[trials.test]
+        groups.append(np.where(same, "same content", "different content"))
+    return trials, groups
+
+
 def choose_uses(hparams, dataset, ids, trials, speakers, needs_cohort):
     """Which utterances are used for what, and where statistics come from."""
     only_trials = trials if hparams["tasks"] == ["verification"] else None
-    statistics, description = statistics_utterances(
+    statistics, description = systems.statistics_utterances(
         hparams["domain_statistics"], list(dataset.data), ids, only_trials
     )
     uses = {"test": ids}
@@ -218,128 +172,172 @@ def choose_uses(hparams, dataset, ids, trials, speakers, needs_cohort):
         uses["training"] = in_split(dataset, hparams["keyword_split"])
     if needs_cohort:
         uses["cohort"] = in_split(dataset, hparams["cohort_split"])
-        others = load_labels(hparams, dataset, uses["cohort"])[0]
+    for use in ("training", "cohort"):
+        others = labels_of(hparams, dataset, uses.get(use, []))[0]
         check_disjoint(
             [*speakers, *others],
-            ["evaluated"] * len(speakers) + ["cohort"] * len(others),
+            ["evaluated"] * len(speakers) + [use] * len(others),
         )
     return uses, description
 
 
-def measure(hparams, run_opts, exports):
-    """All measures in all conditions, and what the plots show."""
-    protocol = load_protocol(hparams)
-    make_manifest(hparams, protocol)
-    dataset = load_data(hparams)
-    ids = in_split(dataset, hparams["evaluated_split"])
-    speakers, contents, genders = load_labels(hparams, dataset, ids)
-    trials = make_trials(hparams, ids, (speakers, contents, genders))
-    uses, description = choose_uses(
-        hparams, dataset, ids, trials, speakers, protocol["needs_cohort"]
-    )
-    results = {
-        "protocol": hparams["protocol"],
-        "exports": list(exports),
-        "manifest": {"utterances": len(ids), "speakers": len(set(speakers))},
-        "domain_statistics": description,
-        "trials": hparams["trials"],
-        "scoring": hparams["scoring"],
-        "tasks": hparams["tasks"],
-        "conditions": {},
-    }
-    channels = {
-        "clean": None,
-        "shifted": partial(hparams["channel"], seed=hparams["channel_seed"]),
-    }
-    factors = None
-    if hparams["leakage_factors"]:
-        factors = factor_labels(dataset, ids, hparams["leakage_factors"])
-    plotted = {}
-    for condition in protocol["conditions"]:
-        vectors, controls = embed_all(
-            hparams, dataset, exports, uses, channels[condition], run_opts
+def make_tasks(hparams, protocol, dataset, uses, trials, groups):
+    """The tasks that were asked for, with the labels of their utterances."""
+    speakers, contents, _ = labels_of(hparams, dataset, uses["test"])
+    cohort = labels_of(hparams, dataset, uses.get("cohort", []))[0]
+    training = labels_of(hparams, dataset, uses.get("training", []))[1]
+    speaker = hparams["verification_factor"]
+    content = hparams["content_factor"]
+    options = {"resamples": hparams["resamples"], "seed": hparams["seed"]}
+    compared = options | {"reference": hparams["reference"]}
+    asked = []
+    if "verification" in hparams["tasks"]:
+        asked.append(
+            tasks.Verification(
+                speaker,
+                trials,
+                speakers,
+                groups,
+                protocol["scoring"],
+                hparams["scoring"],
+                cohort or None,
+                hparams["trials"] or "",
+                **compared,
+            )
         )
-        training = cohort = None
-        if "training" in uses:
-            known = load_labels(hparams, dataset, uses["training"])
-            training = (vectors["training"], known[1], known[0])
-        if "cohort" in uses:
-            known = load_labels(hparams, dataset, uses["cohort"])
-            cohort = (vectors["cohort"], known[0])
-        measures, scored = measure_condition(
-            vectors["test"],
-            speakers,
-            contents,
-            trials,
-            hparams["resamples"],
-            tasks=hparams["tasks"],
-            reference=hparams["reference"],
-            categories=trial_categories(hparams, trials, contents, genders),
-            scoring=protocol["scoring"],
-            cohort=cohort,
-            keyword_training=training,
-            keyword_classifier=protocol["keyword_classifier"],
-            features=controls,
-            factors=factors,
-            folds=hparams["probe_folds"],
-            seed=hparams["seed"],
+    if "content" in hparams["tasks"]:
+        asked.append(
+            tasks.ContentRetrieval(content, contents, speakers, **compared)
         )
-        results["conditions"][condition] = measures
-        plotted[condition] = (scored, vectors["test"])
-    return results, plotted, speakers
+    if "keywords" in hparams["tasks"]:
+        classifier = protocol["keyword_classifier"], protocol["backend"]
+        asked.append(
+            tasks.Keywords(
+                content, training, contents, speakers, *classifier, **compared
+            )
+        )
+    if "leakage" in hparams["tasks"]:
+        names = hparams["leakage_factors"] or [speaker, content]
+        factors = factor_labels(dataset, uses["test"], names)
+        folds = hparams["probe_folds"]
+        asked.append(tasks.Leakage(factors, speakers, folds, **options))
+    return asked
 
 
-def report(folder, results, plotted, speakers):
-    """results.json, report.txt, the plots, and the tables on the screen."""
-    write_json(f"{folder}/results.json", results)
-    text = "\n\n".join(
-        format_measures(condition, measures)
-        for condition, measures in results["conditions"].items()
-    )
-    header = f"statistics: {results['domain_statistics']}"
-    if results["trials"]:
-        header += f"\ntrials: {results['trials']}"
-    text = f"{header}\n\n{text}\n"
-    if results["protocol"]:
-        text = f"{NOTE}\n\n{text}"
-    with replacing(f"{folder}/report.txt") as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    print(f"\n{text}")
-    for condition, (scored, vectors) in plotted.items():
-        # Of several seeds one is drawn: the maps take longer than all else.
-        scored, vectors = first_seeds(scored), first_seeds(vectors)
-        if scored:
-            plot_score_distributions(
-                scored, f"{folder}/scores_{condition}.png", condition
-            )
-            plot_det(scored, f"{folder}/det_{condition}.png", condition)
-        plot_speakers(
-            vectors, speakers, f"{folder}/speakers_{condition}.png", condition
+def embed_all(hparams, dataset, exports, uses, condition, run_opts):
+    """Vectors of every system for each use of utterances, in one condition."""
+    channel = None
+    if condition == "channels":
+        channel = partial(hparams["channel"], seed=hparams["channel_seed"])
+    vectors = {use: {} for use in uses if use != "statistics"}
+    controls = None
+    every = list(dict.fromkeys(key for ids in uses.values() for key in ids))
+    groups = systems.group_exports(exports)
+    for number, group in enumerate(groups, 1):
+        module = group[0].mods.embedding_model
+        rate = module.encoder.sample_rate
+        check_audio(dataset, rate, hparams["resample"])
+        pooled = extract_features(
+            subset(dataset, every),
+            module.encoder,
+            hparams["cache_folder"],
+            channel=channel and channel(sample_rate=rate),
+            device=group[0].device,
+            progress=not run_opts.noprogressbar,
+            **hparams["extraction"],
         )
-        leakage = results["conditions"][condition].get("leakage")
-        if leakage:
-            plot_leakage(
-                leakage, f"{folder}/leakage_{condition}.png", condition
-            )
-    logger.info(f"Results and plots in {folder}")
+        features = {u: pooled.select(i, module.layers) for u, i in uses.items()}
+        named = systems.export_systems(
+            group,
+            features.get("statistics"),
+            f"_{number}" if len(groups) > 1 else "",
+        )
+        for use, known in vectors.items():
+            known |= systems.embed_systems(named, features[use])
+        controls = features["test"] if controls is None else controls
+    return tasks.Embedded(condition, vectors, controls)
+
+
+def draw(folder, embedded, rows, speakers):
+    """Maps of one condition; of several seeds one is drawn."""
+    condition = embedded.condition
+    title = report.CONDITIONS[condition]
+    vectors = plots.first_seeds(embedded.vectors["test"])
+    path = f"{folder}/speakers_{condition}.png"
+    plots.plot_speakers(vectors, speakers, path, title)
+    leakage = results.select(rows, task="leakage", condition=condition)
+    if leakage:
+        path = f"{folder}/leakage_{condition}.png"
+        plots.plot_leakage(leakage, path, title)
+
+
+def write_predictions(folder, ids, task):
+    """For each utterance and subspace the keyword that it was taken for."""
+    for condition, predicted in task.predicted.items():
+        names = {o: f"{o.label} {o.seed}".strip() for o in predicted}
+        rows = [
+            {"ID": key, task.factor: value}
+            | {name: predicted[origin][n] for origin, name in names.items()}
+            for n, (key, value) in enumerate(zip(ids, task.values))
+        ]
+        write_csv(f"{folder}/keywords_{condition}.csv", rows)
 
 
 def main(arguments):
     """Load the exports, measure, report."""
+    # Options and exports
     hparams_file, run_opts, overrides = sb.parse_arguments(arguments)
     hparams = load_hparams(hparams_file, overrides)
-    for name in ("tasks", "conditions"):
-        if isinstance(hparams[name], str):
-            hparams[name] = [hparams[name]]
+    check(hparams)
+    protocol = load_protocol(hparams)
     exports = load_exports(
         hparams["export_folder"], hparams["export_names"], run_opts.device
     )
+    folder = hparams["output_folder"]
     sb.create_experiment_directory(
-        experiment_directory=hparams["output_folder"],
+        experiment_directory=folder,
         hyperparams_to_save=hparams_file,
         overrides=overrides,
     )
-    report(hparams["output_folder"], *measure(hparams, run_opts, exports))
+    # Recordings, trials and tasks
+    make_manifest(hparams, protocol)
+    dataset = dataio_prep(hparams)
+    ids = in_split(dataset, hparams["evaluated_split"])
+    labels = labels_of(hparams, dataset, ids)
+    trials, groups = None, []
+    if "verification" in hparams["tasks"]:
+        trials, groups = make_trials(hparams, ids, *labels)
+    uses, statistics = choose_uses(
+        hparams, dataset, ids, trials, labels[0], protocol["needs_cohort"]
+    )
+    asked = make_tasks(hparams, protocol, dataset, uses, trials, groups)
+    # Vectors of all systems, and what the tasks say of them
+    data, rows = run_label(hparams["data_folder"]), []
+    for condition in protocol["conditions"]:
+        embedded = embed_all(
+            hparams, dataset, exports, uses, condition, run_opts
+        )
+        rows += tasks.run_tasks(asked, embedded, data=data)
+        draw(folder, embedded, rows, labels[0])
+    # Results
+    named = ("protocol", "trials", "scoring", "tasks", "reference")
+    about = {key: hparams[key] for key in named} | {
+        "exports": [model.hparams.name for model in exports],
+        "utterances": len(ids),
+        "speakers": len(set(labels[0])),
+        "domain_statistics": statistics,
+    }
+    results.write_results(folder, rows, about)
+    header = [f"statistics: {statistics}"]
+    header += [f"trials: {hparams['trials']}"] if hparams["trials"] else []
+    header += [NOTE] if hparams["protocol"] else []
+    report.write_report(folder, rows, header)
+    for task in asked:
+        if task.name == "verification":
+            plots.plot_scores(task, folder, det=True)
+        if task.name == "keywords":
+            write_predictions(folder, ids, task)
+    print(f"\n{folder}/report.txt, results.csv and *.png: the results")
 
 
 if __name__ == "__main__":

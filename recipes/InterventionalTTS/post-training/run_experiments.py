@@ -17,18 +17,14 @@ import sys
 from pathlib import Path
 
 import speechbrain as sb
-from speechbrain.utils.logger import get_logger
-
-from speechbrain_ext.evaluation.experiments import write_summary
+from speechbrain_ext.evaluation.summary import write_summary
 from speechbrain_ext.utils.errors import one_line_errors
-from speechbrain_ext.utils.experiments import (
+from speechbrain_ext.utils.hparams import load_hparams
+from speechbrain_ext.utils.jobs import (
     plan_evaluations,
     plan_trainings,
     run_jobs,
 )
-from speechbrain_ext.utils.hparams import load_hparams
-
-logger = get_logger(__name__)
 
 
 def main(arguments):
@@ -61,9 +57,8 @@ def main(arguments):
         hparams["evaluations"],
         scripts / "evaluate.py",
         hparams["evaluate_hparams"],
-        folder,
     )
-    trainings = [job for cell in cells for job in cell.trainings]
+    trainings = [job for jobs in cells.values() for job in jobs]
     run_jobs(trainings, hparams["devices"], description="trainings")
     run_jobs(
         list(evaluations.values()),
@@ -71,8 +66,9 @@ def main(arguments):
         renew=True,
         description="evaluations",
     )
-    write_summary(folder, cells, evaluations)
-    logger.info(f"Tables and plots in {folder}")
+    places = [(name, job.folder) for (name, _), job in evaluations.items()]
+    print(write_summary(folder, places))
+    print(f"{folder}/summary.md, results.csv and layers_*.png: the results")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Interventional post-training of a frozen speech encoder.
 
-A frozen encoder gives one vector an utterance; a small network is trained on
-a grid in which every speaker says every sentence, so that its output falls
-into one subspace a factor (Cox and Barker, Interspeech 2026, arXiv
-2606.17967). The grid is synthesised (hparams/interventional.yaml) or comes as
-a manifest with factor columns (hparams/recorded_grid.yaml).
+A frozen encoder gives one vector per utterance. On a grid in which every
+speaker says every sentence, two heads are fitted that map this vector to one
+subspace per factor: a network, trained by a multi-part contrastive loss (Cox
+and Barker, Interspeech 2026, arXiv 2606.17967), and a closed form that has also
+heard random channels. The grid is synthesised (hparams/interventional.yaml) or
+comes as a manifest with factor columns (hparams/recorded_grid.yaml).
 
 To run this recipe:
 > python train.py hparams/interventional.yaml
@@ -14,85 +15,155 @@ To run this recipe:
 The second form reads FOLDER/manifest.csv, or what --manifest gives.
 """
 
+import functools
+import os
 import sys
 
-import speechbrain as sb
 import torch
-from speechbrain.utils.distributed import if_main_process, run_on_main
 
-from speechbrain_ext.core import InterventionalBrain
-from speechbrain_ext.dataio.feature_cache import (
-    extract_conditions,
+import speechbrain as sb
+from speechbrain.utils.distributed import if_main_process, run_on_main
+from speechbrain_ext.dataio.audio import check_audio
+from speechbrain_ext.dataio.feature_cache import extract_conditions
+from speechbrain_ext.dataio.grid import (
+    BlockSampler,
+    GridFeatures,
     grid_features,
-    takes_of,
 )
-from speechbrain_ext.dataio.grid import BlockSampler
 from speechbrain_ext.dataio.manifest import (
-    check_audio,
     factor_labels,
     load_manifest,
     split_manifest,
 )
-from speechbrain_ext.evaluation.systems import (
-    baseline_systems,
-    closed_form_systems,
-    evaluate_systems,
-    grid_summary,
-    write_report,
-)
-from speechbrain_ext.inference.export import export_systems
-from speechbrain_ext.lobes.encoders import choose_layers, suit_head
+from speechbrain_ext.evaluation import plots, report, results, systems, tasks
+from speechbrain_ext.inference.export import export_subspaces
+from speechbrain_ext.inference.model_card import model_card
+from speechbrain_ext.lobes.encoders import choose_layers
+from speechbrain_ext.lobes.subspaces import BaselineHead
+from speechbrain_ext.metrics.trials import generate_trials
 from speechbrain_ext.utils.errors import InputError, one_line_errors
 from speechbrain_ext.utils.files import claim_folder, digest
-from speechbrain_ext.utils.hparams import load_hparams
+from speechbrain_ext.utils.hparams import load_hparams, run_label
+from speechbrain_ext.utils.options import check_options, one_of, some_of, whole
 
 # Beside data, encoder, heads and loss: what makes a run another one.
 SETTINGS = (
     *("seed", "layers", "augmented_takes", "network_takes", "channel_seed"),
     *("factors", "train_block", "valid_block", "number_of_epochs"),
-    "max_grad_norm",
 )
+RUN_OPTIONS = ("max_grad_norm", "grad_accumulation_factor", "precision")
+# What results.json says of a run, beside grid and encoder.
+ABOUT = ("layers", "seed", "factors", "augmented_takes", "network_takes")
 
 
-def claim(hparams, dataset, splits):
-    """A folder holds one run: its checkpoints must not be taken for another."""
-    settings = {key: hparams[key] for key in SETTINGS}
-    settings["encoder"] = hparams["encoder_model"].identity
-    settings["network"] = hparams["network"].config
-    settings["loss"] = hparams["loss"].config
-    for key in ("channel", "opt_class", "lr_scheduler", "recommended"):
-        settings[key] = getattr(hparams[key], "keywords", {})
-    for split, ids in splits.items():
-        labels = factor_labels(dataset, ids, hparams["grid_factors"])
-        settings[f"{split}_data"] = digest([ids, labels])
-    claim_folder(hparams["save_folder"], settings)
+class InterventionalBrain(sb.Brain):
+    """Trains the network on blocks of pooled features."""
+
+    def compute_forward(self, batch, stage):
+        """Features of a block, [B, layers, dim] -> subspaces, [B, D] each."""
+        features, _ = batch
+        return self.modules.network(features.to(self.device))
+
+    def compute_objectives(self, predictions, batch, stage):
+        """Contrastive loss of each factor in its subspace + orthogonality."""
+        codes = {f: code.to(self.device) for f, code in batch[1].items()}
+        loss, parts = self.hparams.loss(predictions, codes)
+        for name, value in parts.items():
+            self.parts.setdefault(name, []).append(value)
+        return loss
+
+    def init_optimizers(self):
+        """The optimiser, and the learning rate's schedule over all steps."""
+        super().init_optimizers()
+        self.scheduler = self.hparams.lr_scheduler(
+            self.optimizer, total_steps=self.total_steps
+        )
+        if self.checkpointer is not None:
+            self.checkpointer.add_recoverable("scheduler", self.scheduler)
+
+    def on_fit_batch_end(self, batch, outputs, loss, should_step):
+        """The learning rate follows its schedule step by step."""
+        if should_step and self.scheduler.last_epoch + 1 < self.total_steps:
+            self.scheduler.step()
+
+    def on_stage_start(self, stage, epoch=None):
+        """Start the means of a stage."""
+        self.parts = {}
+
+    def on_stage_end(self, stage, stage_loss, epoch=None):
+        """Log; after validation, keep the last and the best checkpoint."""
+        stats = {"loss": stage_loss} | {
+            name: torch.stack(values).mean().item()
+            for name, values in self.parts.items()
+        }
+        if stage == sb.Stage.TRAIN:
+            self.train_stats = stats
+            return
+        self.hparams.train_logger.log_stats(
+            {"epoch": epoch, "lr": self.optimizer.param_groups[0]["lr"]},
+            train_stats=self.train_stats,
+            valid_stats=stats,
+        )
+        self.checkpointer.save_and_keep_only(
+            meta={"excess": stats["excess"], "epoch": epoch},
+            min_keys=["excess"],
+        )
+
+    def fit_grids(self, train, valid):
+        """Train on blocks of one grid, validate on blocks of another.
+
+        Arguments
+        ---------
+        train, valid : GridFeatures
+            Features with their factors.
+        """
+        # Two blocks per process: of a single one SpeechBrain's distributed
+        # wrapper hands over the utterances in place of the block.
+        world_size = int(os.environ.get("WORLD_SIZE", 1))
+        blocks = BlockSampler(
+            train.grid,
+            self.hparams.train_block,
+            seed=self.hparams.seed,
+            multiple_of=1 if world_size == 1 else 2 * world_size,
+        )
+        # SpeechBrain drops what an epoch accumulates without a step.
+        steps = len(blocks) // world_size // self.grad_accumulation_factor
+        self.total_steps = steps * self.hparams.number_of_epochs
+        # Tells the sampler the epoch; under DDP the wrapper takes this place.
+        self.train_sampler = blocks
+        valid_blocks = BlockSampler(
+            valid.grid, self.hparams.valid_block, shuffle=False
+        )
+        options = {"collate_fn": GridFeatures.collate}
+        self.fit(
+            self.hparams.epoch_counter,
+            train,
+            valid,
+            train_loader_kwargs=options | {"batch_sampler": blocks},
+            valid_loader_kwargs=options | {"batch_sampler": valid_blocks},
+        )
 
 
-def check_options(hparams):
+def check(hparams):
     """Refuse options that would only fail, or be ignored, later on."""
-    judged = [hparams["verification_factor"], hparams["content_factor"]]
-    for factor in hparams["factors"] + judged:
-        if factor not in hparams["grid_factors"]:
-            raise InputError(
-                f"Factor '{factor}' is not one of grid_factors "
-                f"({', '.join(hparams['grid_factors'])}): add it there"
-            )
-    if hparams["network_takes"] > hparams["augmented_takes"]:
-        raise InputError(
-            f"network_takes is {hparams['network_takes']}, and augmented_takes "
-            f"{hparams['augmented_takes']}: give at most as many"
-        )
-    names = [hparams["system_name"]]
-    names += ["recommended"] if hparams["recommended"] else []
-    if hparams["exported"] not in names:
-        raise InputError(
-            f"exported is '{hparams['exported']}': expected "
-            f"{' or '.join(names)}"
-        )
+    factors = hparams["grid_factors"]
+    heads = [hparams["system_name"]]
+    heads += ["recommended"] if hparams["recommended"] else []
+    rules = {
+        "factors": some_of(*factors),
+        "verification_factor": one_of(*factors),
+        "content_factor": one_of(*factors),
+        "exported": one_of(*heads),
+        "checkpoint": one_of("last", "best"),
+        "number_of_epochs": whole(0),
+        "network_takes": whole(0),
+        "augmented_takes": whole(hparams["network_takes"]),
+    }
+    check_options(hparams, rules)
 
 
-def load_data(hparams):
-    """The manifest as a dataset whose audio was checked, and its splits."""
+def dataio_prep(hparams):
+    """The manifest as a dataset, and its splits; files are checked."""
     dataset = load_manifest(
         hparams["manifest"],
         hparams["data_folder"],
@@ -106,134 +177,151 @@ def load_data(hparams):
     return dataset, splits
 
 
-def extract(hparams, dataset, splits, device, progress):
-    """Pooled features as recorded, in augmented takes, and across channels."""
-    needed = "augmented_takes" if hparams["recommended"] else "network_takes"
+def claim(hparams, brain, dataset, splits):
+    """A folder holds one run: its checkpoints must not be taken for another."""
+    settings = {key: hparams[key] for key in SETTINGS}
+    settings |= {key: getattr(brain, key) for key in RUN_OPTIONS}
+    settings["encoder"] = hparams["encoder_model"].identity
+    settings["network"] = hparams["network"].config
+    settings["loss"] = hparams["loss"].config
+    for key in ("channel", "opt_class", "lr_scheduler", "recommended"):
+        settings[key] = getattr(hparams[key], "keywords", {})
+    for split, ids in splits.items():
+        labels = factor_labels(dataset, ids, hparams["grid_factors"])
+        settings[f"{split}_data"] = digest([ids, labels])
+    claim_folder(hparams["save_folder"], settings)
 
-    def run():
-        return extract_conditions(
-            dataset,
-            splits,
-            hparams["encoder_model"],
-            hparams["channel"],
-            hparams[needed],
-            hparams["network_takes"],
-            hparams["channel_seed"],
-            label=hparams["encoder_label"],
-            cache_folder=hparams["cache_folder"],
-            device=device,
-            progress=progress,
-            **hparams["extraction"],
+
+def fit_network(hparams, brain, grids):
+    """Contrastive training of the network, from the statistics of its input."""
+    network = hparams["network"]
+    network.fit_statistics(grids["train"].features)
+    brain.fit_grids(grids["train"], grids["valid"])
+    best = {"min_key": "excess"} if hparams["checkpoint"] == "best" else {}
+    if brain.checkpointer.recover_if_possible(**best) is None:
+        raise InputError(
+            f"No checkpoint in {hparams['save_folder']}: an untrained network "
+            "is not evaluated"
         )
-
-    run_on_main(run)  # the other processes then read what it wrote
-    return run()
+    return network
 
 
-def make_grids(hparams, dataset, splits, features):
-    """Training and validation grid of the network, with its takes."""
-    return {
+def fit_heads(hparams, brain, dataset, splits, features):
+    """All heads, by name, and the validation grid."""
+    takes = [one for name, one in features.items() if name != "channels"]
+    grids = {
         split: grid_features(
             dataset,
             splits[split],
-            takes_of(features)[: 1 + hparams["network_takes"]],
+            takes[: 1 + hparams["network_takes"]],
             hparams["grid_factors"],
             hparams["layers"],
             f"{split} grid",
         )
         for split in ("train", "valid")
     }
-
-
-def fit(brain, hparams, grids):
-    """Train the network on blocks of the training grid."""
-    blocks = {
-        split: BlockSampler(
-            grids[split].grid,
-            hparams[f"{split}_block"],
-            seed=hparams["seed"],
-            shuffle=split == "train",
-            multiple_of=brain.blocks_multiple() if split == "train" else 1,
-        )
-        for split in grids
-    }
-    brain.raw_network().fit_statistics(grids["train"].features)
-    brain.fit_grid(
-        hparams["epoch_counter"],
-        grids["train"],
-        grids["valid"],
-        blocks["train"],
-        blocks["valid"],
-    )
-
-
-def make_systems(hparams, network, grid, takes):
-    """The baselines, the network, the recommended head, other closed forms.
-
-    The recommended head is fitted to takes [takes, utterances, layers, dim],
-    the training utterances as recorded and through channels; the other closed
-    forms are fitted to what the network was trained on.
-    """
-    labels = {f: grid.grid.labels(f) for f in hparams["factors"]}
-    systems = baseline_systems(network.subspaces, takes[0])
+    ids, train = splits["train"], grids["train"]
+    heads = systems.baseline_heads(takes[0].select(ids, hparams["layers"]))
+    # The network, on blocks of speakers x contents
     if hparams["number_of_epochs"] > 0:
-        systems[hparams["system_name"]] = network
+        heads[hparams["system_name"]] = fit_network(hparams, brain, grids)
+    if not if_main_process():
+        return heads, grids["valid"]
+    # The closed form that has also heard what channels do to an utterance
     if hparams["recommended"]:
-        recorded = {f: values[: takes.shape[1]] for f, values in labels.items()}
-        systems["recommended"] = hparams["recommended"](takes, recorded)
-    return systems | closed_form_systems(
-        grid.features, labels, hparams["subspace_widths"], hparams["seed"]
+        heads["recommended"] = hparams["recommended"](
+            torch.stack([one.select(ids, hparams["layers"]) for one in takes]),
+            factor_labels(dataset, ids, hparams["factors"]),
+        )
+    # Closed forms to compare with
+    heads |= systems.closed_form_heads(
+        train.features,
+        {factor: train.grid.labels(factor) for factor in hparams["factors"]},
+        hparams["subspace_widths"],
+        hparams["seed"],
     )
+    return heads, grids["valid"]
 
 
-def evaluate(hparams, systems, dataset, splits, features):
-    """All systems on the test utterances: table, JSON, plots; the results."""
-    factors, ids = hparams["grid_factors"], splits["test"]
-    labels = factor_labels(dataset, ids, factors)
-    evaluated, scored = evaluate_systems(
-        systems,
-        {
-            condition: features[condition].select(ids, hparams["layers"])
-            for condition in ("clean", "shifted")
-        },
-        labels[hparams["verification_factor"]],
-        labels[hparams["content_factor"]],
+def evaluate(hparams, heads, dataset, splits, features):
+    """Verification and content retrieval on the test utterances."""
+    speaker = hparams["verification_factor"]
+    content = hparams["content_factor"]
+    labels = factor_labels(dataset, splits["test"], hparams["grid_factors"])
+    trials = generate_trials(
+        labels[speaker],
+        labels[content],
+        max_targets=systems.MAX_TRIALS,
+        max_nontargets=systems.MAX_TRIALS,
     )
-    grid = grid_summary(factor_labels(dataset, splits["train"], factors))
-    takes = ("augmented_takes", "network_takes")
-    results = {
-        "encoder": hparams["encoder_label"],
+    verification = tasks.Verification(speaker, trials)
+    retrieval = tasks.ContentRetrieval(
+        content, labels[content], labels[speaker]
+    )
+    label, layers = hparams["encoder_label"], hparams["layers"]
+    named = systems.name_systems(heads, label, layers, hparams["seed"])
+    data, rows = run_label(hparams["data_folder"]), []
+    for condition in ("recorded", "channels"):
+        pooled = features[condition].select(splits["test"], layers)
+        vectors = {"test": systems.embed_systems(named, pooled)}
+        embedded = tasks.Embedded(condition, vectors)
+        rows += tasks.run_tasks([verification, retrieval], embedded, data=data)
+    train = factor_labels(dataset, splits["train"], hparams["grid_factors"])
+    about = {key: hparams[key] for key in ABOUT} | {
+        "encoder": label,
         "encoder_identity": hparams["encoder_model"].identity,
-        "layers": hparams["layers"],
-        "seed": hparams["seed"],
-        "grid": grid | {key: hparams[key] for key in takes},
-        "test_grid": grid_summary(labels),
+        "grid": systems.count_values(train),
+        "test_grid": systems.count_values(labels),
         "recommended": getattr(hparams["recommended"], "keywords", None),
-        "systems": evaluated,
     }
-    write_report(hparams["output_folder"], results, scored)
-    return results
+    folder = hparams["output_folder"]
+    results.write_results(folder, rows, about)
+    report.write_report(folder, rows, [f"encoder: {label}"])
+    plots.plot_scores(verification, folder, label)
+    return rows, about
+
+
+def export(hparams, heads, valid, rows, about):
+    """A folder per head, with thresholds of the validation grid and a card."""
+    grid = valid.grid
+    labels = {factor: grid.labels(factor) for factor in grid.factors}
+    for name, head in heads.items():
+        if isinstance(head, BaselineHead):
+            continue
+        own = name == hparams["exported"]
+        export_subspaces(
+            f"{hparams['output_folder']}/export{'' if own else f'_{name}'}",
+            hparams["encoder_model"],
+            head,
+            hparams["layers"],
+            name=name,
+            encoder_label=hparams["encoder_label"],
+            seed=hparams["seed"],
+            thresholds=systems.equal_error_thresholds(
+                head, valid.features, labels
+            ),
+            card=model_card(rows, about, name, head.subspaces),
+        )
 
 
 def main(arguments):
-    """The whole job: prepare, extract, train, evaluate, export."""
+    """The whole job: prepare, encode, fit the heads, evaluate, export."""
+    # Options
     hparams_file, run_opts, overrides = sb.parse_arguments(arguments)
     sb.utils.distributed.ddp_init_group(run_opts)
     hparams = load_hparams(hparams_file, overrides)
-    encoder, head = hparams["encoder_model"], hparams["recommended"]
+    encoder = hparams["encoder_model"]
     hparams["layers"] = choose_layers(encoder, hparams["layers"])
-    hparams["recommended"] = suit_head(encoder, head)
-    check_options(hparams)
+    check(hparams)
     sb.create_experiment_directory(
         experiment_directory=hparams["output_folder"],
         hyperparams_to_save=hparams_file,
         overrides=overrides,
     )
+    # Grid: synthesised, or as recorded
     if "prepare" in hparams:
         run_on_main(hparams["prepare"])
-    dataset, splits = load_data(hparams)
-    run_on_main(claim, args=[hparams, dataset, splits])
-
+    dataset, splits = dataio_prep(hparams)
     brain = InterventionalBrain(
         modules=hparams["modules"],
         opt_class=hparams["opt_class"],
@@ -241,33 +329,38 @@ def main(arguments):
         run_opts=run_opts,
         checkpointer=hparams["checkpointer"],
     )
-    features = extract(
-        hparams, dataset, splits, brain.device, not brain.noprogressbar
+    run_on_main(claim, args=[hparams, brain, dataset, splits])
+    # Pooled features: as recorded, in takes through channels, across channels
+    takes = hparams["network_takes"]
+    if hparams["recommended"]:
+        takes = hparams["augmented_takes"]
+    extract = functools.partial(
+        extract_conditions,
+        dataset,
+        splits,
+        encoder,
+        hparams["channel"],
+        takes,
+        hparams["network_takes"],
+        hparams["channel_seed"],
+        label=hparams["encoder_label"],
+        cache_folder=hparams["cache_folder"],
+        device=brain.device,
+        progress=not brain.noprogressbar,
+        **hparams["extraction"],
     )
-    grids = make_grids(hparams, dataset, splits, features)
-    if hparams["number_of_epochs"] > 0:  # else: baselines, closed forms only
-        fit(brain, hparams, grids)
-        brain.load_checkpoint(hparams["checkpoint"])
+    run_on_main(extract)
+    features = extract()  # what the main process wrote
+    # Heads, results, exports
+    heads, valid = fit_heads(hparams, brain, dataset, splits, features)
     if if_main_process():
-        takes = torch.stack(
-            [
-                take.select(splits["train"], hparams["layers"])
-                for take in takes_of(features)
-            ]
-        )
-        systems = make_systems(
-            hparams, brain.raw_network(), grids["train"], takes
-        )
-        results = evaluate(hparams, systems, dataset, splits, features)
-        export_systems(
-            hparams["output_folder"],
-            systems,
-            hparams["exported"],
-            hparams["encoder_model"],
-            hparams["layers"],
-            hparams["seed"],
-            grids["valid"],
-            results,
+        rows, about = evaluate(hparams, heads, dataset, splits, features)
+        export(hparams, heads, valid, rows, about)
+        folder = hparams["output_folder"]
+        print(
+            f"\n{folder}/report.txt, results.csv and scores_*.png: the results"
+            f"\n{folder}/export: {hparams['exported']}; export_*: other heads"
+            f"\n{hparams['cache_folder']}: features, which may be deleted"
         )
 
 

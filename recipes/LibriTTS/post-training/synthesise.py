@@ -15,9 +15,9 @@ import logging
 import os
 import sys
 
-import speechbrain as sb
 import torch
 
+import speechbrain as sb
 from speechbrain_ext.utils.errors import one_line_errors
 from speechbrain_ext.utils.hparams import load_hparams
 

@@ -1,14 +1,21 @@
 """Clips in memory, and random crops of them through random channels."""
 
+import dataclasses
+import functools
 import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
-import soundfile
 import torch
-from speechbrain.dataio.sampler import DynamicBatchSampler
+from filelock import FileLock
 
+from speechbrain.dataio.batch import PaddedBatch
+from speechbrain.dataio.sampler import DynamicBatchSampler
+from speechbrain_ext.dataio.audio import read_audio
 from speechbrain_ext.dataio.manifest import in_split, load_manifest
 from speechbrain_ext.utils.errors import InputError
+from speechbrain_ext.utils.files import replacing
 
 # Kernels and strides of Moonshine's convolutions, and so of the student's.
 KERNELS, STRIDES = (127, 7, 3), (64, 3, 2)
@@ -28,18 +35,28 @@ def n_frames(n_samples):
     return n_samples
 
 
-def read_samples(path):
-    """Samples of a file as it is, int16 [time]."""
-    try:
-        wav, rate = soundfile.read(path, dtype="int16")
-    except soundfile.LibsndfileError as error:
-        raise InputError(f"Cannot decode {path}: {error}")
-    if rate != 16000 or wav.ndim != 1:
-        raise InputError(
-            f"{path} has {rate} Hz and shape {wav.shape}: recordings for "
-            "pre-training must be of one channel at 16000 Hz"
-        )
-    return wav
+def compute_once(path, write):
+    """Have a file written where it is not there yet, by one of many processes.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file.
+    write : callable
+        Gets a path to write to.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "a.npy"
+    >>> for _ in range(2):
+    ...     compute_once(path, lambda free: print(np.save(free, np.ones(2))))
+    None
+    """
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):
+        if not Path(path).is_file():
+            with replacing(path) as temporary:
+                write(temporary)
 
 
 class Clips:
@@ -62,6 +79,8 @@ class Clips:
 
     Attributes
     ----------
+    ids : tuple of str
+        ID of each clip in its manifest.
     lengths : numpy.ndarray
         Samples of each clip.
     frame_starts : numpy.ndarray
@@ -70,85 +89,72 @@ class Clips:
         Label of each clip, -1 where there is none.
     repeats : numpy.ndarray
         How often each clip is in an epoch.
+    digest : str
+        Of all samples.
     """
 
     def __init__(self, synthetic_folder, recordings, seed=0):
-        self.ids, waves, self.speakers, self.words = [], [], [], []
-        self.repeats, self._speech = [], []
         rng = np.random.default_rng(seed)
         codes = {"speaker": {"": -1}, "word": {"": -1}}
-        rows = self._rows(synthetic_folder, recordings)
-        for row, labelled, repeat in rows:
-            wav = read_samples(row["wav"])
-            labels = {}
-            for name, known in codes.items():
-                value = row.get(name, "") if labelled else ""
-                labels[name] = known.setdefault(value, len(known) - 1)
-            lead = int(rng.integers(0, 4800)) if labels["word"] >= 0 else 0
-            whole = 10 * FRAME if labelled else 1
-            tail = -(lead + len(wav)) % whole
+        self.waves, clips = [], []
+        for key, row, labelled, repeat in _rows(synthetic_folder, recordings):
+            segment = row.get("start"), row.get("stop")
+            wav = (read_audio(key, row["wav"], *segment) * 32768).round()
+            wav = wav.clamp(-32768, 32767).numpy().astype(np.int16)
+            speaker, word = (
+                known.setdefault(
+                    row.get(name, "") if labelled else "", len(known) - 1
+                )
+                for name, known in codes.items()
+            )
+            lead = int(rng.integers(0, 4800)) if word >= 0 else 0
+            tail = -(lead + len(wav)) % (10 * FRAME) if labelled else 0
             # 50 dB below synthetic speech.
             noise = 5 * rng.standard_normal(lead + tail)
             before, after = np.split(noise.round().astype(np.int16), [lead])
-            waves.append(np.concatenate([before, wav, after]))
-            self._speech.append((lead, len(wav)))
-            self.ids.append(row["id"])
-            self.speakers.append(labels["speaker"])
-            self.words.append(labels["word"])
-            self.repeats.append(repeat)
-        if not waves:
-            raise InputError("There are no clips to train on")
-        self.n_speakers = len(codes["speaker"]) - 1
-        self.n_words = len(codes["word"]) - 1
-        self.speakers, self.words = (
-            np.array(self.speakers),
-            np.array(self.words),
-        )
-        self.repeats = np.array(self.repeats)
-        self.lengths = np.array([len(wave) for wave in waves])
-        self.starts = np.concatenate([[0], np.cumsum(self.lengths)])
+            self.waves.append(np.concatenate([before, wav, after]))
+            clips.append((key, speaker, word, repeat, lead, len(wav)))
+        self.ids, *columns = zip(*clips)
+        self.speakers, self.words, self.repeats, *speech = np.array(columns)
+        self.speech_starts, self.speech_lengths = speech
+        self.lengths = np.array([len(wave) for wave in self.waves])
         frames = [n_frames(length) for length in self.lengths]
         self.frame_starts = np.concatenate([[0], np.cumsum(frames)])
-        self.samples = np.concatenate(waves)
-        self.digest = hashlib.sha256(self.samples).hexdigest()
-
-    @staticmethod
-    def _rows(synthetic_folder, recordings):
-        """Rows of all manifests, whether their labels are used, repeats."""
-        sources = [({"folder": synthetic_folder}, True)]
-        sources += [(one, False) for one in recordings]
-        for source, labelled in sources:
-            repeat = source.get("repeat", 1)
-            known = source.keys() <= {"folder", "split", "repeat"}
-            if not known or type(repeat) is not int or repeat < 1:
-                raise InputError(
-                    f"recordings has {dict(source)}: expected a folder, and "
-                    "optionally a split and repeat, a number of 1 or more"
-                )
-            dataset = load_manifest(f"{source['folder']}/manifest.csv")
-            for key in in_split(dataset, source.get("split")):
-                yield {"id": key, **dataset.data[key]}, labelled, repeat
+        self.digest = hashlib.sha256(np.concatenate(self.waves)).hexdigest()
 
     def __len__(self):
-        return len(self.lengths)
+        return len(self.waves)
 
     def audio(self, number, start=0, length=None):
         """Samples of a clip as floats in [-1, 1]."""
-        length = self.lengths[number] - start if length is None else length
-        first = self.starts[number] + start
-        samples = self.samples[first : first + length]
+        samples = self.waves[number][start:][:length]
         return torch.from_numpy(samples.astype(np.float32) / 32768)
 
     def speech(self, number):
         """Samples of a clip without the noise around it."""
-        return self.audio(number, *self._speech[number])
-
-    @property
-    def hours(self):
-        """Of audio."""
-        return len(self.samples) / 16000 / 3600
+        return self.audio(
+            number, self.speech_starts[number], self.speech_lengths[number]
+        )
 
 
+def _rows(synthetic_folder, recordings):
+    """ID and row of all clips, whether their labels are used, repeats."""
+    sources = [({"folder": synthetic_folder}, True)]
+    sources += [(one, False) for one in recordings]
+    for source, labelled in sources:
+        repeat = source.get("repeat", 1)
+        known = source.keys() <= {"folder", "split", "repeat"}
+        if not known or type(repeat) is not int or repeat < 1:
+            raise InputError(
+                f"recordings has {dict(source)}: expected a folder, and "
+                "optionally a split and repeat, a number of 1 or more"
+            )
+        dataset = load_manifest(f"{source['folder']}/manifest.csv")
+        for key in in_split(dataset, source.get("split")):
+            yield key, dataset.data[key], labelled, repeat
+
+
+@dataclasses.dataclass(eq=False)
 class Crops(torch.utils.data.Dataset):
     """Random crops through random channels, with the teacher's frames.
 
@@ -174,30 +180,23 @@ class Crops(torch.utils.data.Dataset):
         Of the crops that go through a channel.
     seed : int
         With epoch and index it determines crop and channel.
-
-    Attributes
-    ----------
     epoch : int
         To be set before each epoch.
     """
 
-    def __init__(
-        self,
-        clips,
-        targets,
-        voices,
-        channel,
-        numbers,
-        max_seconds=2.0,
-        channel_share=0.8,
-        seed=0,
-    ):
-        self.clips, self.targets, self.voices = clips, targets, voices
-        self.numbers = list(numbers)
-        self.channel, self.channel_share = channel, channel_share
-        longest = int(max_seconds * 16000)
-        self.lengths = np.minimum(clips.lengths[self.numbers], longest)
-        self.seed, self.epoch = seed, 0
+    clips: Clips
+    targets: np.ndarray
+    voices: torch.Tensor
+    channel: Callable
+    numbers: Sequence
+    max_seconds: float = 2.0
+    channel_share: float = 0.8
+    seed: int = 0
+    epoch: int = 0
+
+    def __post_init__(self):
+        longest = int(self.max_seconds * 16000)
+        self.lengths = np.minimum(self.clips.lengths[self.numbers], longest)
 
     def __len__(self):
         return len(self.numbers)
@@ -221,32 +220,30 @@ class Crops(torch.utils.data.Dataset):
             "word": self.clips.words[number],
         }
 
-    @staticmethod
-    def collate(items):
-        """Waveforms and frames padded with zeros, lengths, and labels."""
-        pad = torch.nn.utils.rnn.pad_sequence
-        return {
-            "wavs": pad([item["wav"] for item in items], True),
-            "lengths": torch.tensor([len(item["wav"]) for item in items]),
-            "targets": pad([item["targets"] for item in items], True),
-            "counts": torch.tensor([len(item["targets"]) for item in items]),
-            "voices": torch.stack([item["voice"] for item in items]),
-            "speakers": torch.tensor([item["speaker"] for item in items]),
-            "words": torch.tensor([item["word"] for item in items]),
-        }
+    def loading(self, batch_seconds, shuffle=False):
+        """Options of a data loader: batches of crops of similar length.
 
-    def _boundaries(self):
-        """Longest crop of each of up to four groups of similar size."""
-        shares = np.quantile(self.lengths, (0.25, 0.5, 0.75, 1.0))
-        return sorted(set(shares.astype(int).tolist()))
+        Arguments
+        ---------
+        batch_seconds : float
+            Audio of a batch with its padding, at most.
+        shuffle : bool
+            Whether each epoch has other batches in another order.
 
-    def batches(self, batch_seconds, shuffle=True):
-        """Batches of crops of similar length."""
-        return DynamicBatchSampler(
+        Returns
+        -------
+        dict
+            A batch is a ``PaddedBatch`` of what a crop has.
+        """
+        # Four groups of similar size, by their longest crops.
+        longest = np.quantile(self.lengths, (0.25, 0.5, 0.75, 1.0)).astype(int)
+        sampler = DynamicBatchSampler(
             self,
             max_batch_length=int(batch_seconds * 16000),
-            bucket_boundaries=self._boundaries(),
+            bucket_boundaries=sorted(set(longest.tolist())),
             lengths_list=self.lengths.tolist(),
             shuffle=shuffle,
             seed=self.seed,
         )
+        collate = functools.partial(PaddedBatch, padded_keys=["wav", "targets"])
+        return {"batch_sampler": sampler, "collate_fn": collate}

@@ -15,19 +15,28 @@
 """
 
 import torch
+
+from speechbrain.dataio.dataio import length_to_mask
 from speechbrain.lobes.models.ECAPA_TDNN import Classifier
 from speechbrain.nnet.losses import AdditiveAngularMargin, LogSoftmaxWrapper
 
 
-def frame_mask(counts, n_frames):
-    """True for the frames of each utterance, [B, frames].
+def padding_mask(lengths, size):
+    """True for what is not padding, [B, size].
+
+    Arguments
+    ---------
+    lengths : torch.Tensor
+        Relative to the size, [B].
+    size : int
+        Samples or frames of the batch.
 
     Example
     -------
-    >>> frame_mask(torch.tensor([1, 2]), 2).tolist()
+    >>> padding_mask(torch.tensor([0.5, 1.0]), 2).tolist()
     [[True, False], [True, True]]
     """
-    return torch.arange(n_frames, device=counts.device) < counts[:, None]
+    return length_to_mask((lengths * size).round(), size, torch.bool)
 
 
 def masked_mean(frames, mask):
@@ -49,13 +58,9 @@ class Distillation(torch.nn.Module):
         Width of teacher and student.
     n_layers : int
         Pairs of layers.
-    cosine : float
-        Weight of ``1 - cosine`` beside the smooth L1 loss.
-    shrinkage : float
-        Of the whitening: share of the mean variance that is added to all.
     """
 
-    def __init__(self, dim, n_layers, cosine=0.5, shrinkage=0.1):
+    def __init__(self, dim, n_layers):
         super().__init__()
         self.heads = torch.nn.ModuleList(
             torch.nn.Linear(dim, dim) for _ in range(n_layers)
@@ -63,7 +68,6 @@ class Distillation(torch.nn.Module):
         for head in self.heads:
             torch.nn.init.eye_(head.weight)
             torch.nn.init.zeros_(head.bias)
-        self.cosine, self.shrinkage = cosine, shrinkage
         self.register_buffer("mean", torch.zeros(n_layers, dim))
         self.register_buffer("std", torch.ones(n_layers, dim))
         self.register_buffer("whiten", torch.zeros(n_layers, dim, dim))
@@ -82,14 +86,14 @@ class Distillation(torch.nn.Module):
         self.std.clamp_(min=1e-3)
         for number in range(means.shape[1]):
             variances, axes = torch.linalg.eigh(means[:, number].T.cov())
-            ridge = self.shrinkage * variances.mean()
+            ridge = 0.1 * variances.mean()
             weight = axes / torch.sqrt(variances.clamp(min=0) + ridge)
             # The total variance of the whitened means becomes one.
             total = (variances / (variances + ridge)).sum()
             self.whiten[number] = weight / torch.sqrt(total)
 
     def forward(self, hidden, targets, mask):
-        """Losses a layer.
+        """Losses of each layer.
 
         Arguments
         ---------
@@ -118,7 +122,7 @@ class Distillation(torch.nn.Module):
             theirs = (theirs[mask] - mean) / std
             loss = torch.nn.functional.smooth_l1_loss(ours, theirs)
             angle = 1 - torch.cosine_similarity(ours, theirs, dim=-1).mean()
-            losses.append(loss + self.cosine * angle)
+            losses.append(loss + angle / 2)
         return torch.stack(losses), torch.stack(pooled)
 
 
@@ -163,25 +167,22 @@ class Labels(torch.nn.Module):
         Width of the student.
     n_labels : int
         Classes; 0 makes a task that is always skipped.
-    width : int
-        Of the linear projection in which the angles are.
-    margin, scale : float
-        See SpeechBrain's ``AdditiveAngularMargin``.
     """
 
-    def __init__(self, dim, n_labels, width=128, margin=0.1, scale=20.0):
+    def __init__(self, dim, n_labels):
         super().__init__()
+        # The angles are those of a linear projection to 128 dimensions.
         self.classifier = Classifier(
-            dim, lin_blocks=1, lin_neurons=width, out_neurons=max(n_labels, 1)
+            dim, lin_blocks=1, lin_neurons=128, out_neurons=max(n_labels, 1)
         )
-        self.loss = LogSoftmaxWrapper(AdditiveAngularMargin(margin, scale))
+        margin = AdditiveAngularMargin(margin=0.1, scale=20.0)
+        self.loss = LogSoftmaxWrapper(margin)
 
     def forward(self, pooled, labels):
         """Cross-entropy and accuracy of the clips whose label is not -1."""
         known = labels >= 0
         if known.sum() < 2:  # batch normalisation needs two
-            zero = pooled.sum() * 0
-            return zero, None
+            return pooled.sum() * 0, None
         outputs = self.classifier(pooled[known][:, None])
         loss = self.loss(outputs, labels[known][:, None])
         correct = outputs[:, 0].argmax(1) == labels[known]
@@ -226,8 +227,8 @@ class Tasks(torch.nn.Module):
         ---------
         hidden : list of torch.Tensor
             Hidden states, each [B, frames, dim].
-        batch : dict
-            See ``Crops.collate``.
+        batch : speechbrain.dataio.batch.PaddedBatch
+            Of what ``Crops`` give.
 
         Returns
         -------
@@ -236,8 +237,8 @@ class Tasks(torch.nn.Module):
         parts : dict
             Name -> float.
         """
-        mask = frame_mask(batch["counts"], hidden[0].shape[1])
-        frames, means = self.distil(hidden, batch["targets"], mask)
+        mask = padding_mask(batch.targets.lengths, hidden[0].shape[1])
+        frames, means = self.distil(hidden, batch.targets.data, mask)
         losses = {"distil": frames.mean(), "pooled": means.mean()}
         parts = {f"distil{n}": x.item() for n, x in enumerate(frames)}
         parts |= {f"pooled{n}": x.item() for n, x in enumerate(means)}
@@ -245,12 +246,11 @@ class Tasks(torch.nn.Module):
             task: masked_mean(hidden[layer], mask)
             for task, layer in self.layers.items()
         }
-        heard = self.as_heard(batch["wavs"], batch["lengths"])
-        losses["heard"] = self.heard(pooled["heard"], heard)
-        losses["voice"] = self.voice(pooled["voice"], batch["voices"])
-        for task, labels in (("speaker", "speakers"), ("word", "words")):
-            module = getattr(self, task)
-            losses[task], accuracy = module(pooled[task], batch[labels])
+        losses["heard"] = self.heard(pooled["heard"], self.as_heard(*batch.wav))
+        losses["voice"] = self.voice(pooled["voice"], batch.voice)
+        for task in ("speaker", "word"):
+            classify = getattr(self, task)
+            losses[task], accuracy = classify(pooled[task], batch[task])
             if accuracy is not None:
                 parts[f"{task}_accuracy"] = accuracy.item()
         parts |= {name: loss.item() for name, loss in losses.items()}

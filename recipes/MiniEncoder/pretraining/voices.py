@@ -8,12 +8,12 @@ known for recordings without labels too.
 from pathlib import Path
 
 import torch
-from filelock import FileLock
+from clips import compute_once
 from tqdm import tqdm
 
-from speechbrain_ext.evaluation.closed_form import lda_directions
 from speechbrain_ext.lobes.log_mel import LogMelStatistics
-from speechbrain_ext.utils.files import digest, replacing
+from speechbrain_ext.processing.closed_form import lda_directions
+from speechbrain_ext.utils.files import digest
 
 
 class VoiceTargets(torch.nn.Module):
@@ -24,18 +24,18 @@ class VoiceTargets(torch.nn.Module):
     dims : int
         Dimensions wanted; at most one less than there are speakers.
     shrinkage : float
-        See :func:`speechbrain_ext.evaluation.closed_form.lda_directions`.
+        See :func:`speechbrain_ext.processing.closed_form.lda_directions`.
     """
 
     def __init__(self, dims=120, shrinkage=0.3):
         super().__init__()
+        self.config = {"dims": dims, "shrinkage": shrinkage}
+        self.dims = dims
         self.log_mel = LogMelStatistics()
         # Without the segments, whose order a mean over time cannot know.
-        self.size = 3 * self.log_mel.dim // (3 + self.log_mel.n_segments)
-        self.dims, self.shrinkage = dims, shrinkage
-        self.config = {"dims": dims, "shrinkage": shrinkage}
+        self.size = 3 * self.log_mel.mel.n_mels
 
-    def statistics(self, wavs, lengths):
+    def statistics(self, wavs, lengths=None):
         """Mean and deviations of the bands, [B, 3 * bands].
 
         Arguments
@@ -43,10 +43,9 @@ class VoiceTargets(torch.nn.Module):
         wavs : torch.Tensor
             [B, time], padded at the end.
         lengths : torch.Tensor
-            Samples of each, [B].
+            Relative, [B]. Default: all full.
         """
-        relative = lengths / wavs.shape[1]
-        return self.log_mel(wavs, relative)[:, 0, : self.size]
+        return self.log_mel(wavs, lengths)[:, 0, : self.size]
 
     def fit(self, clips, folder):
         """Find the directions, and the voice of every clip as recorded.
@@ -66,11 +65,7 @@ class VoiceTargets(torch.nn.Module):
         """
         key = digest([self.config, clips.digest, clips.speakers.tolist()])
         path = Path(folder) / f"voices-{key}.pt"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{path}.lock"):
-            if not path.is_file():
-                with replacing(path) as temporary:
-                    torch.save(self._find(clips), temporary)
+        compute_once(path, lambda free: torch.save(self._find(clips), free))
         found = torch.load(path, weights_only=True)
         self.register_buffer("weight", found["weight"])
         self.register_buffer("mean", found["mean"])
@@ -78,16 +73,13 @@ class VoiceTargets(torch.nn.Module):
         return found["voices"]
 
     def _find(self, clips):
-        rows = []
-        for number in tqdm(range(len(clips)), "voices", dynamic_ncols=True):
-            wav = clips.speech(number)[None]
-            rows.append(self.statistics(wav, torch.tensor([wav.shape[1]])))
-        statistics, known = torch.cat(rows), clips.speakers >= 0
+        numbers = tqdm(range(len(clips)), "voices", dynamic_ncols=True)
+        statistics = torch.cat(
+            [self.statistics(clips.speech(number)[None]) for number in numbers]
+        )
+        known = clips.speakers >= 0
         weight = lda_directions(
-            statistics[known].numpy(),
-            clips.speakers[known],
-            self.dims,
-            self.shrinkage,
+            statistics[known].numpy(), clips.speakers[known], **self.config
         )
         weight = torch.from_numpy(weight).float()
         mean = statistics[known].mean(dim=0)
@@ -100,6 +92,6 @@ class VoiceTargets(torch.nn.Module):
             "voices": voices / scale,
         }
 
-    def forward(self, wavs, lengths):
+    def forward(self, wavs, lengths=None):
         """Voice as it is heard, [B, dims]; see :meth:`statistics`."""
         return (self.statistics(wavs, lengths) - self.mean) @ self.weight.T

@@ -1,0 +1,1 @@
+../../VoxCeleb/voxceleb1_trials_prepare.py

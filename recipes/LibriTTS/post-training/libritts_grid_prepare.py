@@ -1,0 +1,1 @@
+../libritts_grid_prepare.py

@@ -1,1 +1,0 @@
-../libritts_prepare.py

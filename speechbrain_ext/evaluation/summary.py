@@ -1,0 +1,78 @@
+"""Evaluations of many experiments in one table and one plot over layers."""
+
+from pathlib import Path
+
+from speechbrain_ext.evaluation.plots import plot_layers
+from speechbrain_ext.evaluation.report import LEGEND, further_tables, main_table
+from speechbrain_ext.evaluation.results import COLUMNS, read_results, select
+from speechbrain_ext.utils.files import write_csv, write_text
+
+
+def write_summary(folder, evaluations):
+    """``results.csv`` of all, ``summary.md`` and plots over the layers.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Where to.
+    evaluations : list of tuple
+        (name of the recordings, folder with ``results.json``).
+
+    Returns
+    -------
+    str
+        The text of ``summary.md``: one line per system, of several seeds
+        their mean.
+    """
+    folder = Path(folder)
+    groups, every, text = {}, [], [LEGEND]
+    for recordings, place in evaluations:
+        found = read_results(place)
+        rows, about = found["rows"], found["about"]
+        every += rows
+        # The first row is that of a baseline: all have its features.
+        encoder, layers = rows[0]["encoder"], rows[0]["layers"]
+        groups.setdefault((recordings, encoder), []).extend(rows)
+        rows = over_seeds(rows)
+        text += [
+            f"## {recordings}: {encoder}, layers {layers}",
+            f"statistics: {about['domain_statistics']}; protocol: "
+            f"{about['protocol'] or 'ours'}",
+            main_table(rows),
+            *further_tables(rows),
+        ]
+    for (recordings, encoder), rows in groups.items():
+        if len({row["layers"] for row in rows} - {""}) > 1:
+            path = folder / f"layers_{recordings}_{encoder}.png"
+            plot_layers(rows, path, f"{encoder}, {recordings}")
+    write_csv(folder / "results.csv", every, COLUMNS)
+    text = "\n\n".join(text) + "\n"
+    write_text(folder / "summary.md", text)
+    return text
+
+
+def over_seeds(rows):
+    """Rows without those of single seeds where there is their mean.
+
+    Arguments
+    ---------
+    rows : list of dict
+        Of one evaluation.
+
+    Returns
+    -------
+    list of dict
+
+    Example
+    -------
+    >>> from speechbrain_ext.evaluation.results import Subspace, make_row
+    >>> rows = [make_row(Subspace("joint", seed=s)) for s in (1, 2, "all")]
+    >>> [row["seed"] for row in over_seeds(rows)]
+    ['all']
+    """
+    means = {row["system"] for row in select(rows, seed="all")}
+    return [
+        row
+        for row in rows
+        if row["seed"] == "all" or row["system"] not in means
+    ]

@@ -1,0 +1,502 @@
+"""What a subspace is asked, a class per task.
+
+A task is made once, with the labels of the utterances, and called for each
+condition with the vectors of all systems: it returns rows of the one table of
+:mod:`speechbrain_ext.evaluation.results`. Each has a name and a main measure.
+Nothing says that a factor is the speaker or the content.
+"""
+
+import itertools
+from collections import Counter
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from speechbrain.utils.logger import get_logger
+from speechbrain_ext.evaluation.results import Subspace, make_row, measure_rows
+from speechbrain_ext.metrics.arrays import to_codes, to_matrix
+from speechbrain_ext.metrics.keywords import (
+    keyword_classification,
+    standardised_regression,
+)
+from speechbrain_ext.metrics.probes import control_projections, linear_probe
+from speechbrain_ext.metrics.retrieval import nearest_value
+from speechbrain_ext.metrics.scoring import cosine_scoring
+from speechbrain_ext.metrics.trials import generate_trials
+from speechbrain_ext.metrics.uncertainty import SpeakerResamples
+from speechbrain_ext.metrics.variance import linear_cka, variance_shares
+from speechbrain_ext.metrics.verification import (
+    equal_error_rate,
+    group_error_rates,
+    min_dcf,
+)
+from speechbrain_ext.utils.errors import InputError
+
+logger = get_logger(__name__)
+
+MAX_TRIALS = 100_000
+
+
+class Embedded(NamedTuple):
+    """Vectors of all systems in one condition.
+
+    Arguments
+    ---------
+    condition : str
+        ``recorded`` or ``channels``.
+    vectors : dict
+        Use of the utterances -> Subspace -> [N, D]: ``test``, and where a task
+        needs them ``training`` (of keywords) and ``cohort``.
+    features : torch.Tensor
+        [N, layers, dim] pooled features of the test utterances.
+    """
+
+    condition: str
+    vectors: dict
+    features: torch.Tensor = None
+
+
+def run_tasks(tasks, embedded, **columns):
+    """Rows of all tasks in one condition, and the dimensions.
+
+    Arguments
+    ---------
+    tasks : list
+        Tasks of this module, or others with the same call.
+    embedded : Embedded
+        The vectors.
+    **columns : object
+        Further columns of all rows.
+
+    Returns
+    -------
+    list of dict
+
+    Example
+    -------
+    >>> from speechbrain_ext.metrics.trials import generate_trials
+    >>> task = Verification("speaker", generate_trials(list("aabb")))
+    >>> vectors = {Subspace("x"): np.eye(2)[[0, 0, 1, 1]]}
+    >>> rows = run_tasks([task], Embedded("recorded", {"test": vectors}))
+    >>> [(row["measure"], row["value"]) for row in rows][:2]
+    [('dimension', 2), ('eer', 0.0)]
+    """
+    rows = [
+        make_row(origin, measure="dimension", value=int(vectors.shape[-1]))
+        for origin, vectors in embedded.vectors["test"].items()
+    ]
+    for task in tasks:
+        rows += [row | {"task": task.name} for row in task(embedded)]
+    return [row | columns | {"condition": embedded.condition} for row in rows]
+
+
+class Task:
+    """Base class: intervals and differences of a measure, as rows.
+
+    Arguments
+    ---------
+    factor : str
+        What is to be told.
+    speakers : sequence
+        [N] speakers of the test utterances (or values of another factor),
+        which are resampled for intervals.
+    resamples, seed : int
+        Draws of the speakers (0: no intervals), and their seed.
+    reference : str
+        Label of the subspace that differences are taken to. Default: the
+        first.
+    rows : array of int, optional
+        Utterances whose speakers are drawn. Default: all.
+    """
+
+    name = measure = ""
+
+    def __init__(
+        self, factor, speakers, resamples=0, seed=0, reference=None, rows=None
+    ):
+        self.factor, self.reference = factor, reference
+        self.columns = {"target": factor}
+        self.resamples = resamples and SpeakerResamples(
+            speakers, resamples, seed, rows
+        )
+
+    def accuracies(self, correct, **columns):
+        """Rows of accuracies, from which utterances were right."""
+        draw = self.resamples and self.resamples.accuracy
+        values = {origin: float(np.mean(r)) for origin, r in correct.items()}
+        draws = draw and {origin: draw(r) for origin, r in correct.items()}
+        columns = {"measure": "accuracy"} | self.columns | columns
+        return measure_rows(values, draws, self.reference, **columns)
+
+    def single(self, measure, value, origin=None, **columns):
+        """A row of a number without an interval."""
+        columns = self.columns | columns | {"measure": measure, "value": value}
+        return make_row(origin, **columns)
+
+
+class Verification(Task):
+    """Do two utterances share the value of a factor?
+
+    Arguments
+    ---------
+    factor : str
+        Such as the speaker.
+    trials : Trials
+        On the test utterances.
+    values : sequence
+        [N] values of the factor, which are resampled for intervals. Default:
+        no intervals.
+    groups : list of array
+        Each [T], a kind of each trial, such as genders; each kind gets rows.
+    scoring : callable
+        ``scoring(vectors, trials, cohort) -> [T]``, see
+        :mod:`speechbrain_ext.metrics.scoring`.
+    backend : str
+        Its name in the table.
+    cohort : sequence
+        [M] values of the factor of the cohort, where the scoring needs one.
+    list_name : str
+        Of the trials, in the table.
+    **options : object
+        ``resamples``, ``seed`` and ``reference`` of :class:`Task`.
+
+    Attributes
+    ----------
+    scores : dict
+        Condition -> Subspace -> [T] scores, for plots.
+    """
+
+    name, measure = "verification", "eer"
+
+    def __init__(
+        self,
+        factor,
+        trials,
+        values=None,
+        groups=(),
+        scoring=cosine_scoring,
+        backend="cosine",
+        cohort=None,
+        list_name="",
+        **options,
+    ):
+        # Speakers in no trial would dilute the draws.
+        in_trials = np.union1d(trials.enrol, trials.test)
+        super().__init__(factor, values, rows=in_trials, **options)
+        self.columns |= {"backend": backend, "list": list_name}
+        self.trials, self.groups = trials, list(groups) or [None]
+        self.scoring, self.cohort = scoring, cohort
+        self.scores = {}
+
+    def __call__(self, embedded):
+        """Rows of all subspaces; rates at the equal error threshold too."""
+        vectors = embedded.vectors["test"]
+        scores = self.scores[embedded.condition] = {}
+        for origin in vectors:
+            others = None
+            if self.cohort is not None:
+                others = embedded.vectors["cohort"][origin], self.cohort
+            scores[origin] = self.scoring(vectors[origin], self.trials, others)
+        label = self.trials.label
+        rates = {
+            origin: {
+                group: found
+                for groups in self.groups
+                for group, found in group_error_rates(
+                    one, label, groups
+                ).items()
+            }
+            for origin, one in scores.items()
+        }
+        draw = self.resamples and self.resamples.eer
+        count = {"n": len(label)}
+        rows = measure_rows(
+            {origin: found[""]["eer"] for origin, found in rates.items()},
+            draw and {o: draw(one, self.trials) for o, one in scores.items()},
+            self.reference,
+            **{"measure": "eer"} | self.columns | count,
+        )
+        for origin, one in scores.items():
+            cost = min_dcf(one, label)
+            rows.append(self.single("min_dcf", cost, origin, **count))
+            for group, found in rates[origin].items():
+                rows += self._rates(origin, group, found)
+        return rows
+
+    def _rates(self, origin, group, found):
+        """Rows of the rates of one group that there are."""
+        both = found["targets"] + found["nontargets"]
+        counts = {"eer": both, "threshold": both}
+        counts |= {"miss": found["targets"], "false_alarm": found["nontargets"]}
+        return [
+            self.single(measure, found[measure], origin, group=group, n=n)
+            for measure, n in counts.items()
+            # The EER of all trials has its interval already.
+            if found[measure] is not None and (group or measure != "eer")
+        ]
+
+
+class ContentRetrieval(Task):
+    """Does the nearest neighbour of another speaker say the same?
+
+    Arguments
+    ---------
+    factor : str
+        Whose value the neighbour should share: the content.
+    values : sequence
+        [N] its values.
+    speakers : sequence
+        [N] values of the factor that it may not share.
+    **options : object
+        ``resamples``, ``seed`` and ``reference`` of :class:`Task`.
+    """
+
+    name, measure = "content", "accuracy"
+
+    def __init__(self, factor, values, speakers, **options):
+        super().__init__(factor, speakers, **options)
+        self.values, self.speakers = values, speakers
+        self.columns["n"] = len(values)
+
+    def __call__(self, embedded):
+        """Rows of all subspaces."""
+        correct = {
+            origin: nearest_value(vectors, self.values, self.speakers)
+            for origin, vectors in embedded.vectors["test"].items()
+        }
+        rows = self.accuracies(correct, backend="cosine")
+        return [*rows, self.single("chance", 1 / len(set(self.values)))]
+
+
+class Keywords(Task):
+    """Does a linear classifier tell the words of other speakers?
+
+    Arguments
+    ---------
+    factor : str
+        The factor that is classified: the content.
+    training, values : sequence
+        [M] and [N] its values, of the training and the test utterances.
+    speakers : sequence
+        [N] speakers of the test.
+    make_classifier : callable
+        See :func:`~speechbrain_ext.metrics.keywords.keyword_classification`.
+    backend : str
+        Its name in the table.
+    **options : object
+        ``resamples``, ``seed`` and ``reference`` of :class:`Task`.
+
+    Attributes
+    ----------
+    predicted : dict
+        Condition -> Subspace -> [N] keywords, for files.
+    """
+
+    name, measure = "keywords", "accuracy"
+
+    def __init__(
+        self,
+        factor,
+        training,
+        values,
+        speakers,
+        make_classifier=standardised_regression,
+        backend="logistic regression",
+        **options,
+    ):
+        super().__init__(factor, speakers, **options)
+        self.training, self.values = training, np.asarray(values)
+        self.make_classifier, self.backend = make_classifier, backend
+        self.columns["n"] = len(values)
+        self.predicted = {}
+
+    def __call__(self, embedded):
+        """Rows of all subspaces, with the recall of each word."""
+        training = embedded.vectors["training"]
+        found = {
+            origin: keyword_classification(
+                training[origin],
+                self.training,
+                vectors,
+                self.values,
+                self.make_classifier,
+            )
+            for origin, vectors in embedded.vectors["test"].items()
+        }
+        named = {"backend": self.backend}
+        predicted = {o: one["predicted"] for o, one in found.items()}
+        self.predicted[embedded.condition] = predicted
+        rows = self.accuracies(
+            {o: words == self.values for o, words in predicted.items()}, **named
+        )
+        for measure in ("balanced_accuracy", "macro_f1"):
+            each = {origin: one[measure] for origin, one in found.items()}
+            columns = self.columns | named | {"measure": measure}
+            rows += measure_rows(each, **columns)
+        counts = Counter(map(str, self.values))
+        rows += [
+            self.single(
+                "recall", recall, o, group=word, **named | {"n": counts[word]}
+            )
+            for o, one in found.items()
+            for word, recall in one["recall"].items()
+        ]
+        first = next(iter(found.values()))
+        return rows + [
+            self.single(name, first[name]) for name in ("chance", "majority")
+        ]
+
+
+class Leakage:
+    """What can be read of every factor from every subspace?
+
+    By a linear probe (accuracy) and by cosine (EER), beside chance and
+    projections of the same dimension that were never trained.
+
+    Each factor has a *group factor*, the first of the others: of (speaker,
+    content, style) speaker is grouped by content, content and style by
+    speaker. A probe is tested on groups that it was not trained on, and trials
+    pair different groups, so that neither gets better for what cells of the
+    two factors share. Any further factor is not held apart: the probe of
+    style, tested on other speakers, knows cells of content and style. Put
+    content first to test it on other contents.
+
+    Arguments
+    ---------
+    factors : dict
+        Factor -> [N] values, two factors or more; their order matters.
+    speakers : sequence
+        [N] speakers, which are resampled for intervals.
+    folds : int
+        Folds of each probe.
+    seed : int
+        Of folds, controls, trials and resamples.
+    resamples : int
+        See :class:`Task`.
+
+    Raises
+    ------
+    InputError
+        With fewer than two factors or folds.
+    """
+
+    name, measure = "leakage", "accuracy"
+
+    def __init__(self, factors, speakers=None, folds=5, seed=0, resamples=0):
+        if len(factors) < 2:
+            raise InputError(
+                f"leakage needs two factors or more, got {', '.join(factors)}"
+            )
+        if folds < 2:
+            raise InputError(f"a probe needs 2 folds or more, got {folds}")
+        self.codes = {f: to_codes(v, None, f)[1] for f, v in factors.items()}
+        self.seed = seed
+        # Not the joint of all others: its groups would share single values.
+        self.factors = [
+            FactorLeakage(
+                factor,
+                code,
+                next(c for name, c in self.codes.items() if name != factor),
+                speakers,
+                folds,
+                seed=seed,
+                resamples=resamples,
+            )
+            for factor, code in self.codes.items()
+        ]
+
+    def __call__(self, embedded):
+        """Rows of all subspaces, and of controls of their dimensions."""
+        vectors = {
+            origin: to_matrix(one, f"subspace {origin.label}")
+            for origin, one in embedded.vectors["test"].items()
+        }
+        controls = {}
+        if embedded.features is not None:
+            dims = [one.shape[1] for one in vectors.values()]
+            found = control_projections(embedded.features, dims, self.seed)
+            controls = {Subspace("control", n): one for n, one in found.items()}
+        rows = [
+            make_row(origin, measure="dimension", value=one.shape[1])
+            for origin, one in controls.items()
+        ]
+        every = vectors | controls
+        for factor in self.factors:
+            rows += factor(every)
+        if len(self.codes) == 2 and all(c.max() for c in self.codes.values()):
+            for origin, one in every.items():
+                rows += self._variance(origin, one)
+        return rows + [
+            make_row(
+                one,
+                measure="cka",
+                target=other.subspace,
+                value=linear_cka(vectors[other], vectors[one]),
+            )
+            for one, other in itertools.combinations(vectors, 2)
+            if one._replace(subspace=other.subspace) == other  # of one system
+        ]
+
+    def _variance(self, origin, vectors):
+        """Shares of the variance of two factors, where they are known."""
+        names = tuple(self.codes)
+        shares = variance_shares(vectors, *self.codes.values(), names=names)
+        return [
+            make_row(origin, measure="variance", value=share)
+            | {"target" if name in names else "group": name}
+            for name, share in shares.items()
+            if name != "chance" and share is not None
+        ]
+
+
+class FactorLeakage(Task):
+    """How well one factor is read from all subspaces.
+
+    Arguments
+    ---------
+    factor : str
+        The factor.
+    code, groups : array of int
+        [N] values of the factor and of its group factor.
+    speakers, folds, seed
+        See :class:`Leakage`.
+    **options : object
+        ``resamples`` and ``reference`` of :class:`Task`.
+    """
+
+    def __init__(self, factor, code, groups, speakers, folds, seed, **options):
+        super().__init__(factor, speakers, seed=seed, **options)
+        self.columns["n"] = len(code)
+        self.code, self.groups = code, groups
+        self.probe = {"folds": folds, "seed": seed}
+        most = {"max_targets": MAX_TRIALS, "max_nontargets": MAX_TRIALS}
+        try:
+            self.trials = generate_trials(code, groups, seed=seed, **most)
+        except InputError:  # no pairs of one kind: nothing to compare
+            self.trials = None
+
+    def __call__(self, vectors):
+        """Rows of vectors, Subspace -> [N, D]."""
+        count = np.bincount(self.code)
+        rows = [
+            self.single("chance", 1 / len(count)),
+            self.single("majority", count.max() / len(self.code)),
+        ]
+        try:
+            correct = {
+                origin: linear_probe(one, self.code, self.groups, **self.probe)
+                for origin, one in vectors.items()
+            }
+            rows += self.accuracies(correct, backend="linear probe")
+        except InputError as error:  # vectors are checked: it is the labels
+            logger.warning(f"No probe of {self.factor}: {error}")
+        if self.trials is None:
+            return rows
+        label, columns = self.trials.label, {"backend": "cosine"}
+        columns |= {"measure": "eer", "n": len(label)}
+        eers = {
+            origin: equal_error_rate(self.trials.score(one), label)[0]
+            for origin, one in vectors.items()
+        }
+        return rows + measure_rows(eers, **self.columns | columns)

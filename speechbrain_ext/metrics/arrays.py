@@ -1,0 +1,146 @@
+"""Checks and conversions that the metrics share."""
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+from speechbrain_ext.utils.errors import InputError
+
+
+def to_numpy(values, dtype=None):
+    """Copy-free view of an array, a list or a (GPU) tensor as numpy.
+
+    Example
+    -------
+    >>> import torch
+    >>> to_numpy(torch.ones(2)).dtype
+    dtype('float32')
+    """
+    if hasattr(values, "detach"):
+        values = values.detach().cpu().numpy()
+    return np.asarray(values, dtype=dtype)
+
+
+def to_matrix(embeddings, name="embeddings"):
+    """Embeddings as a finite floating-point matrix.
+
+    Arguments
+    ---------
+    embeddings : array or torch.Tensor
+        [N, D], or [N, 1, D] as SpeechBrain's classes give them.
+    name : str
+        What to call them in an error.
+
+    Returns
+    -------
+    matrix : numpy.ndarray
+        [N, D]; float64 stays, everything else becomes float32.
+
+    Raises
+    ------
+    InputError
+        If it is empty, has another shape or a value that is not finite.
+
+    Example
+    -------
+    >>> to_matrix([[1, 2], [3, 4]]).shape
+    (2, 2)
+    """
+    matrix = to_numpy(embeddings)
+    if matrix.ndim == 3 and matrix.shape[1] == 1:
+        matrix = matrix[:, 0]
+    if matrix.ndim != 2 or 0 in matrix.shape:
+        raise InputError(
+            f"{name}: expected a non-empty array [utterances, dimensions], "
+            f"got shape {matrix.shape}"
+        )
+    if matrix.dtype != np.float64:
+        matrix = matrix.astype(np.float32)
+    bad = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
+    if len(bad):
+        raise InputError(
+            f"{name}: {len(bad)} of {len(matrix)} rows have NaN or infinite "
+            f"values (first: row {bad[0]})"
+        )
+    return matrix
+
+
+def to_codes(labels, count, name="labels"):
+    """Number the distinct values of a label array.
+
+    Arguments
+    ---------
+    labels : sequence
+        One value per utterance (strings, integers...).
+    count : int or None
+        How many there must be.
+    name : str
+        What to call them in an error.
+
+    Returns
+    -------
+    classes : numpy.ndarray
+        The distinct values, sorted.
+    codes : numpy.ndarray
+        int64 [N], the position in ``classes`` of each label.
+
+    Raises
+    ------
+    InputError
+        If there are more or fewer labels than ``count``.
+
+    Example
+    -------
+    >>> classes, codes = to_codes(["b", "a", "b"], 3)
+    >>> codes.tolist()
+    [1, 0, 1]
+    """
+    labels = to_numpy(labels)
+    if labels.ndim != 1 or (count is not None and len(labels) != count):
+        raise InputError(
+            f"{name}: expected one value for each of {count} utterances, "
+            f"got shape {labels.shape}"
+        )
+    classes, codes = np.unique(labels, return_inverse=True)
+    return classes, codes.astype(np.int64)
+
+
+def unit_rows(matrix):
+    """Rows of length one; a zero row stays zero, so that its cosine is 0.
+
+    Example
+    -------
+    >>> unit_rows(np.array([[3.0, 4.0], [0.0, 0.0]])).tolist()
+    [[0.6, 0.8], [0.0, 0.0]]
+    """
+    # Scaled by the largest value first: squares of very large or very small
+    # values would leave the range of float32.
+    top = np.abs(matrix).max(axis=1, keepdims=True)
+    matrix = matrix / np.where(top > 0, top, 1)
+    norm = np.linalg.norm(matrix, axis=1, keepdims=True)
+    return matrix / np.where(norm > 0, norm, 1)
+
+
+def group_sums(matrix, codes):
+    """Sum of the rows of each group.
+
+    Arguments
+    ---------
+    matrix : numpy.ndarray
+        [N, D].
+    codes : numpy.ndarray
+        [N] int, the group of each row, from 0 up.
+
+    Returns
+    -------
+    sums : numpy.ndarray
+        [groups, D].
+
+    Example
+    -------
+    >>> group_sums(np.array([[1, 2], [3, 4], [5, 6]]), np.array([0, 1, 0]))
+    array([[6., 8.],
+           [3., 4.]])
+    """
+    ones = np.ones(len(codes), dtype=matrix.dtype)
+    rows = np.arange(len(codes))
+    return csr_matrix((ones, (codes, rows))) @ np.asarray(matrix, float)

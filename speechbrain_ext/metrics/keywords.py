@@ -1,0 +1,120 @@
+"""Keyword spotting: a linear classifier on the vectors of a subspace."""
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score, recall_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from speechbrain_ext.metrics.arrays import to_codes, to_matrix, to_numpy
+from speechbrain_ext.utils.errors import InputError
+
+
+def standardised_regression(regularisation=1.0, max_iterations=500):
+    """scikit-learn's multinomial logistic regression on standardised input.
+
+    Arguments
+    ---------
+    regularisation : float
+        Strength of the L2 penalty (1 / C).
+    max_iterations : int
+        Of the optimiser.
+
+    Returns
+    -------
+    sklearn.pipeline.Pipeline
+
+    Example
+    -------
+    >>> model = standardised_regression().fit(np.eye(2), [0, 1])
+    >>> model.predict(np.eye(2))
+    array([0, 1])
+    """
+    return make_pipeline(
+        StandardScaler(),
+        LogisticRegression(
+            C=1 / regularisation, max_iter=max_iterations, tol=1e-3
+        ),
+    )
+
+
+def keyword_classification(
+    train_embeddings,
+    train_labels,
+    test_embeddings,
+    test_labels,
+    make_classifier=standardised_regression,
+):
+    """Linear classification of keywords in a subspace.
+
+    Arguments
+    ---------
+    train_embeddings : array or torch.Tensor
+        [N, D], of other speakers than the test.
+    train_labels : sequence
+        [N] keyword of each utterance.
+    test_embeddings : array or torch.Tensor
+        [M, D].
+    test_labels : sequence
+        [M].
+    make_classifier : callable
+        Returns a new classifier with ``fit`` and ``predict``, such as
+        scikit-learn's, for classes numbered from 0. Default:
+        :func:`standardised_regression`.
+
+    Returns
+    -------
+    result : dict
+        ``accuracy``, ``balanced_accuracy`` (mean recall of the classes),
+        ``macro_f1``, ``recall`` (class -> its recall), ``predicted`` ([M]
+        keywords), ``chance`` (1 / classes) and ``majority`` (share of the
+        most frequent class of the test). Averages are over the classes that
+        occur in the test.
+
+    Raises
+    ------
+    InputError
+        On NaN, labels that do not fit, fewer than two classes, or a test
+        class that was never trained.
+
+    Example
+    -------
+    >>> train, test = np.eye(2)[[0, 1, 0, 1]], np.eye(2)
+    >>> result = keyword_classification(train, list("ynyn"), test, list("yn"))
+    >>> result["accuracy"], result["predicted"].tolist()
+    (1.0, ['y', 'n'])
+    """
+    train = to_matrix(train_embeddings, "training embeddings")
+    test = to_matrix(test_embeddings, "test embeddings")
+    if train.shape[1] != test.shape[1]:
+        raise InputError(
+            f"training embeddings have {train.shape[1]} dimensions, test "
+            f"embeddings {test.shape[1]}"
+        )
+    classes, codes = to_codes(train_labels, len(train), "training labels")
+    occurring, test_codes = to_codes(test_labels, len(test), "test labels")
+    if len(classes) < 2:
+        raise InputError(f"2 classes or more are needed, got {len(classes)}")
+    unseen = np.setdiff1d(occurring, classes)
+    if len(unseen):
+        raise InputError(
+            f"{len(unseen)} class(es) of the test set have no training "
+            f"utterance, e.g. '{unseen[0]}'"
+        )
+    predicted = classes[make_classifier().fit(train, codes).predict(test)]
+    test_labels = to_numpy(test_labels)
+    # scikit-learn's balanced_accuracy_score warns of classes that are
+    # predicted but do not occur; the mean of the recalls is the same number.
+    scored = {"labels": occurring, "zero_division": 0}
+    recall = recall_score(test_labels, predicted, average=None, **scored)
+    return {
+        "accuracy": float(np.mean(predicted == test_labels)),
+        "balanced_accuracy": float(recall.mean()),
+        "macro_f1": float(
+            f1_score(test_labels, predicted, average="macro", **scored)
+        ),
+        "recall": dict(zip(map(str, occurring), recall.tolist())),
+        "predicted": predicted,
+        "chance": 1 / len(classes),
+        "majority": float(np.bincount(test_codes).max() / len(test)),
+    }

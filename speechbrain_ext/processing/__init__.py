@@ -1,0 +1,1 @@
+"""Heads in closed form: linear discriminant analysis and its controls."""

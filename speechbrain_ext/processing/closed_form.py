@@ -1,0 +1,369 @@
+"""Heads in closed form: LDA, channel LDA, and controls of dimension.
+
+Each fit returns a
+:class:`~speechbrain_ext.lobes.linear_subspaces.LinearSubspaces`, which is
+evaluated, exported and loaded like a trained network.
+"""
+
+import numpy as np
+import torch
+from scipy.linalg import eigh, svd
+from sklearn.covariance import ledoit_wolf_shrinkage
+from sklearn.decomposition import PCA
+from sklearn.random_projection import GaussianRandomProjection
+
+from speechbrain_ext.lobes.linear_subspaces import LinearSubspaces
+from speechbrain_ext.lobes.subspaces import FeatureStandardiser
+from speechbrain_ext.metrics.arrays import group_sums, to_codes, to_matrix
+from speechbrain_ext.utils.errors import InputError
+
+
+def within_covariance(vectors, values, shrinkage="auto", nuisance=None):
+    """Class means and shrunk within-class covariance.
+
+    The pooled within-class covariance S is replaced by
+    ``(1 - a) S + a trace(S) / D I`` (Ledoit and Wolf, "A well-conditioned
+    estimator for large-dimensional covariance matrices", 2004), so that more
+    dimensions than utterances do no harm.
+
+    Arguments
+    ---------
+    vectors : array
+        [N, D], with mean zero.
+    values : sequence
+        [N] value of the factor of each row.
+    shrinkage : float or "auto"
+        The ``a`` above, in [0, 1]; ``"auto"`` estimates it.
+    nuisance : array, optional
+        [D, D] covariance of what else is to be told from the classes; it is
+        added to S before the shrinkage.
+
+    Returns
+    -------
+    counts : numpy.ndarray
+        [K] rows of each value.
+    means : numpy.ndarray
+        [K, D] mean of each value.
+    covariance : numpy.ndarray
+        float64 [D, D], positive definite.
+
+    Raises
+    ------
+    InputError
+        With one value, no repeated value, or another shrinkage.
+
+    Example
+    -------
+    >>> vectors = np.array([[-3], [-1], [1], [3.0]])
+    >>> counts, means, covariance = within_covariance(vectors, [0, 0, 1, 1])
+    >>> means.tolist(), covariance.round(3).tolist()
+    ([[-2.0], [2.0]], [[1.0]])
+    """
+    count, size = vectors.shape
+    names, codes = to_codes(values, count, "values")
+    if not 2 <= len(names) < count:
+        raise InputError(
+            f"LDA needs 2 values or more and repeats of them, got {len(names)} "
+            f"values in {count} utterances"
+        )
+    if shrinkage != "auto" and not 0 <= shrinkage <= 1:
+        raise InputError(f"shrinkage must be in [0, 1], got {shrinkage}")
+    counts = np.bincount(codes)
+    means = group_sums(vectors, codes) / counts[:, None]
+    means = means.astype(vectors.dtype)
+    within = vectors - means[codes]
+    if shrinkage == "auto":
+        shrinkage = ledoit_wolf_shrinkage(within, assume_centered=True)
+    covariance = (within.T @ within).astype(np.float64) / count
+    if nuisance is not None:
+        covariance += nuisance
+    ridge = shrinkage * np.trace(covariance) / size
+    # A floor, for factors that leave no variance within their values.
+    floor = max(1e-6 * np.mean(vectors**2), 1e-30)
+    covariance *= 1 - shrinkage
+    covariance[np.diag_indices(size)] += max(ridge, floor)
+    return counts, means, covariance
+
+
+def lda_directions(vectors, values, dims, shrinkage="auto", nuisance=None):
+    """Directions of a linear discriminant analysis with a shrunk covariance.
+
+    Arguments
+    ---------
+    vectors : array
+        [N, D].
+    values : sequence
+        [N] value of the factor of each row.
+    dims : int
+        Dimensions wanted; at most one less than there are values.
+    shrinkage, nuisance
+        See :func:`within_covariance`.
+
+    Returns
+    -------
+    directions : numpy.ndarray
+        [min(dims, values - 1, D), D], most discriminative first, scaled such
+        that the (shrunk) within-class covariance of the projection is the
+        identity.
+
+    Raises
+    ------
+    InputError
+        With one value, no repeated value, or another shrinkage.
+
+    Example
+    -------
+    >>> vectors = np.array([[0, 0], [1, 4], [5, 0], [6, 4.0]])
+    >>> directions = lda_directions(vectors, list("aabb"), 1, 0.1)
+    >>> bool(abs(directions[0, 0]) > abs(directions[0, 1]))
+    True
+    """
+    vectors = to_matrix(vectors, "features").astype(np.float64)
+    vectors = vectors - vectors.mean(axis=0)
+    counts, means, covariance = within_covariance(
+        vectors, values, shrinkage, nuisance
+    )
+    variances, axes = eigh(covariance)
+    whiten = axes / np.sqrt(variances)
+    between = np.sqrt(counts)[:, None] * (means @ whiten)
+    rotation = svd(between, full_matrices=False)[2]
+    return rotation[: min(dims, len(counts) - 1)] @ whiten.T
+
+
+def _standardised(features):
+    """Statistics of features [N, layers, dim], and the features as [N, D]."""
+    features = torch.as_tensor(features)
+    if features.dim() != 3:
+        raise InputError(
+            "expected features [utterances, layers, dim], got shape "
+            f"{tuple(features.shape)}"
+        )
+    standardiser = FeatureStandardiser(features.shape[1:]).fit(features)
+    vectors = standardiser(features.double()).flatten(1)
+    return standardiser, to_matrix(vectors, "features")
+
+
+def _widths(dims, names):
+    """A width per name, from one number or from a mapping."""
+    return dict(dims) if hasattr(dims, "keys") else dict.fromkeys(names, dims)
+
+
+def grid_lda(features, labels, dims=512, shrinkage="auto"):
+    """Subspaces by one linear discriminant analysis per factor.
+
+    Arguments
+    ---------
+    features : torch.Tensor
+        [utterances, layers, dim] of a grid.
+    labels : dict
+        Factor -> its value for each utterance.
+    dims : int or dict
+        Dimensions wanted (of each factor); a subspace has at most one less
+        than its factor has values.
+    shrinkage : float or "auto"
+        See :func:`lda_directions`.
+
+    Returns
+    -------
+    head : LinearSubspaces
+        One subspace per factor; the projections have mean zero on the grid.
+
+    Raises
+    ------
+    InputError
+        With NaN features, labels that do not fit, or a factor of one value.
+
+    Example
+    -------
+    >>> features = torch.randn(12, 1, 5)
+    >>> head = grid_lda(features, {"speaker": list("aaabbbcccddd")})
+    >>> head(features)["speaker"].shape
+    torch.Size([12, 3])
+    """
+    if not labels:
+        raise InputError("no factor to make a subspace for")
+    dims = _widths(dims, labels)
+    standardiser, vectors = _standardised(features)
+    directions = {
+        factor: lda_directions(vectors, values, dims[factor], shrinkage)
+        for factor, values in labels.items()
+    }
+    return _head(standardiser, directions, vectors.mean(axis=0))
+
+
+def channel_lda(
+    takes,
+    labels,
+    dims=60,
+    channel_weight=1.0,
+    shrinkage=0.3,
+    layers=None,
+):
+    """Subspaces by one LDA per factor that has seen every utterance twice.
+
+    As :func:`grid_lda` on the utterances as recorded, but what a channel does
+    to an utterance counts as variance within the classes too: the covariance
+    of the differences between the same utterance through a channel and as
+    recorded. Pooling the takes in :func:`grid_lda` instead blurs the class
+    means, and weighs the channel only once in as many takes.
+
+    Arguments
+    ---------
+    takes : torch.Tensor
+        [takes, utterances, layers, dim] of a grid: as recorded, then the same
+        utterances through random channels. Without the latter, the channel
+        is left out.
+    labels : dict
+        Factor -> its value for each utterance.
+    dims : int or dict
+        Dimensions wanted (of each factor; all if it is not named); one has
+        at most one less than its factor has values.
+    channel_weight : float
+        Weight of the covariance of the channel; not negative.
+    shrinkage : float or "auto"
+        See :func:`within_covariance`.
+    layers : dict
+        Factor -> positions of the layers that it is read from, e.g.
+        ``{"content": [-1]}``. Default: all.
+
+    Returns
+    -------
+    head : LinearSubspaces
+        One subspace per factor; it standardises its input.
+
+    Raises
+    ------
+    InputError
+        With NaN features, labels that do not fit, a factor of one value, a
+        layer that is not there, or a negative weight.
+
+    Example
+    -------
+    >>> takes = torch.randn(2, 12, 3, 5)
+    >>> head = channel_lda(
+    ...     takes, {"speaker": list("aaabbbcccddd")}, layers={"speaker": [0]}
+    ... )
+    >>> head(takes[0])["speaker"].shape
+    torch.Size([12, 3])
+    """
+    if not labels:
+        raise InputError("no factor to make a subspace for")
+    if channel_weight < 0:
+        raise InputError(
+            f"channel_weight must not be negative, got {channel_weight}"
+        )
+    dims = _widths(dims, labels)
+    n_layers, dim = takes.shape[2:]
+    standardiser, vectors = _standardised(takes[0])
+    directions = {}
+    for factor, values in labels.items():
+        columns = _columns(factor, (layers or {}).get(factor), n_layers, dim)
+        recorded, nuisance = vectors[:, columns], None
+        for take in takes[1:]:
+            moved = standardiser(take.double()).flatten(1)
+            moved = to_matrix(moved[:, columns]) - recorded
+            covariance = np.cov(moved.T, bias=True) / (len(takes) - 1)
+            nuisance = covariance + (0 if nuisance is None else nuisance)
+        weight = lda_directions(
+            recorded,
+            values,
+            dims.get(factor, vectors.shape[1]),
+            shrinkage,
+            None if nuisance is None else channel_weight * nuisance,
+        )
+        directions[factor] = np.zeros((len(weight), vectors.shape[1]))
+        directions[factor][:, columns] = weight
+    return _head(standardiser, directions, vectors.mean(axis=0))
+
+
+def _columns(factor, layers, n_layers, dim):
+    """Columns of some layers in features that are flattened."""
+    columns = np.arange(n_layers * dim).reshape(n_layers, dim)
+    try:
+        return columns[slice(None) if layers is None else layers].ravel()
+    except IndexError:
+        raise InputError(
+            f"layers {layers} of factor '{factor}': there are {n_layers}, "
+            "counted from 0 among those that were chosen"
+        )
+
+
+def _head(standardiser, directions, mean):
+    """A head of these projections of ``x - mean``, after standardisation."""
+    widths = {name: len(weight) for name, weight in directions.items()}
+    head = LinearSubspaces(standardiser.mean.shape, widths)
+    head.standardiser = standardiser
+    for name, weight in directions.items():
+        head.set_projection(name, weight, -weight @ mean)
+    return head.requires_grad_(False).eval()
+
+
+def pca_subspaces(features, dims):
+    """The same principal components in every subspace: it separates nothing.
+
+    Arguments
+    ---------
+    features : torch.Tensor
+        [utterances, layers, dim].
+    dims : dict
+        Subspace -> components; at most the rank of the features.
+
+    Returns
+    -------
+    head : LinearSubspaces
+
+    Raises
+    ------
+    InputError
+        With NaN features.
+
+    Example
+    -------
+    >>> head = pca_subspaces(torch.randn(9, 1, 5), {"speaker": 2})
+    >>> head(torch.randn(3, 1, 5))["speaker"].shape
+    torch.Size([3, 2])
+    """
+    standardiser, vectors = _standardised(features)
+    pca = PCA(min(max(dims.values()), *vectors.shape), random_state=0)
+    pca.fit(vectors)
+    directions = {name: pca.components_[:n] for name, n in dims.items()}
+    return _head(standardiser, directions, pca.mean_)
+
+
+def random_subspaces(features, dims, seed=0):
+    """One Gaussian random projection per subspace: dimension, not training.
+
+    Arguments
+    ---------
+    features : torch.Tensor
+        [utterances, layers, dim]; only their statistics are used.
+    dims : dict
+        Subspace -> its dimension; each has a projection of its own.
+    seed : int
+        Of the projections.
+
+    Returns
+    -------
+    head : LinearSubspaces
+
+    Raises
+    ------
+    InputError
+        With NaN features.
+
+    Example
+    -------
+    >>> head = random_subspaces(torch.randn(9, 1, 5), {"speaker": 2})
+    >>> head(torch.randn(3, 1, 5))["speaker"].shape
+    torch.Size([3, 2])
+    """
+    standardiser, vectors = _standardised(features)
+    directions = {}
+    for number, (name, width) in enumerate(dims.items()):
+        # More dimensions than there are would add nothing.
+        projection = GaussianRandomProjection(
+            min(width, vectors.shape[1]),
+            random_state=np.random.RandomState([seed, number]),
+        )
+        directions[name] = projection.fit(vectors[:1]).components_
+    return _head(standardiser, directions, vectors.mean(axis=0))

@@ -1,0 +1,86 @@
+"""Audio of a dataset: checked, read, sent through a channel."""
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from speechbrain.dataio.dataset import DynamicItemDataset
+from speechbrain_ext.dataio.audio import (
+    add_audio_pipeline,
+    check_audio,
+    read_audio,
+)
+from speechbrain_ext.utils.errors import InputError
+
+
+@pytest.fixture
+def audio(tmp_path):
+    """Writes a file, returns a dataset of one utterance."""
+
+    def make(samples, rate=16000, **changes):
+        soundfile.write(tmp_path / "a.wav", samples, rate, subtype="FLOAT")
+        row = {"wav": str(tmp_path / "a.wav"), **changes}
+        return DynamicItemDataset({"u1": row})
+
+    return make
+
+
+def test_check_audio_fills_in_durations(audio):
+    dataset = audio(np.zeros(8000))
+    check_audio(dataset)
+    assert dataset.data["u1"]["duration"] == 0.5
+    dataset = audio(np.zeros(8000), start=100, stop=1700)
+    check_audio(dataset)
+    assert dataset.data["u1"]["duration"] == 0.1
+
+
+def test_check_audio_refuses(audio, tmp_path):
+    dataset = audio(np.zeros(100))
+    (tmp_path / "a.wav").unlink()
+    with pytest.raises(InputError, match="'u1': no file"):
+        check_audio(dataset)
+    (tmp_path / "a.wav").write_text("no audio at all")
+    with pytest.raises(InputError, match="is not readable audio"):
+        check_audio(dataset)
+    with pytest.raises(InputError, match="is empty"):
+        check_audio(audio(np.zeros(0)))
+    with pytest.raises(InputError, match="8000 Hz, expected 16000"):
+        check_audio(audio(np.zeros(100), rate=8000), resample=False)
+    with pytest.raises(InputError, match="samples 0 to 101"):
+        check_audio(audio(np.zeros(100), stop=101))
+
+
+def test_read_audio(audio):
+    time = np.arange(8000) / 8000
+    tone = 0.5 * np.sin(2 * np.pi * 440 * time)
+    dataset = audio(np.stack([tone, 0 * tone], axis=1), rate=8000)
+    wav = dataset.data["u1"]["wav"]
+    signal = read_audio("u1", wav)
+    assert signal.shape == (16000,)  # resampled, channels averaged
+    expected = 0.25 * np.sin(2 * np.pi * 440 * np.arange(16000) / 16000)
+    middle = slice(1000, -1000)
+    assert np.allclose(signal[middle], expected[middle], atol=2e-3)
+    segment = read_audio("u1", wav, 100, 300, sample_rate=8000)
+    assert np.allclose(segment, tone[100:300] / 2, atol=1e-6)
+
+
+def test_nan_is_refused(audio):
+    samples = np.zeros(100, dtype=np.float32)
+    samples[7] = np.nan
+    dataset = add_audio_pipeline(audio(samples))
+    with pytest.raises(InputError, match="'u1'.*NaN"):
+        dataset[0]
+
+
+def test_pipeline_applies_the_channel(audio):
+    dataset = audio(np.full(100, 0.5))
+    seen = []
+
+    def channel(signal, key):
+        seen.append(key)
+        return 2 * signal
+
+    item = add_audio_pipeline(dataset, channel=channel)[0]
+    assert item["id"] == "u1" and seen == ["u1"]
+    assert torch.allclose(item["sig"], torch.ones(100))

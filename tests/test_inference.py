@@ -1,0 +1,86 @@
+"""Exports side by side, and what it takes to import and to write one."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from speechbrain_ext.inference.export import export_subspaces
+from speechbrain_ext.inference.subspaces import load_exports
+from speechbrain_ext.lobes.encoders import PooledEncoder, load_encoder
+from speechbrain_ext.lobes.subspaces import SubspaceNetwork
+from speechbrain_ext.utils.errors import InputError
+
+
+def write(folder, encoder=None, layers=(0,), **options):
+    encoder = encoder or load_encoder("log_mel")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(options.get("seed") or 0)
+        head = SubspaceNetwork([1, 560], ["speaker"], {"speaker": 4}, [])
+    export_subspaces(folder, encoder, head, layers, **options)
+    return folder
+
+
+def test_inference_imports_no_plots_and_no_scikit_learn():
+    """But what SpeechBrain and transformers load themselves."""
+    code = (
+        "import sys, speechbrain.inference, transformers\n"
+        "before = set(sys.modules)\n"
+        "import speechbrain_ext.inference.export\n"
+        "import speechbrain_ext.inference.stock\n"
+        "import speechbrain_ext.lobes.classifier_encoder\n"
+        "import speechbrain_ext.lobes.transformers_encoders\n"
+        "print(*set(sys.modules) - before)"
+    )
+    printed = subprocess.check_output([sys.executable, "-c", code], text=True)
+    names = {name.split(".")[0] for name in printed.split()}
+    assert "speechbrain_ext" in names
+    assert not names & {"matplotlib", "sklearn", "pandas"}
+
+
+def test_exports_of_a_table(tmp_path):
+    folders = [
+        write(tmp_path / "one", name="joint", seed=1, encoder_label="mel"),
+        write(tmp_path / "two", name="joint", seed=2, thresholds={"a": 0.5}),
+        write(tmp_path / "three", seed=1, card="# It"),
+    ]
+    assert (tmp_path / "three/README.md").read_text() == "# It"
+    # An older export does not say how tables call its encoder.
+    path = tmp_path / "two/hyperparams.yaml"
+    old = [x for x in path.read_text().splitlines() if "encoder_label" not in x]
+    path.write_text("\n".join(old))
+    found = [model.hparams for model in load_exports(folders)]
+    assert [(h.name, h.seed, h.encoder_label) for h in found] == [
+        ("joint", 1, "mel"),
+        ("joint", 2, "log_mel"),
+        ("subspaces", 1, "log_mel"),
+    ]
+    assert found[1].thresholds == {"a": 0.5}
+    (model,) = load_exports(folders[0], names=["mine"])
+    assert model.hparams.name == "mine"
+    twice = [folders[0], folders[0]]
+    assert len(load_exports(twice, names=["a", "b"])) == 2
+    other = write(tmp_path / "four", layers=[-1], name="joint", seed=1)
+    assert len(load_exports([folders[0], other])) == 2
+    for exports, names, message in (
+        (twice, None, "one are both called 'joint'"),
+        (twice, ["x", "x"], "both called 'x'"),
+        (folders, ["x"], "3 exports, but 1 names"),
+        ([], None, "No export_folder"),
+    ):
+        with pytest.raises(InputError, match=message):
+            load_exports(exports, names=names)
+
+
+def test_an_export_is_written_whole_or_not_at_all(tmp_path):
+    folder = write(tmp_path / "a" / "export", seed=1)
+    (folder / "mine.txt").write_text("of the user")
+    before = (folder / "network.ckpt").read_bytes()
+    with pytest.raises(InputError, match="cannot be copied"):
+        write(folder, PooledEncoder(16000, {}), seed=2)
+    assert (folder / "network.ckpt").read_bytes() == before
+    write(folder, seed=2)
+    assert (folder / "network.ckpt").read_bytes() != before
+    assert not (folder / "mine.txt").exists()
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["export"]

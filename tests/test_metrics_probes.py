@@ -1,0 +1,156 @@
+"""Probes and untrained projections on cases with known answers."""
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from speechbrain_ext.metrics.probes import (
+    LdaProbe,
+    control_projections,
+    linear_probe,
+)
+from speechbrain_ext.utils.errors import InputError
+
+SPEAKERS, CONTENTS = np.divmod(np.arange(12 * 20), 20)
+
+
+def parts(dim=16):
+    """A vector per speaker, one per content, and noise, [N, dim] each."""
+    rng = np.random.default_rng(0)
+    return (
+        rng.normal(size=(12, dim))[SPEAKERS],
+        rng.normal(size=(20, dim))[CONTENTS],
+        rng.normal(size=(240, dim)),
+    )
+
+
+def test_probe_is_tested_on_groups_that_it_has_not_seen():
+    """A vector that names the cell says nothing of the speaker elsewhere."""
+    vectors = np.repeat(parts(8)[2], 5, axis=0)  # five equal takes a cell
+    speakers, contents = np.repeat(SPEAKERS, 5), np.repeat(CONTENTS, 5)
+    fair = linear_probe(vectors, speakers, contents).mean()
+    assert fair < 0.2
+    leaky = linear_probe(vectors, speakers, np.tile(np.arange(5), 240))
+    assert leaky.mean() > 2 * fair
+
+
+def test_probe_agrees_with_logistic_regression():
+    speaker, content, noise = parts()
+    vectors = 0.5 * speaker + content + noise
+    closed = linear_probe(vectors, SPEAKERS, CONTENTS).mean()
+    logistic = linear_probe(
+        vectors, SPEAKERS, CONTENTS,
+        make_classifier=lambda: LogisticRegression(max_iter=300),
+    ).mean()  # fmt: skip
+    assert 0.3 < logistic < 0.99
+    assert closed > logistic - 0.05
+
+
+class Recorder(LdaProbe):
+    """A probe that keeps what it is trained and tested on."""
+
+    def fit(self, vectors, values):
+        self.seen.append(vectors)
+        return super().fit(vectors, values)
+
+    def predict(self, vectors):
+        self.seen.append(vectors)
+        return super().predict(vectors)
+
+
+@pytest.mark.parametrize("folds, expected", [(4, 4), (99, 20)])
+def test_folds_are_whole_groups_standardised_by_the_training(folds, expected):
+    vectors = 5 + 3 * parts()[2]
+    vectors[:, 0] = CONTENTS
+    seen = Recorder.seen = []
+    right = linear_probe(
+        vectors, SPEAKERS, CONTENTS, folds, make_classifier=Recorder
+    )
+    assert right.dtype == bool and right.shape == (240,)
+    assert len(seen) == 2 * expected
+    for training, test in zip(seen[::2], seen[1::2]):
+        assert len(training) + len(test) == 240
+        assert len(np.unique(test[:, 0].round(9))) == 20 / expected
+        assert np.allclose(training.mean(axis=0), 0)
+        assert np.allclose(training.std(axis=0), 1)
+        assert not np.isin(test[:, 0], training[:, 0]).any()
+
+
+def test_probe_is_seeded():
+    vectors = parts()[0] + 2 * parts()[2]
+    first, again, other = (
+        linear_probe(data, SPEAKERS, CONTENTS, seed=seed)
+        for data, seed in ((vectors, 1), (vectors.tolist(), 1), (vectors, 2))
+    )
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_probe_of_vectors_that_do_not_vary():
+    right = linear_probe(np.ones((240, 3)), SPEAKERS, CONTENTS)
+    assert right.mean() == pytest.approx(1 / 12)
+
+
+def test_probe_with_more_dimensions_than_utterances():
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(12, 600))[SPEAKERS]
+    vectors += rng.normal(size=vectors.shape)
+    assert linear_probe(vectors, SPEAKERS, CONTENTS).all()
+
+
+def test_lda_probe_is_the_optimal_rule_of_its_model():
+    """Equal covariances: the boundary is the plane half-way, whitened."""
+    rng = np.random.default_rng(0)
+    values = np.repeat([0, 1], [30000, 10000])
+    mixing = np.array([[1.0, 0], [0.9, 0.3]])
+    vectors = rng.normal(size=(40000, 2)) @ mixing.T
+    means = np.array([[5.0, 5], [6, 5]])
+    probe = LdaProbe().fit(vectors + means[values], values)
+    direction = probe.weight[:, 1] - probe.weight[:, 0]
+    ideal = np.linalg.solve(mixing @ mixing.T, [1, 0])
+    cosine = direction @ ideal
+    cosine /= np.linalg.norm(direction) * np.linalg.norm(ideal)
+    assert cosine > 0.9995
+    offset = means.mean(axis=0) @ direction + probe.bias[1] - probe.bias[0]
+    assert offset / np.linalg.norm(direction) == pytest.approx(0, abs=0.01)
+
+
+def test_controls():
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(300, 2, 20)) @ np.diag(np.arange(1, 21))
+    controls = control_projections(features, [5])
+    assert controls["input"].std(axis=0) == pytest.approx(np.ones(40))
+    assert controls["PCA 5"].shape == controls["random 5"].shape == (300, 5)
+    covariance = np.cov(controls["PCA 5"].T)
+    assert np.allclose(covariance, np.diag(np.diag(covariance)), atol=1e-6)
+    wide = control_projections(rng.normal(size=(30, 1, 1200)), [4])
+    assert wide["input"].shape == (30, 29)  # centred: a rank of 29
+
+
+def test_controls_are_named_by_their_dimension():
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(200, 3)) @ rng.normal(size=(3, 40))
+    for vectors in (features, features.astype(np.float32)):
+        controls = control_projections(vectors, [2, 16, 24])
+        assert {n: c.shape[1] for n, c in controls.items()} == {
+            "input": 40, "PCA 2": 2, "random 2": 2, "PCA 3": 3,
+            "random 16": 16, "random 24": 24,
+        }  # fmt: skip
+    with np.errstate(invalid="ignore"):
+        constant = control_projections(np.ones((5, 3)), [2])
+    assert constant["PCA 1"].shape == (5, 1)
+
+
+@pytest.mark.parametrize(
+    "values, groups, folds, message",
+    [
+        ([1, 1, 1, 1], [1, 2, 1, 2], 5, "2 values and 2 groups"),
+        ([1, 1, 2, 2], [1, 1, 1, 1], 5, "got 2 and 1"),
+        ([1, 1, 2, 2], [1, 2, 1, 2], 1, "2 folds"),
+        ([1, 1, 2, 2], [1, 1, 2, 2], 5, "occurs in 2 groups"),
+        ([1, 1, 2], [1, 2, 1, 2], 5, "values: expected"),
+    ],
+)
+def test_what_is_refused(values, groups, folds, message):
+    with pytest.raises(InputError, match=message):
+        linear_probe(np.ones((4, 2)), values, groups, folds)

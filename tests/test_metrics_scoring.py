@@ -1,0 +1,131 @@
+"""Score normalisation and PLDA."""
+
+import numpy as np
+import pytest
+import torch
+
+from speechbrain_ext.metrics import scoring
+from speechbrain_ext.metrics.scoring import (
+    PldaBackend,
+    adaptive_s_norm,
+    plda_scoring,
+    s_norm_scoring,
+)
+from speechbrain_ext.metrics.trials import Trials, generate_trials
+from speechbrain_ext.metrics.verification import equal_error_rate
+from speechbrain_ext.utils.errors import InputError
+
+
+def voices(speakers=20, takes=6, dim=8, noise=0.5, seed=0):
+    """Speaker means with anisotropic noise: the cosine is not the best."""
+    rng = np.random.default_rng(seed)
+    speaker = np.repeat(np.arange(speakers), takes)
+    spread = noise * np.logspace(-0.7, 0.7, dim)
+    vectors = rng.normal(size=(speakers, dim))[speaker]
+    return vectors + spread * rng.normal(size=vectors.shape), speaker
+
+
+@pytest.mark.parametrize("chunk", [1, 1 << 24])
+def test_s_norm_equals_a_loop(monkeypatch, chunk):
+    monkeypatch.setattr(scoring, "CHUNK", chunk)
+    vectors, speakers = voices(4, 3)
+    cohort = voices(30, 1, seed=1)[0]
+    trials = generate_trials(speakers)
+    scores = trials.score(vectors)
+    normalised = adaptive_s_norm(scores, trials, vectors, cohort, top=7)
+
+    def unit(x):
+        return x / np.linalg.norm(x)
+
+    for t in range(len(trials)):
+        sides = []
+        for row in (trials.enrol[t], trials.test[t]):
+            cosines = [unit(vectors[row]) @ unit(c) for c in cohort]
+            top = np.sort(cosines)[-7:]
+            sides.append((scores[t] - top.mean()) / top.std(ddof=1))
+        assert normalised[t] == pytest.approx(np.mean(sides))
+
+
+def test_scorings_with_a_cohort():
+    """By the mean vector of each of its speakers, or trained on it."""
+    vectors, speakers = voices(4, 3)
+    cohort = voices(15, 4, seed=1)
+    trials = generate_trials(speakers)
+    unit = cohort[0] / np.linalg.norm(cohort[0], axis=1, keepdims=True)
+    means = np.array([unit[cohort[1] == s].mean(axis=0) for s in range(15)])
+    cosines = trials.score(vectors)
+    for top in (5, 300):  # all that there are
+        expected = adaptive_s_norm(
+            cosines, trials, vectors, means, min(top, 15)
+        )
+        found = s_norm_scoring(vectors, trials, cohort, top)
+        assert np.allclose(found, expected)
+    backend = PldaBackend(rank=3, iterations=2).fit(*cohort)
+    expected = backend.score(vectors, trials.enrol, trials.test)
+    found = plda_scoring(vectors, trials, cohort, rank=3, iterations=2)
+    assert np.array_equal(found, expected)
+
+
+def test_s_norm_refuses():
+    trials = Trials(*np.array([[0], [1], [1]]))
+    good = np.eye(2)
+    with pytest.raises(InputError, match="cohort of 2 or more"):
+        adaptive_s_norm([1.0], trials, good, good[:1])
+    with pytest.raises(InputError, match="2 dimensions, the cohort 3"):
+        adaptive_s_norm([1.0], trials, good, np.eye(3))
+    with pytest.raises(InputError, match="NaN"):
+        adaptive_s_norm([1.0], trials, good * np.nan, good)
+
+
+def test_plda_beats_the_cosine_on_its_own_model():
+    train = voices(200, 6)
+    vectors, speakers = voices(30, 6, seed=1)
+    trials = generate_trials(speakers)
+    plda = PldaBackend(length_normalise=False).fit(*train)
+    scores = plda.score(vectors, trials.enrol, trials.test)
+    cosine = equal_error_rate(trials.score(vectors), trials.label)[0]
+    assert equal_error_rate(scores, trials.label)[0] < 0.8 * cosine
+
+
+def test_plda_score_is_the_likelihood_ratio():
+    plda = PldaBackend(rank=3, length_normalise=False).fit(*voices(40, 5, 4))
+    vectors = voices(2, 2, 4, seed=3)[0]
+    score = plda.score(vectors, [0], [1])[0]
+    factors, residual = plda.plda.F, plda.plda.Sigma
+    between = factors @ factors.T
+    total = between + residual
+    x, y = plda._prepare(vectors)[:2] - plda.plda.mean
+
+    def log_density(z, covariance):
+        precise = np.linalg.inv(covariance)
+        return -0.5 * (z @ precise @ z + np.linalg.slogdet(covariance)[1])
+
+    joint = np.block([[total, between], [between, total]])
+    ratio = log_density(np.append(x, y), joint)
+    ratio -= log_density(x, total) + log_density(y, total)
+    assert score == pytest.approx(ratio, abs=1e-6)
+
+
+def test_plda_in_parts(monkeypatch):
+    vectors, speakers = voices(8, 4)
+    trials = generate_trials(speakers)
+    plda = PldaBackend().fit(torch.tensor(vectors), speakers)
+    whole = plda.score(vectors, trials.enrol, trials.test)
+    monkeypatch.setattr(scoring, "CHUNK", 70)
+    order = np.random.default_rng(0).permutation(len(trials))
+    parts = plda.score(vectors, trials.enrol[order], trials.test[order])
+    assert np.allclose(whole[order], parts)
+
+
+def test_plda_with_more_dimensions_than_utterances():
+    vectors, speakers = voices(10, 3, dim=64)
+    scores = PldaBackend().fit(vectors, speakers).score(vectors, [0, 0], [1, 9])
+    assert np.isfinite(scores).all()
+
+
+def test_plda_refuses():
+    with pytest.raises(InputError, match="2 speakers or more"):
+        PldaBackend().fit(np.eye(3), list("abc"))
+    backend = PldaBackend().fit(*voices(5, 3))
+    with pytest.raises(InputError, match="PLDA was trained on 8"):
+        backend.score(np.eye(3), [0], [1])

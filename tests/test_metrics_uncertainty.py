@@ -1,0 +1,175 @@
+"""Intervals over speakers, against repeated trials and known cases."""
+
+import numpy as np
+import pytest
+
+from speechbrain_ext.metrics.trials import Trials, generate_trials
+from speechbrain_ext.metrics.uncertainty import SpeakerResamples
+from speechbrain_ext.metrics.verification import equal_error_rate
+from speechbrain_ext.utils.errors import InputError
+
+
+@pytest.mark.parametrize("digits", [9, 1, 0])  # 0: hardly any distinct score
+@pytest.mark.parametrize("seed", range(4))
+def test_weighted_eer_equals_repeated_trials(digits, seed):
+    rng = np.random.default_rng(seed)
+    speakers = rng.integers(5 + 3 * seed, size=50)
+    trials = generate_trials(speakers)
+    scores = np.round(rng.normal(size=len(trials)) + trials.label, digits)
+    resamples = SpeakerResamples(speakers, 25, seed)
+    draws = resamples.eer(scores, trials)
+    code = np.unique(speakers, return_inverse=True)[1]
+    for times, drawn in zip(resamples.times, draws):
+        one, other = times[code[trials.enrol]], times[code[trials.test]]
+        repeats = np.where(trials.label == 1, one, one * other)
+        labels = np.repeat(trials.label, repeats)
+        if len(set(labels)) < 2:
+            assert np.isnan(drawn)
+            continue
+        eer = equal_error_rate(np.repeat(scores, repeats), labels)[0]
+        assert drawn == pytest.approx(eer, abs=1e-12)
+
+
+def test_perfect_and_reversed_scores_have_no_spread():
+    speakers = np.repeat(np.arange(10), 4)
+    trials = generate_trials(speakers)
+    resamples = SpeakerResamples(speakers, 20)
+    assert (resamples.eer(1.0 * trials.label, trials) == 0).all()
+    assert (resamples.eer(-1.0 * trials.label, trials) == 1).all()
+
+
+def test_interval_of_a_mean_is_that_of_the_normal_law():
+    rng = np.random.default_rng(0)
+    level = rng.uniform(size=400)  # one accuracy a speaker
+    speakers = np.repeat(np.arange(400), 3)
+    draws = SpeakerResamples(speakers, 4000).accuracy(level[speakers])
+    low, high = SpeakerResamples.interval(draws)
+    half = 1.96 * level.std() / np.sqrt(400)
+    assert low == pytest.approx(level.mean() - half, abs=0.1 * half)
+    assert high == pytest.approx(level.mean() + half, abs=0.1 * half)
+
+
+def test_spread_of_the_eer_is_that_of_new_speakers():
+    """Drawing speakers from one sample spreads as drawing new samples does."""
+
+    def sample(seed):
+        rng = np.random.default_rng(seed)
+        speakers = np.repeat(np.arange(30), 6)
+        clarity = np.exp(0.5 * rng.normal(size=30))[speakers]
+        vectors = rng.normal(size=(30, 8))[speakers]
+        vectors += clarity[:, None] * rng.normal(size=vectors.shape)
+        trials = generate_trials(speakers, max_nontargets=4000)
+        return speakers, trials, trials.score(vectors)
+
+    new, drawn = [], []
+    for seed in range(60):
+        speakers, trials, scores = sample(seed)
+        new.append(equal_error_rate(scores, trials.label)[0])
+        if seed < 12:
+            resamples = SpeakerResamples(speakers, 150, seed)
+            drawn.append(resamples.eer(scores, trials).std())
+    assert np.mean(drawn) == pytest.approx(np.std(new), rel=0.25)
+
+
+def test_differences_are_paired():
+    rng = np.random.default_rng(0)
+    speakers = np.repeat(np.arange(15), 8)
+    trials = generate_trials(speakers)
+    level = rng.normal(size=15)[speakers]  # hard and easy speakers
+    common = rng.normal(size=len(trials)) + 2 * trials.label
+    common += trials.label * level[trials.enrol]
+    resamples = SpeakerResamples(speakers, 300)
+    worse = resamples.eer(common, trials)
+    better = resamples.eer(common + 0.4 * trials.label, trials)
+    low, high = resamples.interval(better - worse)
+    a, b = resamples.interval(worse), resamples.interval(better)
+    assert high < 0
+    assert a[0] < b[1]  # which the two intervals alone would not have shown
+    assert high - low < 0.5 * (a[1] - a[0])
+
+
+def test_draws_that_are_not_finite_are_left_out_if_few():
+    draws = np.linspace(0, 1, 100)
+    draws[:5] = np.nan
+    expected = np.quantile(draws[5:], [0.025, 0.975])
+    assert SpeakerResamples.interval(draws) == pytest.approx(expected)
+    expected = np.quantile(draws[5:], [0.1, 0.9])
+    assert SpeakerResamples.interval(draws, 0.8) == pytest.approx(expected)
+    draws[5] = np.inf
+    assert SpeakerResamples.interval(draws) is None
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 10])
+def test_equal_systems_are_not_called_different(count):
+    """Two systems whose errors have the same law, in many repetitions."""
+    speakers = np.repeat(np.arange(count), 6)
+    trials = generate_trials(speakers)
+    called = []
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        scores, right = {}, {}
+        for name in "ab":
+            # The error of a system depends on the speakers, not on trials.
+            level = rng.normal(size=(count, count))
+            level = level[speakers[trials.enrol], speakers[trials.test]]
+            noise = rng.normal(size=len(trials))
+            scores[name] = level + noise + 1.5 * trials.label
+            level = rng.uniform(size=count)[speakers]
+            right[name] = rng.random(len(speakers)) < level
+        resamples = SpeakerResamples(speakers, 100, seed)
+        for draws in (
+            {n: resamples.eer(one, trials) for n, one in scores.items()},
+            {n: resamples.accuracy(one) for n, one in right.items()},
+        ):
+            assert (resamples.interval(draws["a"]) is None) == (count < 5)
+            found = resamples.interval(draws["b"] - draws["a"])
+            called.append(found and bool(found[0] > 0 or found[1] < 0))
+    if count < 5:
+        assert set(called) == {None}
+    else:
+        assert None not in called
+        assert np.mean(called) < 0.2
+
+
+def test_only_speakers_of_some_rows_are_drawn():
+    speakers = np.repeat(np.arange(8), 3)
+    rows = np.flatnonzero(speakers % 4 < 3)
+    part = SpeakerResamples(speakers, 200, 1, rows)
+    assert (part.times[:, [3, 7]] == 0).all()
+    assert (part.times.sum(axis=1) == 6).all()
+    # As if the others were not there, in the same draws.
+    alone = SpeakerResamples(speakers[rows], 200, 1)
+    assert np.array_equal(part.times[:, part.drawn], alone.times)
+    right = np.random.default_rng(0).random(24) < 0.5
+    assert np.array_equal(part.accuracy(right), alone.accuracy(right[rows]))
+    trials = generate_trials(speakers[rows])
+    scores = np.random.default_rng(0).normal(size=len(trials)) + trials.label
+    there = Trials(rows[trials.enrol], rows[trials.test], trials.label)
+    assert np.array_equal(
+        part.eer(scores, there), alone.eer(scores, trials), equal_nan=True
+    )
+    few = SpeakerResamples(speakers, 9, rows=rows[:12])
+    assert len(few.drawn) == 4
+    assert np.isnan(few.accuracy(right)).all()
+    assert np.isnan(few.eer(scores, there)).all()
+    with pytest.raises(InputError, match="2 or more, got 1"):
+        SpeakerResamples(speakers, 9, rows=[0, 1])
+
+
+def test_trials_of_few_speakers_have_no_interval():
+    """Many speakers, but target trials of four of them only."""
+    speakers = np.repeat(np.arange(20), 3)
+    trials = generate_trials(speakers)
+    kept = (trials.label == 0) | (speakers[trials.enrol] < 4)
+    trials = Trials(trials.enrol[kept], trials.test[kept], trials.label[kept])
+    draws = SpeakerResamples(speakers, 9).eer(1.0 * trials.label, trials)
+    assert np.isnan(draws).all()
+
+
+def test_what_is_refused():
+    with pytest.raises(InputError, match="needs 2 or more, got 1"):
+        SpeakerResamples(["a", "a"])
+    with pytest.raises(InputError, match="2 resamples"):
+        SpeakerResamples(["a", "b"], 1)
+    with pytest.raises(InputError, match="each of 2 utterances"):
+        SpeakerResamples(["a", "b"], 3).accuracy([True])

@@ -1,0 +1,128 @@
+"""The published protocol: what it fixes, and its keyword classifier."""
+
+import numpy as np
+import pytest
+import torch
+
+from speechbrain_ext.evaluation.published import (
+    PublishedClassifier,
+    balanced_draw,
+    load_protocol,
+)
+from speechbrain_ext.metrics.keywords import keyword_classification
+from speechbrain_ext.utils.errors import InputError
+
+OPTIONS = {
+    "protocol": "published",
+    "conditions": None,
+    "scoring": "cosine",
+    "domain_statistics": "grid",
+    "tasks": ["verification", "keywords"],
+    "trials": "veri_test2.txt",
+    "voxceleb1": False,
+    "speech_commands": True,
+}
+
+
+def test_values():
+    """Those of the authors' code."""
+    protocol = load_protocol(OPTIONS)
+    classifier = protocol["keyword_classifier"]()
+    assert protocol["conditions"] == ["recorded"]
+    assert protocol["silence"] == {"train": 1800, "valid": 200, "test": 0}
+    assert (classifier.epochs, classifier.batch_size) == (30, 64)
+    assert classifier.learning_rate == 1e-3
+    assert not protocol["needs_cohort"]
+
+
+@pytest.mark.parametrize(
+    "option, message",
+    [
+        ({"protocol": "other"}, "hparams/protocols: expected one of published"),
+        ({"scoring": "s-norm"}, "scoring is 's-norm': expected cosine"),
+        ({"domain_statistics": "target"}, "domain_statistics is"),
+        ({"conditions": ["channels"]}, "some of recorded"),
+        ({"tasks": ["leakage"]}, "some of verification, keywords"),
+        ({"trials": None}, "needs a trial list"),
+        ({"speech_commands": False}, "needs Speech Commands"),
+    ],
+)
+def test_what_it_does_not_leave_open(option, message):
+    with pytest.raises(InputError, match=message):
+        load_protocol(OPTIONS | option)
+    if "trials" in option:  # which VoxCeleb1's folder has
+        load_protocol(OPTIONS | option | {"voxceleb1": True})
+
+
+@pytest.mark.parametrize("scoring", ["s-norm", "plda"])
+def test_without_it_all_conditions_and_scorings_may_be_chosen(scoring):
+    options = OPTIONS | {"protocol": None, "cohort_split": "valid"}
+    protocol = load_protocol(options | {"scoring": scoring})
+    assert protocol["conditions"] == ["recorded", "channels"]
+    assert protocol["needs_cohort"] and "silence" not in protocol
+    options |= {"scoring": scoring, "cohort_split": None}
+    assert not load_protocol(options | {"tasks": ["content"]})["needs_cohort"]
+    with pytest.raises(InputError, match=f"'{scoring}' needs a cohort"):
+        load_protocol(options)
+
+
+def test_the_draw_keeps_few_of_a_frequent_class():
+    """As in v0.01: 12 classes, most clips of one of them."""
+    counts = torch.tensor([3250] + [185] * 11)
+    codes = torch.repeat_interleave(torch.arange(12), counts)
+    rows = balanced_draw(codes, torch.Generator().manual_seed(1))
+    assert len(rows) == len(codes)
+    shares = torch.bincount(codes[rows]) / len(rows)
+    assert shares.numpy() == pytest.approx(np.full(12, 1 / 12), abs=0.02)
+    kept = len(rows[codes[rows] == 0].unique()) / 3250
+    assert kept == pytest.approx(1 - np.exp(-len(codes) / 12 / 3250), abs=0.02)
+    assert 0.1 < kept < 0.16
+
+
+def test_classifier_is_that_of_the_recipe():
+    """Against gradients written out, on the same draw, start and order."""
+    vectors = torch.tensor(np.random.default_rng(0).normal(size=(90, 5)))
+    codes = torch.tensor([0, 1, 2]).repeat_interleave(
+        torch.tensor([70, 10, 10])
+    )
+    model = PublishedClassifier(epochs=2, batch_size=32, seed=3)
+    model.fit(vectors, codes)
+    generator = torch.Generator().manual_seed(3)
+    drawn = balanced_draw(codes, generator)
+    torch.manual_seed(3)
+    layer = torch.nn.Linear(5, 3).double()
+    optimiser = torch.optim.Adam(layer.parameters(), lr=1e-3)
+    for _ in range(2):
+        for rows in torch.randperm(90, generator=generator).split(32):
+            x, y = vectors[drawn[rows]], codes[drawn[rows]]
+            error = layer(x).softmax(dim=1).detach() - torch.eye(3)[y]
+            layer.weight.grad = error.T @ x / len(rows)
+            layer.bias.grad = error.mean(dim=0)
+            optimiser.step()
+    for one, other in zip(model.layer.parameters(), layer.parameters()):
+        assert torch.allclose(one.double(), other, atol=1e-5)
+    assert model.predict(vectors).tolist() == layer(vectors).argmax(1).tolist()
+
+
+def test_deterministic_and_not_standardised():
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(3, 8))
+    labels = np.array(list("abc") * 40)
+    vectors = np.tile(centres, (40, 1)) + 0.1 * rng.normal(size=(120, 8))
+    state = torch.get_rng_state()
+    results = [
+        keyword_classification(
+            vectors * scale, labels, vectors * scale, labels,
+            make_classifier=PublishedClassifier,
+        )
+        for scale in (10, 10, 1e-4)
+    ]  # fmt: skip
+    assert torch.equal(state, torch.get_rng_state())
+    assert (results[0]["predicted"] == results[1]["predicted"]).all()
+    assert results[0]["accuracy"] > 0.95
+    # Our classifier standardises; theirs cannot learn from tiny numbers.
+    assert results[2]["accuracy"] < 0.8
+    ours = keyword_classification(
+        vectors * 1e-4, labels, vectors * 1e-4, labels
+    )
+    assert ours["accuracy"] > 0.95
