@@ -62,6 +62,7 @@ setup(
         "matplotlib>=3.9",
         "numpy>=1.24",
         "scipy>=1.10",
+        "joblib>=1.2",
         "tabulate>=0.9",
         "tqdm>=4.42",
     ],

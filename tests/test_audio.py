@@ -26,13 +26,13 @@ def audio(tmp_path):
     return make
 
 
-def test_check_audio_fills_in_durations(audio):
-    dataset = audio(np.zeros(8000))
+@pytest.mark.parametrize(
+    "segment, seconds", [({}, 0.5), ({"start": 100, "stop": 1700}, 0.1)]
+)
+def test_check_audio_fills_in_durations(audio, segment, seconds):
+    dataset = audio(np.zeros(8000), **segment)
     check_audio(dataset)
-    assert dataset.data["u1"]["duration"] == 0.5
-    dataset = audio(np.zeros(8000), start=100, stop=1700)
-    check_audio(dataset)
-    assert dataset.data["u1"]["duration"] == 0.1
+    assert dataset.data["u1"]["duration"] == seconds
 
 
 def test_check_audio_refuses(audio, tmp_path):

@@ -35,7 +35,8 @@ class Run:
     """A training by the recipe's options, of four blocks per epoch.
 
     Keeps of each step the learning rate and the norm of the gradients, and of
-    each block whether the network is in training and its type of numbers.
+    each block its contents, whether the network is in training, and its type
+    of numbers.
     """
 
     def __init__(self, folder, stop=None, run_opts=None, **options):
@@ -57,7 +58,7 @@ class Run:
             self.hparams["checkpointer"],
         )
         self.network = self.hparams["network"]
-        self.lrs, self.norms, self.types = [], [], []
+        self.lrs, self.norms, self.types, self.blocks = [], [], [], []
         step, objectives = self.brain.scaler.step, self.brain.compute_objectives
 
         def stepping(optimizer):
@@ -72,6 +73,7 @@ class Run:
         def watching(predictions, batch, stage):
             kind = self.network.training, predictions["speaker"].dtype
             self.types.append(kind)
+            self.blocks.append(batch[1]["content"].tolist())
             return objectives(predictions, batch, stage)
 
         self.brain.scaler.step = stepping
@@ -121,6 +123,7 @@ def test_training_lowers_the_excess_and_logs_it(tmp_path):
     # Four blocks of training, then one of validation.
     assert [training for training, _ in run.types[:5]] == [True] * 4 + [False]
     assert len(run.types) == 15 * 5
+    assert run.blocks[:4] != run.blocks[5:9]  # each epoch has its own
     mean = run.network.standardiser.mean
     assert torch.allclose(mean, GRIDS["train"].features.mean(0), atol=1e-5)
 
@@ -170,6 +173,7 @@ def test_seeds(tmp_path):
     }
     assert same(runs["one"], runs["again"], **EXACT)
     assert not same(runs["one"], runs["other"])
+    assert runs["one"].blocks != runs["other"].blocks
 
 
 def test_an_untrained_network_is_refused(tmp_path):

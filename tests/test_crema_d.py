@@ -10,7 +10,8 @@ from itertools import product
 import numpy as np
 import pytest
 import soundfile
-from conftest import ROOT, voiced
+from conftest import ROOT
+from crema_d import SENTENCES, clip, make_corpus
 
 from speechbrain_ext.dataio.grid import Grid
 from speechbrain_ext.evaluation.results import Subspace, read_results
@@ -22,37 +23,7 @@ from speechbrain_ext.utils.files import read_csv
 RECIPE = ROOT / "recipes/CREMA-D"
 sys.path.append(str(RECIPE))
 script = importlib.import_module("crema_d_prepare")
-ACTORS = [str(number) for number in range(1001, 1009)]
-SENTENCES, EMOTIONS = ["DFA", "IEO", "TIE"], ["ANG", "HAP", "NEU"]
-LEVELS = {("IEO", "ANG"): ["LO", "MD", "HI"], ("IEO", "HAP"): ["LO", "HI"]}
-HOLES = ["1001_DFA_ANG_XX", "1004_TIE_NEU_XX", "1008_IEO_HAP_LO"]
 FACTORS = ("speaker", "content", "emotion")
-
-
-def clip(speaker, content, emotion, take):
-    """A buzz that trembles as much as its emotion."""
-    wave = voiced(speaker, content, take, seconds=0.6)
-    time = np.arange(len(wave)) / 16000
-    return wave * (1 + 0.45 * emotion * np.sin(50 * time)) / 2
-
-
-def make_corpus(folder):
-    """Eight actors, some takes and holes, in CREMA-D's layout."""
-    (folder / "AudioWAV").mkdir(parents=True)
-    with open(folder / "VideoDemographics.csv", "w") as file:
-        file.write("ActorID,Age,Sex,Race,Ethnicity\n")
-        for actor in ACTORS:
-            sex = "Female" if int(actor) % 2 else "Male"
-            file.write(f"{actor},30,{sex},Asian,Not Hispanic\n")
-    for cell in product(range(8), range(3), range(3)):
-        actor, content, emotion = cell
-        named = (SENTENCES[content], EMOTIONS[emotion])
-        for take, level in enumerate(LEVELS.get(named, ["XX"])):
-            name = "_".join([ACTORS[actor], *named, level])
-            if name not in HOLES:
-                path = folder / f"AudioWAV/{name}.wav"
-                soundfile.write(path, clip(*cell, take), 16000)
-    return folder
 
 
 @pytest.fixture(scope="module")

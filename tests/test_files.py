@@ -83,32 +83,33 @@ def test_csv_round_trip(tmp_path):
 
 
 def test_a_folder_belongs_to_its_settings(tmp_path):
-    folder = tmp_path / "run"
     settings = {"layers": (0, 6), "network": {"width": 8}, "ids": ["u1"] * 99}
-    claim_folder(folder, {"layers": 1})
-    claim_folder(folder, settings)  # nothing is lost yet
-    (folder / "CKPT+1").mkdir()
-    claim_folder(folder, settings)
+    claim_folder(tmp_path, {"layers": 1})
+    claim_folder(tmp_path, settings)  # nothing is lost yet
+    (tmp_path / "CKPT+1").touch()
+    claim_folder(tmp_path, settings)
     for change, message in (
-        ({"layers": [0]}, r"another layers \(\[0, 6\], now \[0\]\): .* --mine"),
+        (
+            {"layers": [0]},
+            r"layers \(\[0, 6\], now \[0\]\): give another --mine",
+        ),
         ({"network": {"width": 9}}, r"another network: width \(8, now 9\)"),
         ({"seed": 1}, r"another seed \(None, now 1\)"),
         ({"ids": ["u1"] * 98}, r"another ids \(99 entries, now 98 entries\)"),
-        ({"ids": ["u2"] * 99}, "another ids: give"),
         ({"ids": None}, r"another ids \(99 entries, now None\)"),
+        ({"ids": ["u2"] * 99}, "another ids: give"),
     ):
         with pytest.raises(InputError, match=message):
-            claim_folder(folder, settings | change, option="mine")
+            claim_folder(tmp_path, settings | change, option="mine")
     for text in ("[", "[]"):
-        (folder / "settings.json").write_text(text)
+        (tmp_path / "settings.json").write_text(text)
         with pytest.raises(InputError, match="settings.json is damaged"):
-            claim_folder(folder, settings)
-    (folder / "settings.json").unlink()
+            claim_folder(tmp_path, settings)
+    (tmp_path / "settings.json").unlink()
     with pytest.raises(InputError, match="holds CKPT.* that was not made here"):
-        claim_folder(folder, settings)
-    (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="file is a file: give another"):
-        claim_folder(tmp_path / "file", settings)
+        claim_folder(tmp_path, settings)
+    with pytest.raises(InputError, match="is a file: give another"):
+        claim_folder(tmp_path / "CKPT+1", settings)
 
 
 def test_digests(tmp_path):
@@ -116,7 +117,6 @@ def test_digests(tmp_path):
     assert digest({"a": 1}) != digest({"a": 2})
     path = tmp_path / "model"
     path.write_bytes(b"abc")
-    known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    assert file_digest(path, "sha256") == known
+    assert file_digest(path, "sha256")[:12] == "ba7816bf8f01"  # as published
     with pytest.raises(InputError, match="absent cannot be read: No such file"):
         file_digest(tmp_path / "absent")

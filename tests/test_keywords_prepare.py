@@ -17,6 +17,7 @@ script = load_script(
 )
 speech_commands_rows = script.speech_commands_rows
 SPLITS = {"train": 6, "valid": 2, "test": 2}  # speakers, two clips a word
+LISTS = "validation_list.txt", "testing_list.txt"
 WORDS = [*script.KEYWORDS, "bed", "zero", "follow"]
 
 
@@ -38,8 +39,8 @@ def folder(tmp_path):
                     name = f"{word}/{split}{speaker}_nohash_{take}.wav"
                     write(tmp_path / name, 200 + 10 * take)
                     lists[split].append(name)
-    (tmp_path / "validation_list.txt").write_text("\n".join(lists["valid"]))
-    (tmp_path / "testing_list.txt").write_text("\n".join(lists["test"]) + "\n")
+    for name, split in zip(LISTS, ("valid", "test")):
+        (tmp_path / name).write_text("\n".join(lists[split]) + "\n")
     for number in range(6):
         write(tmp_path / f"_background_noise_/noise{number}.wav", 16000 * 2)
     (tmp_path / "_background_noise_/README.md").write_text("noise")
@@ -119,40 +120,29 @@ def test_rows_are_a_manifest(folder):
     assert row["content"] == "_unknown_" and row["split"] == "test"
 
 
-def no_list(folder):
-    (folder / "validation_list.txt").unlink()
-
-
-def no_listed_clip(folder):
-    (folder / "no/valid0_nohash_0.wav").unlink()
-
-
-def no_keyword(folder):
-    for path in (folder / "go").iterdir():
-        path.unlink()
+def without_a_keyword(folder):
+    (folder / "go").rename(folder / "going")
     for path in folder.glob("*_list.txt"):
-        lines = path.read_text().split()
-        kept = [line for line in lines if not line.startswith("go/")]
-        path.write_text("\n".join(kept))
-
-
-def unreadable_clip(folder):
-    (folder / "yes/train0_nohash_0.wav").write_bytes(b"nothing")
-
-
-def speaker_in_two_splits(folder):
-    with open(folder / "testing_list.txt", "a") as file:
-        file.write("yes/train0_nohash_0.wav\n")
+        path.write_text(path.read_text().replace("go/", "going/"))
 
 
 @pytest.mark.parametrize(
     "spoil, message",
     [
-        (no_list, "no validation_list.txt"),
-        (no_listed_clip, "1 clips .* first no/valid0_nohash_0"),
-        (no_keyword, "no clips of go"),
-        (unreadable_clip, "train0_nohash_0.wav is not readable"),
-        (speaker_in_two_splits, "'train0' in test and train"),
+        (lambda f: (f / LISTS[0]).unlink(), f"no {LISTS[0]}"),
+        (
+            lambda f: (f / "no/valid0_nohash_0.wav").unlink(),
+            "1 clips .* first no/valid0_nohash_0",
+        ),
+        (without_a_keyword, "no clips of go"),
+        (
+            lambda f: (f / "yes/train0_nohash_0.wav").write_bytes(b"nothing"),
+            "train0_nohash_0.wav is not readable",
+        ),
+        (
+            lambda f: (f / LISTS[1]).write_text("yes/train0_nohash_0.wav"),
+            "'train0' in test and train",
+        ),
     ],
 )
 def test_folders_that_are_refused(folder, spoil, message):

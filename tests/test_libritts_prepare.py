@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 import soundfile
 from conftest import ROOT
+from helpers import check_grid, contents
 from libritts import build_libritts, sentence
-from test_synthesis import contents
-from test_synthesis_prepare import check_grid
 
 from speechbrain_ext.utils.errors import InputError
 from speechbrain_ext.utils.files import read_csv

@@ -10,7 +10,7 @@ import yaml
 from cloning import BuzzCloner
 from conftest import ROOT, call_script, load_script
 from libritts import build_libritts
-from test_encoders import save_tiny
+from tiny_models import save_tiny
 
 from speechbrain_ext.dataio.grid import Grid, GridFeatures
 from speechbrain_ext.evaluation.results import read_results, select
@@ -90,6 +90,7 @@ def test_blocks_steps_and_learning_rate(options, steps, base_sized, tmp_path):
     }
     assert [len(b) for b in blocks["train"]] == [512] * 16
     assert [len(b) for b in blocks["valid"]] == [768] * 2
+    assert max(i % 256 for i in blocks["valid"][0]) == 127  # in order
     chosen = grids[0].codes[blocks["train"][0]].T
     assert [len(set(values.tolist())) for values in chosen] == [16, 32]
     floors = [contrastive_floor(values) for values in chosen]

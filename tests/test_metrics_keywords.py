@@ -38,14 +38,6 @@ def test_measures_equal_those_of_the_confusion_matrix(counts, recwarn):
     assert not [w for w in recwarn if "y_pred" in str(w.message)]
 
 
-def test_separable_and_useless_embeddings():
-    train, labels = blobs([200, 200, 200], shift=50)
-    assert keyword_classification(train, labels, train, labels)["macro_f1"] == 1
-    noise = np.zeros((600, 4))
-    useless = keyword_classification(noise, labels, noise, labels)
-    assert useless["balanced_accuracy"] == pytest.approx(1 / 3)
-
-
 def test_what_is_refused():
     train, labels = blobs([9, 9, 9])
     with pytest.raises(InputError, match="no training utterance, e.g. 'z'"):

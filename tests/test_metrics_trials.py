@@ -17,8 +17,6 @@ from speechbrain_ext.metrics.trials import (
 from speechbrain_ext.utils.errors import InputError
 
 SPEAKERS = np.repeat(["a", "b", "c", "d"], 6)
-CONTENTS = np.tile([1, 2, 3, 1, 2, 3], 4)  # two takes a cell
-GENDERS = np.repeat(["f", "f", "m", "m"], 6)
 
 
 @pytest.mark.parametrize("chunk", [1, 1 << 22])  # both ways of computing
@@ -34,33 +32,36 @@ def test_cosine_scores_equal_a_loop(monkeypatch, chunk):
         assert score == pytest.approx(vectors[i] @ vectors[j] / (norms or 1))
 
 
-@pytest.mark.parametrize(
-    "vectors, enrol, test, message",
-    [
+def test_bad_embeddings_and_rows():
+    for vectors, enrol, test, message in (
         (np.eye(3) * np.nan, [0], [1], "NaN"),
         (np.eye(3), [0, 3], [1, 1], "rows 0 to 3"),
         (np.eye(3), [-1], [1], "rows -1 to -1"),
         (np.eye(3), [0.0], [1], "integer"),
         (np.eye(3), [0, 1], [1], "2 enrolment rows, 1 test rows"),
-    ],
-)
-def test_bad_embeddings_and_rows(vectors, enrol, test, message):
-    with pytest.raises(InputError, match=message):
-        cosine_scores(vectors, enrol, test)
+    ):
+        with pytest.raises(InputError, match=message):
+            cosine_scores(vectors, enrol, test)
 
 
+@pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("different", [True, False])
 @pytest.mark.parametrize("same_gender", [True, False])
-def test_all_trials_are_the_pairs_of_a_double_loop(different, same_gender):
+def test_all_trials_are_the_pairs_of_a_double_loop(
+    different, same_gender, seed
+):
+    """Of a grid with holes and several takes."""
+    speakers, contents = np.random.default_rng(seed).integers(6, size=(2, 25))
+    genders = speakers % 2
     trials = generate_trials(
-        SPEAKERS, CONTENTS, GENDERS, different, same_gender
+        speakers, contents, genders, different, same_gender
     )
     expected = set()
-    for i, j in itertools.combinations(range(len(SPEAKERS)), 2):
-        target = SPEAKERS[i] == SPEAKERS[j]
-        if different and CONTENTS[i] == CONTENTS[j]:
+    for i, j in itertools.combinations(range(25), 2):
+        target = speakers[i] == speakers[j]
+        if different and contents[i] == contents[j]:
             continue
-        if same_gender and not target and GENDERS[i] != GENDERS[j]:
+        if same_gender and genders[i] != genders[j]:
             continue
         expected.add((i, j, int(target)))
     found = list(zip(trials.enrol, trials.test, trials.label))
@@ -74,17 +75,13 @@ def test_selected_trials_are_distinct_allowed_and_seeded(maximum):
     speakers, contents = rng.integers(40, size=(2, 900))
 
     def make(seed):
-        return generate_trials(
-            speakers, contents, max_targets=maximum, max_nontargets=maximum,
-            seed=seed,
-        )  # fmt: skip
+        most = {"max_targets": maximum, "max_nontargets": maximum}
+        return generate_trials(speakers, contents, seed=seed, **most)
 
     trials = make(0)
     assert trials.label.tolist() == [1] * maximum + [0] * maximum
-    pairs = set(zip(trials.enrol.tolist(), trials.test.tolist()))
-    assert len(pairs) == 2 * maximum
-    same = speakers[trials.enrol] == speakers[trials.test]
-    assert np.array_equal(same, trials.label == 1)
+    assert len(set(zip(trials.enrol, trials.test))) == 2 * maximum
+    check_labels(trials, speakers)
     assert (contents[trials.enrol] != contents[trials.test]).all()
     assert (trials.enrol < trials.test).all()
     assert np.array_equal(make(0).enrol, trials.enrol)
@@ -137,7 +134,7 @@ def test_more_pairs_than_fit_in_memory(monkeypatch):
 
 def test_trial_lists_survive_a_round_trip(tmp_path):
     ids = [f"{s}/{i}" for i, s in enumerate(SPEAKERS)]
-    trials = generate_trials(SPEAKERS, CONTENTS)
+    trials = generate_trials(SPEAKERS)
     path = tmp_path / "new" / "trials.txt"
     write_trials(path, trials, ids)
     assert path.read_text().startswith("1 a/0.wav a/1.wav\n")

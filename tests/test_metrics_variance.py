@@ -2,106 +2,58 @@
 
 import numpy as np
 import pytest
+from helpers import CONTENTS, SPEAKERS, parts
 
 from speechbrain_ext.metrics.variance import linear_cka, variance_shares
 from speechbrain_ext.utils.errors import InputError
 
-SPEAKERS, CONTENTS = np.divmod(np.arange(12 * 20), 20)
 
-
-def parts(dim):
-    """A vector per speaker, one per content, and noise, [N, dim] each."""
-    rng = np.random.default_rng(0)
-    return (
-        rng.normal(size=(12, dim))[SPEAKERS],
-        rng.normal(size=(20, dim))[CONTENTS],
-        rng.normal(size=(240, dim)),
-    )
-
-
+@pytest.mark.parametrize("kept", [1.0, 0.6])
 @pytest.mark.parametrize("takes", [1, 3])
-def test_variance_of_known_parts(takes):
-    """Effects orthogonal on the grid have the shares they were given."""
-    speaker, content, noise = parts(4)
-    interaction = noise.reshape(12, 20, 4)
-    interaction = interaction - interaction.mean(axis=1, keepdims=True)
-    interaction = interaction - interaction.mean(axis=0, keepdims=True)
-    residual = np.random.default_rng(5).normal(size=(240, takes, 4))
-    residual -= residual.mean(axis=1, keepdims=True)
-    expected = np.array([0.5, 0.3, 0.15, 0.05 if takes > 1 else 0.0])
-    vectors = 7
-    for part, share in zip(
-        (speaker, content, interaction.reshape(240, 4), residual), expected
-    ):
-        part = part.reshape(240, -1, 4)  # takes in the middle
-        part = part - part.mean(axis=(0, 1))
-        if share:
-            vectors = vectors + np.sqrt(share / np.mean(part**2)) * part
-    shares = variance_shares(
-        vectors.reshape(-1, 4),
-        np.repeat(SPEAKERS, takes),
-        np.repeat(CONTENTS, takes),
-    )
-    expected /= expected.sum()
-    assert shares["speaker"] == pytest.approx(expected[0])
-    assert shares["content"] == pytest.approx(expected[1])
-    assert shares["confounded"] == pytest.approx(0, abs=1e-9)
-    rest = shares["interaction_and_residual"]
-    assert rest == pytest.approx(expected[2] + expected[3])
-    if takes == 1:
-        assert shares["interaction"] is shares["residual"] is None
-    else:
-        assert shares["interaction"] == pytest.approx(expected[2])
-        assert shares["residual"] == pytest.approx(expected[3])
-
-
-def test_variance_of_noise_is_its_degrees_of_freedom():
-    vectors = np.random.default_rng(0).normal(size=(480, 400))
-    shares = variance_shares(
-        vectors, np.tile(SPEAKERS, 2), np.tile(CONTENTS, 2)
-    )
-    chance = shares.pop("chance")
-    freedom = {
-        "speaker": 11, "content": 19, "interaction": 11 * 19, "residual": 240,
-        "interaction_and_residual": 449, "confounded": 0,
-    }  # fmt: skip
-    for name, share in shares.items():
-        assert chance[name] == pytest.approx(freedom[name] / 479), name
-        assert share == pytest.approx(chance[name], rel=0.1, abs=1e-9), name
-
-
-def test_variance_with_missing_cells_equals_least_squares():
+def test_shares_equal_least_squares(kept, takes):
+    """On a grid with and without holes, of one take and of several."""
     rng = np.random.default_rng(0)
-    kept = rng.random(240) < 0.6
-    speakers, contents = SPEAKERS[kept], CONTENTS[kept]
-    speaker, content, noise = (part[kept] for part in parts(3))
-    vectors = speaker + content + 0.3 * noise
+    rows = np.repeat(np.flatnonzero(rng.random(240) < kept), takes)
+    speakers, contents = SPEAKERS[rows], CONTENTS[rows]
+    vectors = 7 + sum(part[rows] for part in parts(3))
+    vectors += rng.normal(size=vectors.shape)
 
     def explained(*codes):
-        design = np.hstack([np.eye(c.max() + 1)[c] for c in codes])
+        """Sum of squares of a model of these factors, and its rank."""
+        design = np.hstack([code[:, None] == np.unique(code) for code in codes])
         centred = vectors - vectors.mean(axis=0)
         fit = design @ np.linalg.lstsq(design, centred, rcond=None)[0]
-        return np.sum(fit**2) / np.sum(centred**2)
+        return np.array([np.sum(fit**2), np.linalg.matrix_rank(design) - 1])
 
+    speaker, content = explained(speakers), explained(contents)
+    both, cells = explained(speakers, contents), explained(rows)
+    total = explained(np.arange(len(rows)))
+    expected = {
+        "speaker": both - content,
+        "content": both - speaker,
+        "confounded": speaker + content - both,
+        "interaction_and_residual": total - both,
+        "interaction": cells - both,
+        "residual": total - cells,
+    }
     shares = variance_shares(vectors, speakers, contents)
-    both = explained(speakers, contents)
-    assert shares["speaker"] == pytest.approx(both - explained(contents))
-    assert shares["content"] == pytest.approx(both - explained(speakers))
-    names = ("speaker", "content", "confounded", "interaction_and_residual")
-    assert sum(shares[name] for name in names) == pytest.approx(1)
+    chance = shares.pop("chance")
+    if takes == 1:
+        for one in (shares, chance):
+            assert one.pop("interaction") is one.pop("residual") is None
+    for name, share in shares.items():
+        found = [share, chance[name]]
+        assert found == pytest.approx(expected[name] / total, abs=1e-9), name
     swapped = variance_shares(vectors, contents, speakers, ("c", "s"))
     assert swapped["s"] == pytest.approx(shares["speaker"])
-    assert swapped["chance"]["s"] == shares["chance"]["speaker"]
+    assert swapped["chance"]["s"] == chance["speaker"]
 
 
-def test_variance_of_contents_said_once_is_confounded():
+def test_shares_of_contents_said_once_and_of_a_constant():
     """Text-independent speech: the content holds all that the speaker does."""
     shares = variance_shares(parts(3)[0], SPEAKERS, np.arange(240))
     assert shares["speaker"] == pytest.approx(0, abs=1e-9)
     assert shares["confounded"] == pytest.approx(1)
-
-
-def test_variance_of_a_constant():
     shares = variance_shares(np.ones((240, 2)), SPEAKERS, CONTENTS)
     assert shares["speaker"] is None and shares["chance"]["speaker"] > 0
 

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-import transformers
 from conftest import ROOT, voiced, write_manifest
 from safetensors.torch import load_file
+from tiny_models import tiny_teacher
 
 from speechbrain_ext.evaluation.results import read_results, select
 from speechbrain_ext.lobes.encoders import load_encoder
@@ -73,19 +73,6 @@ def test_hidden_states_through_speechbrains_wrapper():
 
 
 # The recipe --------------------------------------------------------------
-
-
-def tiny_teacher(folder):
-    """A Moonshine model with random weights."""
-    config = transformers.MoonshineConfig(
-        **dict(hidden_size=32, intermediate_size=64),
-        **dict(encoder_num_hidden_layers=3, decoder_num_hidden_layers=1),
-        **dict(encoder_num_attention_heads=4, decoder_num_attention_heads=4),
-    )
-    torch.manual_seed(0)
-    transformers.MoonshineModel(config).save_pretrained(folder)
-    transformers.Wav2Vec2FeatureExtractor().save_pretrained(folder)
-    return folder
 
 
 def run(script, folder, *options):

@@ -7,27 +7,21 @@ from speechbrain_ext.utils.errors import InputError
 
 
 @pytest.mark.parametrize(
-    "rule, good, bad, expected",
+    "rule, good, bad",
     [
-        (options.whole(2), [2, 9], [1, 2.0, True, "2", None], "of 2 or more"),
-        (options.one_of("a", None), ["a", None], ["b", ["a"]], "a or None"),
-        (
-            options.some_of("a", "b"),
-            [["a"], ("b", "a")],
-            [[], "a", ["a", "c"], None, [["a"]]],
-            "some of a, b",
-        ),
-        (options.filled_list(), [[0], (1, 2)], [[], "ab", None], "one entry"),
+        (options.whole(2), [2, 9], [1, 2.0, True, "2", None]),
+        (options.one_of("a", None), ["a", None], ["b", ["a"]]),
+        (options.some_of("a"), [["a"], ("a",)], [[], "a", ["c"], None, [[]]]),
+        (options.filled_list(), [[0], (1, 2)], [[], "ab", None]),
     ],
 )
-def test_rules(rule, good, bad, expected):
+def test_rules(rule, good, bad):
     for value in good:
         options.check_options({"x": value, "other": -1}, {"x": rule})
     for value in bad:
         with pytest.raises(InputError) as caught:
             options.check_options(
-                {"y": good[0], "x": value}, {"y": rule, "x": rule}
+                {"y": good[0], "x": value}, {"y": rule, "x": rule}, "run: "
             )
-        message = str(caught.value)
-        assert message.startswith(f"x is {value!r}: expected ")
-        assert message.endswith(expected) or "one entry" in message
+        message = f"run: x is {value!r}: expected {rule[1]}"
+        assert str(caught.value) == message

@@ -327,13 +327,16 @@ def test_run_options(finished, small_grid, monkeypatch):
     train(
         *folders(small_grid, work, "options"),
         *("--compile", "--precision=bf16", "--grad_accumulation_factor=2"),
-        *("--max_grad_norm=0.5", "--exported=published"),
+        *("--max_grad_norm=0.5", "--exported=published", "--factors=[speaker]"),
     )
     found = torch.load(folder / "export/network.ckpt")
     before = torch.load(work / "out/export_published/network.ckpt")
     assert list(found) == list(before)
     assert not torch.equal(found["mlp.0.weight"], before["mlp.0.weight"])
-    assert load(folder / "export").encode_batch(torch.randn(1, 8000)).numel()
+    for name in ("export", "export_recommended"):
+        model = load(folder / name)
+        assert model.subspaces == ["speaker"]
+        assert model.encode_batch(torch.randn(1, 8000)).isfinite().all()
     claim = json.loads((folder / "save/settings.json").read_text())
     assert (claim["precision"], claim["max_grad_norm"]) == ("bf16", 0.5)
 

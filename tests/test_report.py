@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-import torch
+from helpers import read_table
 
 from speechbrain_ext.evaluation.report import (
     further_tables,
@@ -21,20 +21,20 @@ from speechbrain_ext.evaluation.tasks import (
 )
 from speechbrain_ext.metrics.trials import generate_trials, trial_groups
 
-SPEAKERS, CONTENTS = np.repeat([0, 1, 2], 4), np.tile([0, 1, 2, 3], 3)
+SPEAKERS, CONTENTS = np.divmod(np.arange(12), 4)
 
 
 @pytest.fixture(scope="module")
 def rows():
     """Of pure subspaces of one system, in both conditions."""
     trials = generate_trials(SPEAKERS, CONTENTS)
-    groups = [trial_groups(np.array(["f", "f", "m"])[SPEAKERS], trials)]
+    genders = trial_groups(np.array(["f", "f", "m"])[SPEAKERS], trials)
     vectors = {
-        Subspace("joint", "speaker"): torch.eye(3)[SPEAKERS],
-        Subspace("joint", "content"): torch.eye(4)[CONTENTS],
+        Subspace("joint", "speaker"): np.eye(3)[SPEAKERS],
+        Subspace("joint", "content"): np.eye(4)[CONTENTS],
     }
     tasks = [
-        Verification("speaker", trials, groups=groups),
+        Verification("speaker", trials, groups=[genders]),
         ContentRetrieval("content", CONTENTS, SPEAKERS),
         Leakage({"speaker": SPEAKERS, "content": CONTENTS}),
     ]
@@ -45,50 +45,43 @@ def rows():
     ]
 
 
-def cells(table):
-    """Lines of a Markdown table, without the rule below its heading."""
-    lines = [line for line in table.splitlines() if line.startswith("|")]
-    split = [[x.strip() for x in line.strip("|").split("|")] for line in lines]
-    return split[:1] + split[2:]
-
-
 def test_main_table(rows):
-    heading, *lines = cells(main_table(rows))
+    heading, speaker, content = read_table(main_table(rows))
     assert heading == [
         "system", "subspace", "dimension", "EER %", "minDCF",
         "EER %, across channels", "minDCF, across channels",
         "content %", "content %, across channels",
     ]  # fmt: skip
-    speaker, content = (line[1:] for line in lines)
-    assert speaker[:6] == ["speaker", "3", "0.00", "0.000", "0.00", "0.000"]
-    assert content[:3] == ["content", "4", "50.00"]
+    assert speaker[1:6] == ["speaker", "3", "0.00", "0.000", "0.00"]
+    assert content[1:4] == ["content", "4", "50.00"]
     assert content[-2:] == ["100.0", "100.0"]
 
 
 def test_further_tables(rows):
     groups, recorded, channels = further_tables(rows)
     assert groups.startswith("Groups of trials\n\n|")
-    assert cells(groups)[0][1:4] == ["subspace", "group", "EER %"]
-    assert [line[2] for line in cells(groups)[1:4]] == ["f-f", "f-m", "m-m"]
+    heading, *lines = read_table(groups)
+    assert heading[1:4] == ["subspace", "group", "EER %"]
+    assert [line[2] for line in lines[:3]] == ["f-f", "f-m", "m-m"]
     assert "Leakage, as recorded:" in recorded
     assert "Leakage, across channels:" in channels
-    heading, speaker, _ = cells(recorded)
-    found = dict(zip(heading, speaker))
+    assert read_table(recorded) == read_table(channels)
+    found = dict(zip(*read_table(recorded)[:2]))
     assert found["speaker probe %"] == found["speaker variance %"] == "100.0"
     assert found["content EER %"] == "50.00"
-    assert cells(recorded) == cells(channels)
     keywords = make_row(task="keywords", measure="macro_f1", value=0.5)
     (table,) = further_tables([keywords])
-    assert cells(table) == [["system", "macro f1 %"], ["", "50.0"]]
+    assert read_table(table) == [["system", "macro f1 %"], ["", "50.0"]]
 
 
 def test_notes_have_counts_and_chance(rows):
-    lines = notes(rows)
-    assert lines[0] == "verification of speaker: 18 target trials, 36 others"
-    assert "content of content: chance 25.0 %, 12 utterances" in lines
-    leak = "leakage of speaker: chance 33.3 %, majority 33.3 %, 12 utterances"
-    assert leak in lines
-    assert len(lines) == len(set(lines)) == 4
+    leakage = "leakage of {}: chance {}, majority {}, 12 utterances".format
+    assert sorted(notes(rows)) == [
+        "content of content: chance 25.0 %, 12 utterances",
+        leakage("content", "25.0 %", "25.0 %"),
+        leakage("speaker", "33.3 %", "33.3 %"),
+        "verification of speaker: 18 target trials, 36 others",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -108,36 +101,28 @@ def test_notes_have_counts_and_chance(rows):
     ],
 )
 def test_what_is_not_separate(measure, own, interval, other, warned):
-    def told(subspace, value, interval=None, system="joint", **columns):
-        columns = {
-            "task": "leakage", "target": "speaker", "condition": "channels",
-            "measure": measure, **columns,
+    def told(subspace, value, interval=None, **columns):
+        usual = {
+            "system": "joint", "seed": 1, "task": "leakage",
+            "target": "speaker", "condition": "channels", "measure": measure,
         }  # fmt: skip
-        origin = Subspace(system, subspace, seed=columns.pop("seed", 1))
-        return make_row(origin, interval, value=value, **columns)
+        usual |= {"subspace": subspace, "value": value}
+        return make_row(None, interval, **usual | columns)
 
+    rows = [told("speaker", own, interval), told("content", other)]
     best = 0.0 if measure == "eer" else 1.0
-    rows = [
-        told("speaker", own, interval),
-        told("content", other),
-        # None of these is to be compared with the first.
-        told("content", best, system="baseline"),
-        told("content", best, target="content"),
-        told("content", best, seed=2),
-        told("content", best, condition="recorded"),
-        told("content", best, group="f-f"),
-        told("content", best, task="keywords"),
-    ]
-    warnings = not_separate(rows)
-    assert len(warnings) == warned
-    if warned:
-        values = f"{100 * other:.1f} and {100 * own:.1f} %"
-        assert warnings[0] == (
-            "NOT SEPARATE: joint content (seed 1) tells speaker as well as "
-            "joint speaker (seed 1) does across channels "
-            f"(leakage, {measure} {values})"
-        )
-        assert notes(rows) == warnings
+    for name, value in (
+        *(("system", "baseline"), ("target", "content"), ("seed", 2)),
+        *(("condition", "recorded"), ("group", "f-f"), ("task", "keywords")),
+        *(("layers", "4"), ("encoder", "mel"), ("measure", "min_dcf")),
+    ):  # not to be compared with the first
+        rows.append(told("content", best, **{name: value}))
+    expected = (
+        "NOT SEPARATE: joint content (seed 1) tells speaker as well as joint "
+        "speaker (seed 1) does across channels (leakage, "
+        f"{measure} {100 * other:.1f} and {100 * own:.1f} %)"
+    )
+    assert not_separate(rows) == notes(rows) == [expected] * warned
 
 
 def test_a_report_is_printed_and_kept(rows, tmp_path, capsys):

@@ -15,9 +15,9 @@ import pytest
 import soundfile
 import torch
 from conftest import voiced
+from helpers import YAMLS, build_export
 from hyperpyyaml import load_hyperpyyaml
-from test_encoders import save_ecapa
-from test_stock_yaml import YAMLS, build_export
+from tiny_models import save_ecapa
 
 from speechbrain.dataio.encoder import CategoricalEncoder
 from speechbrain_ext.dataio.audio import read_audio

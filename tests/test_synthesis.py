@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import soundfile
+from helpers import Tones, contents
 
 from speechbrain_ext.synthesis import espeak, sentences
 from speechbrain_ext.synthesis.base import ReferenceVoice, Synthesizer, Voice
@@ -40,24 +41,6 @@ DELICATE = ["f2", "whisper", "caleb", "Reed", "klatt", "max", "robosoft6"]
 TEXT = "Seven yellow lamps hum over the river."
 
 
-class Tones:
-    """A backend without dependencies, which can be made to fail."""
-
-    settings = {"backend": "tones"}
-
-    def __init__(self, broken="nothing"):
-        self.broken = broken
-
-    def voices(self):
-        return [Voice(f"t{n}", f"v{n // 2}", "", 20 + n) for n in range(16)]
-
-    def synthesize(self, text, voice):
-        if text == self.broken:
-            raise KeyboardInterrupt
-        time = np.arange(len(text) * 100) / 8000
-        return np.sin(time * (voice.pitch * 50 + len(text))), 8000
-
-
 @pytest.fixture
 def synthesizer():
     pytest.importorskip("espeakng_loader")
@@ -75,15 +58,6 @@ def render(backend, voices, texts, folder, num_workers=1):
 def saying(samples, rate):
     """A backend that says one thing."""
     return SimpleNamespace(synthesize=lambda text, voice: (samples, rate))
-
-
-def contents(folder):
-    """All files of a folder with their bytes."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(Path(folder).rglob("*"))
-        if path.is_file()
-    }
 
 
 def test_sentences_are_unique_and_differ_in_content():

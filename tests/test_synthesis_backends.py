@@ -23,7 +23,7 @@ import pytest
 import soundfile
 import torch
 from conftest import ROOT
-from test_synthesis import contents
+from helpers import contents
 
 from speechbrain_ext.synthesis import f5
 from speechbrain_ext.synthesis.base import ReferenceVoice, Synthesizer, Voice

@@ -12,7 +12,7 @@ import time
 import pytest
 import soundfile
 from conftest import ROOT
-from test_synthesis import Tones, contents
+from helpers import Tones, check_grid, contents
 
 from speechbrain_ext.synthesis.espeak import EspeakSynthesizer
 from speechbrain_ext.utils.errors import InputError
@@ -34,21 +34,6 @@ def prepare(folder, **changes):
     options = {"backend": Tones(), "seed": 7, **SIZES, **changes}
     script.prepare_interventional_tts(folder, **options)
     return read_csv(folder / "manifest.csv")
-
-
-def check_grid(rows, disjoint, splits, n_levels=1):
-    """Each split has its cells, once, and shares no value with another."""
-    seen = {column: set() for column in disjoint}
-    for split, (speakers, sentences) in splits.items():
-        part = [row for row in rows if row["split"] == split]
-        cells = {(r["speaker"], r["content"], r.get("rate")) for r in part}
-        assert len(part) == len(cells) == speakers * sentences * n_levels
-        assert len({row["speaker"] for row in part}) == speakers
-        assert len({row["content"] for row in part}) == sentences
-        for column in disjoint:
-            values = {row[column] for row in part}
-            assert not values & seen[column], column
-            seen[column] |= values
 
 
 def test_manifest(tmp_path):

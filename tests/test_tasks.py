@@ -3,16 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from test_metrics_probes import CONTENTS, SPEAKERS, parts
+from helpers import CONTENTS, SPEAKERS, parts
 
 from speechbrain_ext.evaluation.results import Subspace, select
 from speechbrain_ext.evaluation.tasks import (
-    ContentRetrieval,
     Embedded,
     Keywords,
     Leakage,
     Verification,
-    run_tasks,
 )
 from speechbrain_ext.metrics.keywords import keyword_classification
 from speechbrain_ext.metrics.scoring import s_norm_scoring
@@ -28,47 +26,9 @@ NOISY = {
 }
 
 
-def value(rows, **columns):
-    """The value of the one row with these columns."""
-    (row,) = select(rows, **columns)
+def told(rows, subspace, target, measure="accuracy"):
+    (row,) = select(rows, subspace=subspace, target=target, measure=measure)
     return row["value"]
-
-
-def test_rows_of_pure_subspaces():
-    vectors = {
-        Subspace("joint", "speaker", "mel", "2+4", 7): np.eye(12)[SPEAKERS],
-        Subspace("joint", "content", "mel", "2+4", 7): np.eye(20)[CONTENTS],
-    }
-    tasks = [
-        Verification("speaker", generate_trials(*GRID.values())),
-        ContentRetrieval("content", CONTENTS, SPEAKERS),
-    ]
-    embedded = Embedded("channels", {"test": vectors})
-    rows = run_tasks(tasks, embedded, data="vox")
-    found = [
-        (row["task"], row["subspace"], row["target"], row["measure"],
-         round(row["value"], 2), row["n"])
-        for row in rows
-        if row["measure"] not in ("threshold", "miss", "false_alarm")
-    ]  # fmt: skip
-    # Pairs of different content: the content says nothing of the speaker.
-    pairs = 12 * 190 + 66 * 380
-    assert found == [
-        ("", "speaker", "", "dimension", 12, ""),
-        ("", "content", "", "dimension", 20, ""),
-        ("verification", "speaker", "speaker", "eer", 0, pairs),
-        ("verification", "content", "speaker", "eer", 0.5, pairs),
-        ("verification", "speaker", "speaker", "min_dcf", 0, pairs),
-        ("verification", "content", "speaker", "min_dcf", 1, pairs),
-        ("content", "speaker", "content", "accuracy", 0.05, 240),
-        ("content", "content", "content", "accuracy", 1, 240),
-        ("content", "", "content", "chance", 0.05, 240),
-    ]
-    for row in rows:
-        assert row["condition"] == "channels" and row["data"] == "vox"
-        assert (row["low"], row["high"]) == ("", "")
-        if row["measure"] != "chance":
-            assert row["layers"] == "2+4" and row["seed"] == 7
 
 
 def test_verification_has_scores_groups_and_intervals():
@@ -86,86 +46,80 @@ def test_verification_has_scores_groups_and_intervals():
     rows = task(Embedded("recorded", {"test": NOISY, "cohort": cohort}))
     resamples = SpeakerResamples(SPEAKERS, 50, 3, rows=np.arange(40, 240))
     draws = []
-    for origin, one in NOISY.items():
-        scores = s_norm_scoring(one, trials, (cohort[origin], CONTENTS))
+    (difference,) = select(rows, measure="eer_difference")
+    for origin, vectors in NOISY.items():
+        scores = s_norm_scoring(vectors, trials, (cohort[origin], CONTENTS))
         assert np.array_equal(task.scores["recorded"][origin], scores)
-        own = select(rows, subspace=origin.subspace)
-        rates = group_error_rates(scores, trials.label, groups[0])
-        rates |= group_error_rates(scores, trials.label, groups[1])
-        assert len(rates) == 9
-        for group, found in rates.items():
-            counts = found["targets"], found["nontargets"]
-            for measure, n in (
-                *(("eer", sum(counts)), ("threshold", sum(counts))),
-                *zip(("miss", "false_alarm"), counts),
-            ):
-                expected = (found[measure], n)
-                row = select(own, group=group, measure=measure)
-                assert [(r["value"], r["n"]) for r in row] == (
-                    [] if found[measure] is None else [expected]
-                )
-        assert value(own, measure="min_dcf") == min_dcf(scores, trials.label)
         draws.append(resamples.eer(scores, trials))
+        expected = {
+            ("", "min_dcf"): (min_dcf(scores, trials.label), len(scores))
+        }
+        for kinds in groups:
+            rates = group_error_rates(scores, trials.label, kinds)
+            for group, one in rates.items():
+                both = one["targets"] + one["nontargets"]
+                expected[group, "eer"] = one["eer"], both
+                expected[group, "threshold"] = one["threshold"], both
+                expected[group, "miss"] = one["miss"], one["targets"]
+                alarms = one["false_alarm"], one["nontargets"]
+                expected[group, "false_alarm"] = alarms
+        expected = {k: v for k, v in expected.items() if v[0] is not None}
+        own = select(rows, subspace=origin.subspace, list="mine")
+        assert {row["backend"] for row in own} == {"s-norm"}
+        assert expected == {
+            (row["group"], row["measure"]): (row["value"], row["n"])
+            for row in own
+            if row is not difference
+        }
         (row,) = select(own, measure="eer", group="")
-        assert (row["backend"], row["list"]) == ("s-norm", "mine")
         assert [row["low"], row["high"]] == resamples.interval(draws[-1])
-    (row,) = select(rows, measure="eer_difference")
     interval = resamples.interval(draws[1] - draws[0])
-    assert [row["low"], row["high"]] == interval
-    assert row["subspace"] == "content" and row["value"] > 0
+    assert [difference["low"], difference["high"]] == interval
+    assert difference["subspace"] == "content" and difference["value"] > 0
 
 
 def test_keywords():
-    training = {o: v[SPEAKERS > 3] for o, v in NOISY.items()}
-    test = {o: v[SPEAKERS <= 3] for o, v in NOISY.items()}
+    kept = SPEAKERS > 3
+    training = {origin: vectors[kept] for origin, vectors in NOISY.items()}
+    test = {origin: vectors[~kept] for origin, vectors in NOISY.items()}
     words = np.array(list("abcde"))[CONTENTS // 4]
-    labels = words[SPEAKERS > 3], words[SPEAKERS <= 3]
     task = Keywords(
-        "content", *labels, SPEAKERS[SPEAKERS <= 3],
+        "content", words[kept], words[~kept], SPEAKERS[~kept],
         resamples=9, reference="joint content",
     )  # fmt: skip
     rows = task(Embedded("channels", {"test": test, "training": training}))
     for origin in NOISY:
         expected = keyword_classification(
-            training[origin], labels[0], test[origin], labels[1]
+            training[origin], words[kept], test[origin], words[~kept]
         )
-        own = select(rows, subspace=origin.subspace)
         for measure in ("accuracy", "balanced_accuracy", "macro_f1"):
-            assert value(own, measure=measure) == expected[measure]
-        recall = {r["group"]: r["value"] for r in select(own, measure="recall")}
-        assert recall == expected["recall"]
-        assert {r["n"] for r in select(own, measure="recall")} == {16}
+            found = told(rows, origin.subspace, "content", measure)
+            assert found == expected[measure]
+        recall = select(rows, subspace=origin.subspace, measure="recall")
+        recall = {row["group"]: (row["value"], row["n"]) for row in recall}
+        assert recall == {k: (r, 16) for k, r in expected["recall"].items()}
         predicted = task.predicted["channels"][origin]
         assert np.array_equal(predicted, expected["predicted"])
-    assert value(rows, measure="chance") == value(rows, measure="majority")
-    difference = value(rows, measure="accuracy_difference")
-    accuracies = [r["value"] for r in select(rows, measure="accuracy")]
-    assert difference == accuracies[0] - accuracies[1] < -0.3
+    for measure in ("chance", "majority"):
+        assert told(rows, "", "content", measure) == 0.2
+    (difference,) = select(rows, measure="accuracy_difference")
+    assert difference["subspace"] == "speaker" and difference["value"] < -0.3
 
 
-def leakage(vectors, factors, features=None, **options):
+def leakage(vectors, factors=GRID, features=None, **options):
     """Rows of vectors, name -> [N, D], each a subspace of a system s."""
     vectors = {Subspace("s", name): v for name, v in vectors.items()}
     task = Leakage(factors, **options)
     return task(Embedded("recorded", {"test": vectors}, features))
 
 
-def told(rows, subspace, target, measure="accuracy"):
-    return value(rows, subspace=subspace, target=target, measure=measure)
-
-
 def test_leakage_of_pure_and_copied_subspaces():
     speaker, content, noise = parts()
-    features = np.hstack([speaker, content]) + 0.1 * np.hstack([noise, noise])
+    copy = np.hstack([speaker, content]) + 0.1 * np.hstack([noise, noise])
+    pure = np.eye(12)[SPEAKERS]
     rows = leakage(
-        {
-            "speaker": np.eye(12)[SPEAKERS],
-            "content": content,
-            "noise": noise,
-            "copy": features,
-        },
-        GRID,
-        torch.tensor(features).reshape(240, 2, 16),
+        {"speaker": pure, "content": content, "noise": noise, "copy": copy},
+        features=torch.tensor(copy).reshape(240, 2, 16),
     )
     assert told(rows, "speaker", "speaker") == 1
     assert told(rows, "content", "content") == 1
@@ -188,26 +142,22 @@ def test_leakage_of_pure_and_copied_subspaces():
     }  # fmt: skip
     shared = select(rows, measure="cka")
     assert len(shared) == 6 and {row["system"] for row in shared} == {"s"}
-    assert value(shared, subspace="content", target="copy") > 0.2
-    assert value(shared, subspace="speaker", target="noise") < 0.2
+    assert told(rows, "content", "copy", "cka") > 0.2
+    assert told(rows, "speaker", "noise", "cka") < 0.2
 
 
 def test_a_probe_finds_what_the_cosine_does_not_show():
     """The speaker in a direction of little variance."""
     _, content, noise = parts()
     vectors = np.hstack([20 * content + noise, 0.1 * np.eye(12)[SPEAKERS]])
-    rows = leakage({"content": vectors}, GRID)
+    rows = leakage({"content": vectors})
     assert told(rows, "content", "speaker", "eer") > 0.4
     assert told(rows, "content", "speaker") > 0.95
 
 
 def test_leakage_has_intervals_over_speakers():
-    rows = leakage(
-        {"s": parts()[0] + 2 * parts()[2]},
-        GRID,
-        speakers=SPEAKERS,
-        resamples=50,
-    )
+    vectors = {"s": parts()[0] + 2 * parts()[2]}
+    rows = leakage(vectors, speakers=SPEAKERS, resamples=50)
     for row in select(rows, measure="accuracy"):
         assert row["low"] < row["value"] < row["high"]
 
@@ -250,10 +200,9 @@ def test_impossible_probes_are_left_out(content, reason, others, caplog):
 
 
 def test_what_leakage_refuses():
-    labels = {"speaker": [1, 1, 2, 2], "content": [1, 2, 1, 2]}
     with pytest.raises(InputError, match="2 folds"):
-        Leakage(labels, folds=1)
+        Leakage(GRID, folds=1)
     with pytest.raises(InputError, match="two factors or more, got speaker"):
-        Leakage({"speaker": labels["speaker"]})
+        Leakage({"speaker": SPEAKERS})
     with pytest.raises(InputError, match="subspace s content: .* NaN"):
-        leakage({"content": np.full((4, 2), np.nan)}, labels)
+        leakage({"content": np.full((240, 2), np.nan)})

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from speechbrain_ext.dataio.audio import audio_info
 from speechbrain_ext.dataio.manifest import check_disjoint
 from speechbrain_ext.utils.errors import InputError
-from speechbrain_ext.utils.files import audio_info
 
 KEYWORDS = "yes no up down left right on off stop go".split()
 UNKNOWN, SILENCE = "_unknown_", "_silence_"

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from speechbrain.utils.logger import get_logger
+from speechbrain_ext.dataio.audio import audio_info
 from speechbrain_ext.synthesis.base import ReferenceVoice
 from speechbrain_ext.synthesis.f5 import F5Synthesizer
 from speechbrain_ext.synthesis.grid import FORMAT, check_manifest, render_cells
 from speechbrain_ext.synthesis.quality import add_quality, filter_rows
 from speechbrain_ext.utils.errors import InputError
 from speechbrain_ext.utils.files import (
-    audio_info,
     claim_folder,
     digest,
     file_digest,

@@ -15,10 +15,10 @@ are taken too, unless their name says that they are close to one left out.
 import dataclasses
 import functools
 import itertools
-import multiprocessing
 import random
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
 from pathlib import Path
 
 from interventional_prepare import split_sentences, split_voices
@@ -38,8 +38,6 @@ from speechbrain_ext.utils.errors import InputError
 from speechbrain_ext.utils.files import claim_folder, digest, write_csv
 
 logger = get_logger(__name__)
-
-PROCESSES = multiprocessing.get_context(START_METHOD)
 
 COLUMNS = ["ID", "wav", "duration", "speaker", "word", "text"]
 
@@ -173,7 +171,7 @@ def _render(synthesizer, folder, part):
         render_cells, synthesizer, cells, folder, num_workers=1, progress=False
     )
     try:
-        with ProcessPoolExecutor(1, PROCESSES) as executor:
+        with ProcessPoolExecutor(1, get_context(START_METHOD)) as executor:
             return executor.submit(render).result()
     except BrokenProcessPool:
         said = ", ".join(texts.values())

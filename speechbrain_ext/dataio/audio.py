@@ -12,6 +12,37 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain_ext.utils.errors import InputError
 
 
+def audio_info(path):
+    """Length, rate and channels of an audio file, from its header.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file.
+
+    Returns
+    -------
+    soundfile._SoundFileInfo
+        With ``frames``, ``samplerate``, ``channels`` and ``duration``.
+
+    Raises
+    ------
+    InputError
+        If there is no such file, or it is not audio.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "a.wav"
+    >>> soundfile.write(path, [0.0] * 800, 16000)
+    >>> audio_info(path).duration
+    0.05
+    """
+    try:
+        return soundfile.info(str(path))
+    except (RuntimeError, OSError) as error:
+        raise InputError(f"{path} is not readable audio ({error})")
+
+
 def check_audio(dataset, sample_rate=16000, resample=True):
     """Check every file of a dataset before any work starts on it.
 
@@ -41,12 +72,7 @@ def check_audio(dataset, sample_rate=16000, resample=True):
                     f"Utterance '{key}': no file {wav}; check the column wav "
                     "and --data_folder"
                 )
-            try:
-                infos[wav] = soundfile.info(wav)
-            except (RuntimeError, OSError) as error:
-                raise InputError(
-                    f"Utterance '{key}': {wav} is not readable audio ({error})"
-                )
+            infos[wav] = audio_info(wav)
         info = infos[wav]
         start, stop = row.get("start", 0), row.get("stop", info.frames)
         if info.frames == 0:

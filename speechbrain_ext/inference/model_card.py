@@ -68,10 +68,25 @@ def model_card(rows, about, name, subspaces):
     -------
     >>> from speechbrain_ext.evaluation.results import Subspace, make_row
     >>> grid = {"factors": {"speaker": 3, "content": 8}, "utterances": 24}
-    >>> row = make_row(Subspace("joint", "speaker"), task="verification",
-    ...                condition="recorded", measure="eer", value=0.1)
-    >>> card = model_card([row], {"encoder": "log_mel", "layers": [0],
-    ...     "seed": 1, "grid": grid, "test_grid": grid}, "joint", ["speaker"])
+    >>> row = make_row(
+    ...     Subspace("joint", "speaker"),
+    ...     task="verification",
+    ...     condition="recorded",
+    ...     measure="eer",
+    ...     value=0.1,
+    ... )
+    >>> card = model_card(
+    ...     [row],
+    ...     {
+    ...         "encoder": "log_mel",
+    ...         "layers": [0],
+    ...         "seed": 1,
+    ...         "grid": grid,
+    ...         "test_grid": grid,
+    ...     },
+    ...     "joint",
+    ...     ["speaker"],
+    ... )
     >>> "| joint    | 10.00   |" in card
     True
     """

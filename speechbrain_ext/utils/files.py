@@ -9,8 +9,6 @@ import os
 import pathlib
 import uuid
 
-import soundfile
-
 from speechbrain_ext.utils.errors import InputError
 
 
@@ -62,37 +60,6 @@ def file_digest(path, algorithm="blake2b"):
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}")
     return content.hexdigest()
-
-
-def audio_info(path):
-    """Length, rate and channels of an audio file, from its header.
-
-    Arguments
-    ---------
-    path : str or Path
-        The file.
-
-    Returns
-    -------
-    soundfile._SoundFileInfo
-        With ``frames``, ``samplerate``, ``channels`` and ``duration``.
-
-    Raises
-    ------
-    InputError
-        If there is no such file, or it is not audio.
-
-    Example
-    -------
-    >>> path = getfixture("tmp_path") / "a.wav"
-    >>> soundfile.write(path, [0.0] * 800, 16000)
-    >>> audio_info(path).duration
-    0.05
-    """
-    try:
-        return soundfile.info(str(path))
-    except (RuntimeError, OSError) as error:
-        raise InputError(f"{path} is not readable audio ({error})")
 
 
 def claim_folder(

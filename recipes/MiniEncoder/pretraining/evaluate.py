@@ -213,12 +213,12 @@ def main(arguments):
 
     # Recordings
     sets = [
-        (name, *load(hparams, recordings))
-        for kind, load in (
-            ("speakers", load_speakers),
-            ("keywords", load_keywords),
+        (name, *load(hparams, where))
+        for load, folders in (
+            (load_speakers, hparams["speakers"]),
+            (load_keywords, hparams["keywords"]),
         )
-        for name, recordings in hparams[kind].items()
+        for name, where in folders.items()
     ]
     if not sets:
         raise InputError("No recordings: give --keywords or --speakers")
