@@ -47,22 +47,15 @@ def test_depends_on_seed_and_key_alone():
 
 
 @pytest.mark.parametrize("n_samples", [1, 2, 57, 399, 16001])
-def test_keeps_length_and_rms(n_samples):
-    wav = noise(n_samples)
+@pytest.mark.parametrize("scale", [0.0, 1e-30, 1e-6, 1, 1e4])
+def test_keeps_length_and_rms(n_samples, scale):
+    wav = noise(n_samples) * scale
     before = wav.clone()
     out = RandomChannel(0)(wav, "a")
     assert out.shape == wav.shape and out.dtype == torch.float32
     assert torch.isfinite(out).all()
-    assert rms(out) == pytest.approx(rms(wav), rel=1e-4)
-    assert torch.equal(wav, before)
-
-
-@pytest.mark.parametrize("scale", [0.0, 1e-30, 1e-6, 1e4])
-def test_any_level_stays_finite(scale):
-    wav = noise(4000) * scale
-    out = RandomChannel(0)(wav, "a")
-    assert torch.isfinite(out).all()
     assert rms(out) == pytest.approx(rms(wav), rel=1e-3, abs=1e-25)
+    assert torch.equal(wav, before)
 
 
 def test_noise_is_within_the_range_of_snr():

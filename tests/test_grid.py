@@ -97,17 +97,13 @@ def test_blocks_without_utterances_are_replaced():
     assert set(sum(batches, [])) == set(range(12))
 
 
-def test_three_factors():
+def test_three_factors_and_several_processes():
     codes = np.indices((4, 3, 2)).reshape(3, -1)
     grid = Grid(dict(zip(["speaker", "content", "style"], codes)))
-    (batches,) = epochs(grid, 1, 2, 3)
-    assert [len(batch) for batch in batches] == [12, 12]  # all styles
-    assert sorted(sum(batches, [])) == list(range(24))
-
-
-def test_length_for_several_processes():
-    (batches,) = epochs(full_grid(6, 5), 1, 2, 5, multiple_of=4)
-    assert len(batches) == 4 and sorted(batches[0]) == sorted(batches[3])
+    (batches,) = epochs(grid, 1, 2, 3, multiple_of=4)
+    assert [len(batch) for batch in batches] == [12] * 4  # all styles
+    assert sorted(batches[0] + batches[1]) == list(range(24))
+    assert sorted(batches[2] + batches[3]) == list(range(24))
 
 
 @pytest.mark.parametrize(

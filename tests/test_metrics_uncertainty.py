@@ -39,19 +39,15 @@ def test_weights_equal_repetitions(noise, shift, digits, seed):
 
 def test_spread_of_the_eer_is_that_of_new_speakers():
     """Drawing speakers from one sample spreads as drawing new samples does."""
-
-    def sample(seed):
-        rng = np.random.default_rng(seed)
-        speakers = np.repeat(np.arange(30), 6)
-        clarity = np.exp(0.5 * rng.normal(size=30))[speakers]
-        vectors = rng.normal(size=(30, 8))[speakers]
-        vectors += clarity[:, None] * rng.normal(size=vectors.shape)
-        trials = generate_trials(speakers, max_nontargets=4000)
-        return speakers, trials, trials.score(vectors)
-
+    speakers = np.repeat(np.arange(30), 6)
     new, drawn = [], []
     for seed in range(60):
-        speakers, trials, scores = sample(seed)
+        rng = np.random.default_rng(seed)
+        clarity = np.exp(0.5 * rng.normal(size=(30, 1)))[speakers]
+        vectors = rng.normal(size=(30, 8))[speakers]
+        vectors += clarity * rng.normal(size=vectors.shape)
+        trials = generate_trials(speakers, max_nontargets=4000)
+        scores = trials.score(vectors)
         new.append(equal_error_rate(scores, trials.label)[0])
         if seed < 12:
             resamples = SpeakerResamples(speakers, 150, seed)

@@ -85,6 +85,9 @@ def test_perfect_reversed_and_tied_scores(dtype):
         for scores in (perfect, -perfect, 0 * perfect)
     ]
     assert rates == [(0, 0), (1, 1), (0.5, 1)]
+    # Without rounding where the curve has the point itself.
+    scores = [0, 1, 2, 2, 2, 9, 2, 3, 3, 3, 3, 3]
+    assert equal_error_rate(scores, [1] * 6 + [0] * 6)[0] == 5 / 6
 
 
 def test_eer_of_equal_gaussians_in_any_order_and_scale():

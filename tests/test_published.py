@@ -56,27 +56,23 @@ def test_what_it_does_not_leave_open(option, message):
 
 @pytest.mark.parametrize("scoring", ["s-norm", "plda"])
 def test_without_it_all_conditions_and_scorings_may_be_chosen(scoring):
-    options = OPTIONS | {"protocol": None, "cohort_split": "valid"}
-    protocol = load_protocol(options | {"scoring": scoring})
+    options = OPTIONS | {"protocol": None, "scoring": scoring}
+    protocol = load_protocol(options | {"cohort_split": "valid"})
     assert protocol["conditions"] == ["recorded", "channels"]
     assert protocol["needs_cohort"] and "silence" not in protocol
-    options |= {"scoring": scoring, "cohort_split": None}
-    assert not load_protocol(options | {"tasks": ["content"]})["needs_cohort"]
     with pytest.raises(InputError, match=f"'{scoring}' needs a cohort"):
-        load_protocol(options)
+        load_protocol(options | {"cohort_split": None})
 
 
 def test_the_draw_keeps_few_of_a_frequent_class():
     """As in v0.01: 12 classes, most clips of one of them."""
-    counts = torch.tensor([3250] + [185] * 11)
-    codes = torch.repeat_interleave(torch.arange(12), counts)
+    codes = torch.tensor([0] * 3250 + [*range(1, 12)] * 185)
     rows = balanced_draw(codes, torch.Generator().manual_seed(1))
     assert len(rows) == len(codes)
     shares = torch.bincount(codes[rows]) / len(rows)
     assert shares.numpy() == pytest.approx(np.full(12, 1 / 12), abs=0.02)
     kept = len(rows[codes[rows] == 0].unique()) / 3250
     assert kept == pytest.approx(1 - np.exp(-len(codes) / 12 / 3250), abs=0.02)
-    assert 0.1 < kept < 0.16
 
 
 def test_classifier_is_that_of_the_recipe():

@@ -90,8 +90,7 @@ def test_without_draws_or_with_missing_ones_there_is_no_interval(draws):
     rows = measure_rows(VALUES, draws, measure="eer")
     assert {(row["low"], row["high"]) for row in rows} == {("", "")}
     differences = select(rows, measure="eer_difference")
-    assert len(differences) == (5 if draws else 0)
-    assert not any(map(differs, differences))
+    assert [differs(row) for row in differences] == [False] * len(draws or ())
 
 
 def test_pivot_has_deviations_intervals_and_stars():
@@ -125,9 +124,3 @@ def test_results_survive_a_round_trip(tmp_path):
     assert list(table[0]) == list(COLUMNS)
     assert table[0] == {name: str(value) for name, value in first.items()}
     assert table[1]["run"] == "other"
-
-
-def test_select_takes_single_values_and_tuples():
-    rows = [make_row(n=n, task=t) for n, t in ((1, "a"), (1, "b"), (2, "a"))]
-    assert select(rows, n=1, task="a") == rows[:1]
-    assert select(rows, n=(1, 2), task=("a",)) == [rows[0], rows[2]]

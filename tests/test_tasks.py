@@ -46,36 +46,32 @@ def test_verification_has_scores_groups_and_intervals():
     rows = task(Embedded("recorded", {"test": NOISY, "cohort": cohort}))
     resamples = SpeakerResamples(SPEAKERS, 50, 3, rows=np.arange(40, 240))
     draws = []
-    (difference,) = select(rows, measure="eer_difference")
     for origin, vectors in NOISY.items():
         scores = s_norm_scoring(vectors, trials, (cohort[origin], CONTENTS))
         assert np.array_equal(task.scores["recorded"][origin], scores)
         draws.append(resamples.eer(scores, trials))
-        expected = {
-            ("", "min_dcf"): (min_dcf(scores, trials.label), len(scores))
-        }
+        own = select(rows, subspace=origin.subspace, list="mine")
+        (row,) = select(own, measure="eer", group="", backend="s-norm")
+        assert [row["low"], row["high"]] == resamples.interval(draws[-1])
+        cost = told(own, origin.subspace, "speaker", "min_dcf")
+        assert cost == min_dcf(scores, trials.label)
         for kinds in groups:
             rates = group_error_rates(scores, trials.label, kinds)
             for group, one in rates.items():
-                both = one["targets"] + one["nontargets"]
-                expected[group, "eer"] = one["eer"], both
-                expected[group, "threshold"] = one["threshold"], both
-                expected[group, "miss"] = one["miss"], one["targets"]
-                alarms = one["false_alarm"], one["nontargets"]
-                expected[group, "false_alarm"] = alarms
-        expected = {k: v for k, v in expected.items() if v[0] is not None}
-        own = select(rows, subspace=origin.subspace, list="mine")
-        assert {row["backend"] for row in own} == {"s-norm"}
-        assert expected == {
-            (row["group"], row["measure"]): (row["value"], row["n"])
-            for row in own
-            if row is not difference
-        }
-        (row,) = select(own, measure="eer", group="")
-        assert [row["low"], row["high"]] == resamples.interval(draws[-1])
+                found = select(own, group=group, measure=tuple(one))
+                assert {row["measure"]: row["value"] for row in found} == {
+                    name: value
+                    for name, value in one.items()
+                    if value is not None and "targets" not in name
+                }
+    # Of five women: 5 * 190 target trials, 10 * 400 others.
+    numbers = {row["measure"]: row["n"] for row in select(own, group="f-f")}
+    assert numbers["miss"] == 950 and numbers["false_alarm"] == 4000
+    assert numbers["eer"] == numbers["threshold"] == 4950
+    (row,) = select(rows, measure="eer_difference")
     interval = resamples.interval(draws[1] - draws[0])
-    assert [difference["low"], difference["high"]] == interval
-    assert difference["subspace"] == "content" and difference["value"] > 0
+    assert [row["low"], row["high"]] == interval
+    assert row["subspace"] == "content" and row["value"] > 0
 
 
 def test_keywords():

@@ -132,7 +132,10 @@ class InterventionalBrain(sb.Brain):
         # Tells the sampler the epoch; under DDP the wrapper takes this place.
         self.train_sampler = blocks
         valid_blocks = BlockSampler(
-            valid.grid, self.hparams.valid_block, shuffle=False
+            valid.grid,
+            self.hparams.valid_block,
+            seed=self.hparams.seed,  # of the takes
+            shuffle=False,
         )
         options = {"collate_fn": GridFeatures.collate}
         self.fit(
