@@ -42,7 +42,8 @@ def write_summary(folder, evaluations):
             *further_tables(rows),
         ]
     for (recordings, encoder), rows in groups.items():
-        if len({row["layers"] for row in rows} - {""}) > 1:
+        layers = {row["layers"] for row in rows}
+        if sum(layer.isdigit() for layer in layers) > 1:
             path = folder / f"layers_{recordings}_{encoder}.png"
             plot_layers(rows, path, f"{encoder}, {recordings}")
     write_csv(folder / "results.csv", every, COLUMNS)

@@ -128,6 +128,12 @@ class InterventionalBrain(sb.Brain):
         )
         # SpeechBrain drops what an epoch accumulates without a step.
         steps = len(blocks) // world_size // self.grad_accumulation_factor
+        if not steps:
+            raise InputError(
+                f"grad_accumulation_factor is {self.grad_accumulation_factor}, "
+                f"but an epoch has {len(blocks) // world_size} blocks: give at "
+                "most as many"
+            )
         self.total_steps = steps * self.hparams.number_of_epochs
         # Tells the sampler the epoch; under DDP the wrapper takes this place.
         self.train_sampler = blocks
@@ -362,7 +368,8 @@ def main(arguments):
         folder = hparams["output_folder"]
         print(
             f"\n{folder}/report.txt, results.csv and scores_*.png: the results"
-            f"\n{folder}/export: {hparams['exported']}; export_*: other heads"
+            f"\n{folder}/export: {hparams['exported']}, where it was fitted; "
+            "export_*: the other heads"
             f"\n{hparams['cache_folder']}: features, which may be deleted"
         )
 
