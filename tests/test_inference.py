@@ -62,10 +62,11 @@ def test_exports_of_a_table(tmp_path):
     twice = [folders[0], folders[0]]
     assert len(load_exports(twice, names=["a", "b"])) == 2
     other = write(tmp_path / "four", layers=[-1], name="joint", seed=1)
-    assert len(load_exports([folders[0], other])) == 2
     for exports, names, message in (
         (twice, None, "one are both called 'joint'"),
         (twice, ["x", "x"], "both called 'x'"),
+        (twice, "ab", "2 exports, but 1 names"),
+        ([folders[0], other], None, "seeds 1 and 1, on other features"),
         (folders, ["x"], "3 exports, but 1 names"),
         ([], None, "No export_folder"),
     ):

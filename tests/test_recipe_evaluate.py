@@ -406,6 +406,7 @@ def test_bad_voxceleb(evaluate, voxceleb, option, message, capfd):
     ("export_folder=nowhere", "No export in 'nowhere'"),
     ("tasks=[]", "tasks is []: expected a list of some of"),
     ("tasks=[magic]", "tasks is ['magic']: expected"),
+    ("tasks=[content, content]", "tasks is ['content', 'content']: expected"),
     ("task=[content]", "Unknown option --task"),
     ("scoring=magic", "Unknown name 'magic' for hparams/evaluation"),
     ("scoring=plda", "Scoring 'plda' needs a cohort"),
@@ -441,6 +442,14 @@ def test_bad_input(evaluate, small_grid, tmp_path, option, message, capfd):
     [line] = [x for x in capfd.readouterr().err.splitlines() if "ERROR" in x]
     assert message in line
     assert not (evaluate.out / "results.json").exists()
+
+
+def test_leakage_that_cannot_be_probed_loses_nothing_else(evaluate):
+    options = "--evaluated_split=test", "--leakage_factors=[speaker, split]"
+    out, _, rows = evaluate(*options, "--tasks=[content, leakage]")
+    assert select(rows, task="content", measure="accuracy")
+    assert not select(rows, task="leakage", measure=("accuracy", "eer"))
+    assert not list(out.glob("leakage_*.png"))
 
 
 def test_two_encoders_in_one_table(evaluate, exports):

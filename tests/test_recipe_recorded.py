@@ -408,6 +408,7 @@ def test_broken_grid(message, small_grid, tmp_path, capfd):
     ("checkpoint=first", "'first': expected last or best"),
     ("network_takes=3", "augmented_takes is 2: expected"),
     ("exported=joint", "expected published or recommended"),
+    ("system_name=recommended", "which is another head's"),
     ("data_folder=absent", "No manifest absent/manifest.csv"),
 ])  # fmt: skip
 def test_wrong_option(option, message, small_grid, tmp_path, capfd):

@@ -61,8 +61,8 @@ def test_further_tables(rows):
     groups, recorded, channels = further_tables(rows)
     assert groups.startswith("Groups of trials\n\n|")
     heading, *lines = read_table(groups)
-    assert heading[1:4] == ["subspace", "group", "EER %"]
-    assert [line[2] for line in lines[:3]] == ["f-f", "f-m", "m-m"]
+    assert heading[0] == "group" and "EER %" in heading
+    assert [line[0] for line in lines[:3]] == ["f-f", "f-m", "m-m"]
     assert "Leakage, as recorded:" in recorded
     assert "Leakage, across channels:" in channels
     assert read_table(recorded) == read_table(channels)

@@ -80,7 +80,8 @@ def main_table(rows):
     | joint    | 10.00   |
     """
     # A dimension is the same in all conditions.
-    table = select(rows, task="", measure="dimension", condition="recorded")
+    table = select(rows, task="", measure="dimension")
+    table = [row for row in table if row["condition"] == table[0]["condition"]]
     for task in MAIN:
         table += select(rows, task=task, group="")
     measures = ("dimension", "eer", "min_dcf", "accuracy")
@@ -107,7 +108,7 @@ def further_tables(rows):
             "Groups of trials",
             pivot(
                 grouped,
-                [*SYSTEM, "group"],
+                ["group", *SYSTEM],
                 heading,
                 ("eer", "miss", "false_alarm"),
             ),

@@ -213,27 +213,32 @@ def load_exports(folders, names=None, device=None):
     """
     if isinstance(folders, (str, Path)) or not folders:
         folders = [folders or None]
+    if isinstance(names, str):
+        names = [names]
     if names is not None and len(names) != len(folders):
         raise InputError(
             f"{len(folders)} exports, but {len(names)} names: give each a "
             "name, as in --export_names='[a, b]'"
         )
     models = [load_export(folder, device) for folder in folders]
-    keys = []
+    known = {}
     for i, model in enumerate(models):
         hparams, module = model.hparams, model.mods.embedding_model
         if names is not None:
             hparams.name = names[i]
-        features = module.encoder.identity, module.layers
-        key = digest([hparams.name, hparams.seed, *features])
-        if key in keys:
+        features = digest([module.encoder.identity, module.layers])
+        # Only seeds of one system may share a name: tables tell them apart.
+        for folder, other, seed in known.setdefault(hparams.name, []):
+            if other == features and seed != hparams.seed:
+                continue
+            what = "the same" if other == features else "other"
             raise InputError(
-                f"The exports {folders[keys.index(key)]} and {folders[i]} are "
-                f"both called '{hparams.name}', of seed {hparams.seed}, on the "
-                "same features: give each a name of its own, as in "
+                f"The exports {folder} and {folders[i]} are both called "
+                f"'{hparams.name}', of seeds {seed} and {hparams.seed}, on "
+                f"{what} features: give each a name of its own, as in "
                 "--export_names='[a, b]'"
             )
-        keys.append(key)
+        known[hparams.name].append((folders[i], features, hparams.seed))
     return models
 
 

@@ -32,6 +32,7 @@ def some_of(*choices):
             isinstance(values, (list, tuple))
             and values
             and set(values) <= set(choices)
+            and len(set(values)) == len(values)
         ),
         f"a list of some of {', '.join(map(str, choices))}",
     )

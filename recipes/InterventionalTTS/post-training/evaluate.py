@@ -266,7 +266,7 @@ def draw(folder, embedded, rows, speakers):
     path = f"{folder}/speakers_{condition}.png"
     plots.plot_speakers(vectors, speakers, path, title)
     leakage = results.select(rows, task="leakage", condition=condition)
-    if leakage:
+    if results.select(leakage, measure=("accuracy", "eer")):
         path = f"{folder}/leakage_{condition}.png"
         plots.plot_leakage(leakage, path, title)
 
@@ -312,14 +312,15 @@ def main(arguments):
     )
     asked = make_tasks(hparams, protocol, dataset, uses, trials, groups)
     # Vectors of all systems, and what the tasks say of them
-    data, rows = run_label(hparams["data_folder"]), []
+    data, rows, shown = run_label(hparams["data_folder"]), [], []
     for condition in protocol["conditions"]:
         embedded = embed_all(
             hparams, dataset, exports, uses, condition, run_opts
         )
         rows += tasks.run_tasks(asked, embedded, data=data)
-        draw(folder, embedded, rows, labels[0])
-    # Results
+        test = {"test": embedded.vectors["test"]}
+        shown.append(tasks.Embedded(condition, test))
+    # Results, then figures
     named = ("protocol", "trials", "scoring", "tasks", "reference")
     about = {key: hparams[key] for key in named} | {
         "exports": [model.hparams.name for model in exports],
@@ -337,6 +338,8 @@ def main(arguments):
             plots.plot_scores(task, folder, det=True)
         if task.name == "keywords":
             write_predictions(folder, ids, task)
+    for embedded in shown:
+        draw(folder, embedded, rows, labels[0])
     print(f"\n{folder}/report.txt, results.csv and *.png: the results")
 
 

@@ -52,6 +52,8 @@ SETTINGS = (
     *("factors", "train_block", "valid_block", "number_of_epochs"),
 )
 RUN_OPTIONS = ("max_grad_norm", "grad_accumulation_factor", "precision")
+OTHER_HEADS = ("baseline", "baseline_standardised", "recommended", "grid_lda")
+OTHER_HEADS += ("pca", "random_projection")
 # What results.json says of a run, beside grid and encoder.
 ABOUT = ("layers", "seed", "factors", "augmented_takes", "network_takes")
 
@@ -169,6 +171,11 @@ def check(hparams):
         "augmented_takes": whole(hparams["network_takes"]),
     }
     check_options(hparams, rules)
+    if hparams["number_of_epochs"] and hparams["system_name"] in OTHER_HEADS:
+        raise InputError(
+            f"system_name is '{hparams['system_name']}', which is another "
+            "head's: choose a name for the network, such as published"
+        )
 
 
 def dataio_prep(hparams):
