@@ -249,6 +249,7 @@ def test_summary(tmp_path):
     heads = re.findall("^## .*", text, re.MULTILINE)
     wanted = [f"## real: moon, layers {layers}" for layers in ("0", "6", "0+6")]
     assert heads == wanted
+    assert text.count("protocol: ours; seeds: 1, 2\n") == 3
     # Seeds put together, and only together.
     lines = [line for line in read_table(text) if line[0] == "joint"]
     assert len(lines) == 3

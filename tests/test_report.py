@@ -62,7 +62,7 @@ def test_further_tables(rows):
     assert groups.startswith("Groups of trials\n\n|")
     heading, *lines = read_table(groups)
     assert heading[0] == "group" and "EER %" in heading
-    assert [line[0] for line in lines[:3]] == ["f-f", "f-m", "m-m"]
+    assert list({line[0]: None for line in lines}) == ["f-f", "f-m", "m-m"]
     assert "Leakage, as recorded:" in recorded
     assert "Leakage, across channels:" in channels
     assert read_table(recorded) == read_table(channels)

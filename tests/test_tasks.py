@@ -5,12 +5,13 @@ import pytest
 import torch
 from helpers import CONTENTS, SPEAKERS, parts
 
-from speechbrain_ext.evaluation.results import Subspace, select
+from speechbrain_ext.evaluation.results import Subspace, identity, select
 from speechbrain_ext.evaluation.tasks import (
     Embedded,
     Keywords,
     Leakage,
     Verification,
+    run_tasks,
 )
 from speechbrain_ext.metrics.keywords import keyword_classification
 from speechbrain_ext.metrics.scoring import s_norm_scoring
@@ -102,10 +103,38 @@ def test_keywords():
     assert difference["subspace"] == "speaker" and difference["value"] < -0.3
 
 
+def test_all_measures_have_a_mean_over_the_seeds():
+    """A table of several seeds has one line for each system."""
+    trials = generate_trials(SPEAKERS, CONTENTS, max_nontargets=2000)
+    genders = np.array(["f", "m"])[SPEAKERS % 2]
+    asked = [
+        Verification("speaker", trials, groups=[trial_groups(genders, trials)]),
+        Keywords("content", CONTENTS, CONTENTS, SPEAKERS),
+        Leakage(GRID),
+    ]
+    seeds = {
+        origin._replace(seed=seed): vectors + 0.1 * seed * parts()[2]
+        for origin, vectors in NOISY.items()
+        for seed in (1, 2)
+    }
+    vectors = {"test": seeds, "training": seeds}
+    rows = run_tasks(asked, Embedded("recorded", vectors))
+    keys = {
+        seed: {identity(r | {"seed": "all"}, r["measure"]) for r in found}
+        for seed in (1, "all")
+        if (found := select(rows, seed=seed))
+    }
+    missing = keys[1] - keys["all"]
+    assert len(keys[1]) > 90 and {key[-1] for key in missing} == {"cka"}
+    (dimension,) = select(rows, seed="all", subspace="speaker", task="")[:1]
+    assert dimension["measure"] == "dimension" and dimension["value"] == 16
+
+
 def leakage(vectors, factors=GRID, features=None, **options):
     """Rows of vectors, name -> [N, D], each a subspace of a system s."""
     vectors = {Subspace("s", name): v for name, v in vectors.items()}
     task = Leakage(factors, **options)
+    features = {} if features is None else {("", ""): features}
     return task(Embedded("recorded", {"test": vectors}, features))
 
 

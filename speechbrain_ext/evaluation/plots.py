@@ -349,8 +349,11 @@ def plot_leakage(rows, path, title=""):
     }
     cells = {"accuracy": {}, "eer": {}}
     labels = {}
-    for row in select(rows, measure=tuple(cells), seed=_drawn_seeds(rows)):
+    drawn = select(rows, measure=tuple(cells), seed=_drawn_seeds(rows))
+    encoders = {(row["encoder"], row["layers"]) for row in drawn} - {("", "")}
+    for row in drawn:
         line = row["system"], row["subspace"]
+        line += (row["encoder"], row["layers"]) if len(encoders) > 1 else ()
         labels[line] = " ".join(filter(None, line))
         cells[row["measure"]][line, row["target"]] = row["value"]
     if not labels:

@@ -283,7 +283,8 @@ def format_cell(row, others):
     measure = row["measure"]
     _, scale, digits = SHOWN.get(measure, ("", 100, 1))
     text = format_number(row["value"], scale, digits)
-    if deviation := others.get(identity(row, measure + DEVIATION)):
+    deviation = others.get(identity(row, measure + DEVIATION))
+    if deviation and deviation["value"]:
         text += f" ± {format_number(deviation['value'], scale, digits)}"
     if row["low"] != "":
         low, high = (

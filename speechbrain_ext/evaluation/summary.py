@@ -33,11 +33,13 @@ def write_summary(folder, evaluations):
         # The first row is that of a baseline: all have its features.
         encoder, layers = rows[0]["encoder"], rows[0]["layers"]
         groups.setdefault((recordings, encoder), []).extend(rows)
+        seeds = {row["seed"] for row in rows} - {"", "all"}
         rows = over_seeds(rows)
         text += [
             f"## {recordings}: {encoder}, layers {layers}",
             f"statistics: {about['domain_statistics']}; protocol: "
-            f"{about['protocol'] or 'ours'}",
+            f"{about['protocol'] or 'ours'}; seeds: "
+            f"{', '.join(map(str, sorted(seeds)))}",
             main_table(rows),
             *further_tables(rows),
         ]

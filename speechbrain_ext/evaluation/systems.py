@@ -372,8 +372,9 @@ def export_systems(models, statistics=None, suffix=""):
             for other in list(baselines.values())[1:]
         ):
             # Exports of another grid carry other statistics: another row.
-            own = standardised
-            own += f"_{name}" if own in baselines else ""
+            names = (standardised, f"{standardised}_{name}")
+            names += (f"{standardised}_{name}_{model.hparams.seed}",)
+            own = next(one for one in names if one not in baselines)
             baselines[own] = BaselineHead(standardiser=head.standardiser)
         systems += name_systems(
             {name: head}, encoder, module.layers, model.hparams.seed

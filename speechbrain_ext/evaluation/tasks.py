@@ -11,7 +11,6 @@ from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from speechbrain.utils.logger import get_logger
 from speechbrain_ext.evaluation.results import Subspace, make_row, measure_rows
@@ -48,13 +47,14 @@ class Embedded(NamedTuple):
     vectors : dict
         Use of the utterances -> Subspace -> [N, D]: ``test``, and where a task
         needs them ``training`` (of keywords) and ``cohort``.
-    features : torch.Tensor
-        [N, layers, dim] pooled features of the test utterances.
+    features : dict
+        (encoder, layers) -> [N, layers, dim] pooled features of the test
+        utterances, for the controls of leakage.
     """
 
     condition: str
     vectors: dict
-    features: torch.Tensor = None
+    features: dict = {}
 
 
 def run_tasks(tasks, embedded, **columns):
@@ -80,12 +80,13 @@ def run_tasks(tasks, embedded, **columns):
     >>> vectors = {Subspace("x"): np.eye(2)[[0, 0, 1, 1]]}
     >>> rows = run_tasks([task], Embedded("recorded", {"test": vectors}))
     >>> [(row["measure"], row["value"]) for row in rows][:2]
-    [('dimension', 2), ('eer', 0.0)]
+    [('dimension', 2.0), ('eer', 0.0)]
     """
-    rows = [
-        make_row(origin, measure="dimension", value=int(vectors.shape[-1]))
-        for origin, vectors in embedded.vectors["test"].items()
-    ]
+    test = embedded.vectors["test"]
+    rows = measure_rows(
+        {origin: vectors.shape[-1] for origin, vectors in test.items()},
+        measure="dimension",
+    )
     for task in tasks:
         rows += [row | {"task": task.name} for row in task(embedded)]
     return [row | columns | {"condition": embedded.condition} for row in rows]
@@ -121,18 +122,22 @@ class Task:
             speakers, resamples, seed, rows
         )
 
+    def rows(self, measure, values, draws=None, **columns):
+        """Rows of one measure, from Subspace -> value [and its draws]."""
+        columns = self.columns | columns | {"measure": measure}
+        return measure_rows(values, draws, self.reference, **columns)
+
     def accuracies(self, correct, **columns):
         """Rows of accuracies, from which utterances were right."""
         draw = self.resamples and self.resamples.accuracy
-        values = {origin: float(np.mean(r)) for origin, r in correct.items()}
+        values = {origin: np.mean(right) for origin, right in correct.items()}
         draws = draw and {origin: draw(r) for origin, r in correct.items()}
-        columns = {"measure": "accuracy"} | self.columns | columns
-        return measure_rows(values, draws, self.reference, **columns)
+        return self.rows("accuracy", values, draws, **columns)
 
-    def single(self, measure, value, origin=None, **columns):
-        """A row of a number without an interval."""
-        columns = self.columns | columns | {"measure": measure, "value": value}
-        return make_row(origin, **columns)
+    def constant(self, measure, value, **columns):
+        """A row of a number that is the same for all subspaces."""
+        columns = self.columns | columns
+        return make_row(measure=measure, value=value, **columns)
 
 
 class Verification(Task):
@@ -209,32 +214,27 @@ class Verification(Task):
             }
             for origin, one in scores.items()
         }
-        draw = self.resamples and self.resamples.eer
-        count = {"n": len(label)}
-        rows = measure_rows(
-            {origin: found[""]["eer"] for origin, found in rates.items()},
-            draw and {o: draw(one, self.trials) for o, one in scores.items()},
-            self.reference,
-            **{"measure": "eer"} | self.columns | count,
-        )
-        for origin, one in scores.items():
-            cost = min_dcf(one, label)
-            rows.append(self.single("min_dcf", cost, origin, **count))
-            for group, found in rates[origin].items():
-                rows += self._rates(origin, group, found)
+        draw, count = self.resamples and self.resamples.eer, len(label)
+        eers = {origin: found[""]["eer"] for origin, found in rates.items()}
+        draws = draw and {
+            o: draw(one, self.trials) for o, one in scores.items()
+        }
+        rows = self.rows("eer", eers, draws, n=count)
+        costs = {origin: min_dcf(one, label) for origin, one in scores.items()}
+        rows += self.rows("min_dcf", costs, n=count)
+        # A group has the same trials in all subspaces.
+        for group, first in next(iter(rates.values())).items():
+            both = first["targets"] + first["nontargets"]
+            counts = {"eer": both, "threshold": both}
+            counts["miss"] = first["targets"]
+            counts["false_alarm"] = first["nontargets"]
+            for measure, count in counts.items():
+                # The EER of all trials has its interval already.
+                if first[measure] is None or (measure == "eer" and not group):
+                    continue
+                found = {o: one[group][measure] for o, one in rates.items()}
+                rows += self.rows(measure, found, group=group, n=count)
         return rows
-
-    def _rates(self, origin, group, found):
-        """Rows of the rates of one group that there are."""
-        both = found["targets"] + found["nontargets"]
-        counts = {"eer": both, "threshold": both}
-        counts |= {"miss": found["targets"], "false_alarm": found["nontargets"]}
-        return [
-            self.single(measure, found[measure], origin, group=group, n=n)
-            for measure, n in counts.items()
-            # The EER of all trials has its interval already.
-            if found[measure] is not None and (group or measure != "eer")
-        ]
 
 
 class ContentRetrieval(Task):
@@ -266,7 +266,7 @@ class ContentRetrieval(Task):
             for origin, vectors in embedded.vectors["test"].items()
         }
         rows = self.accuracies(correct, backend="cosine")
-        return [*rows, self.single("chance", 1 / len(set(self.values)))]
+        return [*rows, self.constant("chance", 1 / len(set(self.values)))]
 
 
 class Keywords(Task):
@@ -332,19 +332,17 @@ class Keywords(Task):
         )
         for measure in ("balanced_accuracy", "macro_f1"):
             each = {origin: one[measure] for origin, one in found.items()}
-            columns = self.columns | named | {"measure": measure}
-            rows += measure_rows(each, **columns)
-        counts = Counter(map(str, self.values))
-        rows += [
-            self.single(
-                "recall", recall, o, group=word, **named | {"n": counts[word]}
-            )
-            for o, one in found.items()
-            for word, recall in one["recall"].items()
-        ]
+            rows += self.rows(measure, each, **named)
         first = next(iter(found.values()))
+        counts = Counter(map(str, self.values))
+        for word in first["recall"]:
+            each = {
+                origin: one["recall"][word] for origin, one in found.items()
+            }
+            columns = named | {"group": word, "n": counts[word]}
+            rows += self.rows("recall", each, **columns)
         return rows + [
-            self.single(name, first[name]) for name in ("chance", "majority")
+            self.constant(name, first[name]) for name in ("chance", "majority")
         ]
 
 
@@ -372,8 +370,8 @@ class Leakage:
         Folds of each probe.
     seed : int
         Of folds, controls, trials and resamples.
-    resamples : int
-        See :class:`Task`.
+    **options : object
+        ``resamples`` and ``reference`` of :class:`Task`.
 
     Raises
     ------
@@ -383,7 +381,7 @@ class Leakage:
 
     name, measure = "leakage", "accuracy"
 
-    def __init__(self, factors, speakers=None, folds=5, seed=0, resamples=0):
+    def __init__(self, factors, speakers=None, folds=5, seed=0, **options):
         if len(factors) < 2:
             raise InputError(
                 f"leakage needs two factors or more, got {', '.join(factors)}"
@@ -401,7 +399,7 @@ class Leakage:
                 speakers,
                 folds,
                 seed=seed,
-                resamples=resamples,
+                **options,
             )
             for factor, code in self.codes.items()
         ]
@@ -413,20 +411,24 @@ class Leakage:
             for origin, one in embedded.vectors["test"].items()
         }
         controls = {}
-        if embedded.features is not None:
-            dims = [one.shape[1] for one in vectors.values()]
-            found = control_projections(embedded.features, dims, self.seed)
-            controls = {Subspace("control", n): one for n, one in found.items()}
-        rows = [
-            make_row(origin, measure="dimension", value=one.shape[1])
-            for origin, one in controls.items()
-        ]
+        for taken, features in embedded.features.items():
+            dims = [
+                one.shape[1] for o, one in vectors.items() if o[2:4] == taken
+            ]
+            found = control_projections(features, dims, self.seed)
+            controls |= {
+                Subspace("control", name, *taken): one
+                for name, one in found.items()
+            }
+        rows = measure_rows(
+            {origin: one.shape[1] for origin, one in controls.items()},
+            measure="dimension",
+        )
         every = vectors | controls
         for factor in self.factors:
             rows += factor(every)
         if len(self.codes) == 2 and all(c.max() for c in self.codes.values()):
-            for origin, one in every.items():
-                rows += self._variance(origin, one)
+            rows += self._variance(every)
         return rows + [
             make_row(
                 one,
@@ -438,16 +440,22 @@ class Leakage:
             if one._replace(subspace=other.subspace) == other  # of one system
         ]
 
-    def _variance(self, origin, vectors):
+    def _variance(self, vectors):
         """Shares of the variance of two factors, where they are known."""
         names = tuple(self.codes)
-        shares = variance_shares(vectors, *self.codes.values(), names=names)
-        return [
-            make_row(origin, measure="variance", value=share)
-            | {"target" if name in names else "group": name}
-            for name, share in shares.items()
-            if name != "chance" and share is not None
-        ]
+        shares = {
+            origin: variance_shares(one, *self.codes.values(), names=names)
+            for origin, one in vectors.items()
+        }
+        parts = dict(next(iter(shares.values())))
+        del parts["chance"]
+        rows = []
+        for part in parts:
+            each = {o: one[part] for o, one in shares.items()}
+            each = {o: share for o, share in each.items() if share is not None}
+            column = "target" if part in names else "group"
+            rows += measure_rows(each, measure="variance", **{column: part})
+        return rows
 
 
 class FactorLeakage(Task):
@@ -480,8 +488,8 @@ class FactorLeakage(Task):
         """Rows of vectors, Subspace -> [N, D]."""
         count = np.bincount(self.code)
         rows = [
-            self.single("chance", 1 / len(count)),
-            self.single("majority", count.max() / len(self.code)),
+            self.constant("chance", 1 / len(count)),
+            self.constant("majority", count.max() / len(self.code)),
         ]
         try:
             correct = {
@@ -493,10 +501,9 @@ class FactorLeakage(Task):
             logger.warning(f"No probe of {self.factor}: {error}")
         if self.trials is None:
             return rows
-        label, columns = self.trials.label, {"backend": "cosine"}
-        columns |= {"measure": "eer", "n": len(label)}
+        label = self.trials.label
         eers = {
             origin: equal_error_rate(self.trials.score(one), label)[0]
             for origin, one in vectors.items()
         }
-        return rows + measure_rows(eers, **self.columns | columns)
+        return rows + self.rows("eer", eers, backend="cosine", n=len(label))

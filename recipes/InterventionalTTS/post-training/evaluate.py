@@ -58,13 +58,19 @@ def check(hparams):
         hparams["tasks"] = [hparams["tasks"]]
     if isinstance(hparams["conditions"], str):
         hparams["conditions"] = [hparams["conditions"]]
+    resampling = (lambda n: whole(0)[0](n) and n != 1, "0, or 2 or more")
     rules = {
         "tasks": some_of(*TASKS),
         "domain_statistics": one_of("grid", "target"),
-        "resamples": whole(0),
+        "resamples": resampling,
         "probe_folds": whole(2),
     }
     check_options(hparams, rules)
+    if hparams["reference"] and not hparams["resamples"]:
+        raise InputError(
+            f"reference is '{hparams['reference']}', but with resamples 0 no "
+            "differences are taken"
+        )
     factors = hparams["leakage_factors"]
     for task in hparams["tasks"]:
         given = task == "leakage" and factors is not None
@@ -188,8 +194,7 @@ def make_tasks(hparams, protocol, dataset, uses, trials, groups):
     training = labels_of(hparams, dataset, uses.get("training", []))[1]
     speaker = hparams["verification_factor"]
     content = hparams["content_factor"]
-    options = {"resamples": hparams["resamples"], "seed": hparams["seed"]}
-    compared = options | {"reference": hparams["reference"]}
+    options = {key: hparams[key] for key in ("resamples", "seed", "reference")}
     asked = []
     if "verification" in hparams["tasks"]:
         asked.append(
@@ -202,18 +207,18 @@ def make_tasks(hparams, protocol, dataset, uses, trials, groups):
                 hparams["scoring"],
                 cohort or None,
                 hparams["trials"] or "",
-                **compared,
+                **options,
             )
         )
     if "content" in hparams["tasks"]:
         asked.append(
-            tasks.ContentRetrieval(content, contents, speakers, **compared)
+            tasks.ContentRetrieval(content, contents, speakers, **options)
         )
     if "keywords" in hparams["tasks"]:
         classifier = protocol["keyword_classifier"], protocol["backend"]
         asked.append(
             tasks.Keywords(
-                content, training, contents, speakers, *classifier, **compared
+                content, training, contents, speakers, *classifier, **options
             )
         )
     if "leakage" in hparams["tasks"]:
@@ -230,7 +235,7 @@ def embed_all(hparams, dataset, exports, uses, condition, run_opts):
     if condition == "channels":
         channel = partial(hparams["channel"], seed=hparams["channel_seed"])
     vectors = {use: {} for use in uses if use != "statistics"}
-    controls = None
+    controls = {}
     every = list(dict.fromkeys(key for ids in uses.values() for key in ids))
     groups = systems.group_exports(exports)
     for number, group in enumerate(groups, 1):
@@ -254,7 +259,7 @@ def embed_all(hparams, dataset, exports, uses, condition, run_opts):
         )
         for use, known in vectors.items():
             known |= systems.embed_systems(named, features[use])
-        controls = features["test"] if controls is None else controls
+        controls[named[0].encoder, named[0].layers] = features["test"]
     return tasks.Embedded(condition, vectors, controls)
 
 

@@ -86,7 +86,7 @@ class KeywordProbe(tasks.Task):
                 if len(values):
                     value, count = float(np.mean(values)), len(values)
                     columns = {"group": group, "n": count}
-                    rows.append(self.single(measure, value, origin, **columns))
+                    rows += self.rows(measure, {origin: value}, **columns)
         return rows
 
 
