@@ -56,7 +56,7 @@ def test_manifest(prepare, corpus):
         assert row["gender"] == ("female" if odd else "male")
     # The takes of a cell are its levels of intensity; two cells are empty.
     grid = Grid({f: [row[f] for row in rows] for f in FACTORS})
-    assert grid.shape == (8, 3, 3) and grid.n_cells == 72 - 2
+    assert grid.shape == (8, 3, 3) and len(grid.cells) == 72 - 2
     assert sorted(set(grid.takes)) == [1, 2, 3]
 
 

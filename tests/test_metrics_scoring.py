@@ -8,7 +8,6 @@ from scipy.stats import multivariate_normal
 from speechbrain_ext.metrics import scoring
 from speechbrain_ext.metrics.scoring import (
     PldaBackend,
-    adaptive_s_norm,
     plda_scoring,
     s_norm_scoring,
 )
@@ -47,35 +46,34 @@ def test_s_norm_equals_a_loop(monkeypatch, chunk):
             top = np.sort(cosines)[-7:]
             sides.append((scores[t] - top.mean()) / top.std(ddof=1))
         assert normalised[t] == pytest.approx(np.mean(sides))
-    # No more members count than there are.
-    few = cohort[:5]
-    every = adaptive_s_norm(scores, trials, vectors, few, top=5)
-    assert np.array_equal(every, adaptive_s_norm(scores, trials, vectors, few))
+    # No more speakers count than there are.
+    few = others[:10], codes[:10]
+    every = s_norm_scoring(vectors, trials, few, top=5)
+    assert np.array_equal(every, s_norm_scoring(vectors, trials, few))
 
 
 def test_s_norm_refuses():
     trials, good = Trials(*np.array([[0], [1], [1]])), np.eye(2)
     for vectors, cohort, message in (
-        (good, good[:1], "cohort of 2 or more"),
-        (good, np.eye(3), "2 dimensions, the cohort 3"),
+        (good, good[:1], "cohort of 2 speakers, got 1"),
         (good * np.nan, good, "NaN"),
         (good, good * np.nan, "cohort: .* NaN"),
     ):
         with pytest.raises(InputError, match=message):
-            adaptive_s_norm([1.0], trials, vectors, cohort)
+            s_norm_scoring(vectors, trials, (cohort, range(len(cohort))))
 
 
 def test_plda_beats_the_cosine_on_its_own_model():
     vectors, speakers = voices(30, 6, seed=1)
     trials = generate_trials(speakers)
-    plda = PldaBackend(length_normalise=False).fit(*voices(200, 6))
+    plda = PldaBackend().fit(*voices(200, 6))
     scores = plda.score(vectors, trials.enrol, trials.test)
     cosine = equal_error_rate(trials.score(vectors), trials.label)[0]
     assert equal_error_rate(scores, trials.label)[0] < 0.8 * cosine
 
 
 def test_plda_score_is_the_likelihood_ratio():
-    plda = PldaBackend(rank=3, length_normalise=False).fit(*voices(40, 5, 4))
+    plda = PldaBackend(rank=3).fit(*voices(40, 5, 4))
     vectors = voices(2, 2, 4, seed=3)[0]
     score = plda.score(vectors, [0], [1])[0]
     factors, residual = plda.plda.F, plda.plda.Sigma

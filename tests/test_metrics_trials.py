@@ -66,7 +66,7 @@ def test_all_trials_are_the_pairs_of_a_double_loop(
         expected.add((i, j, int(target)))
     found = list(zip(trials.enrol, trials.test, trials.label))
     assert len(found) == len(set(found)) and set(found) == expected
-    assert trials.targets == sum(label for _, _, label in expected)
+    assert trials.label.sum() == sum(label for _, _, label in expected)
 
 
 @pytest.mark.parametrize("maximum", [5, 100])

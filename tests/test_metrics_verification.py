@@ -7,7 +7,6 @@ import torch
 from speechbrain.utils.metric_stats import EER, minDCF
 from speechbrain_ext.metrics.trials import generate_trials, trial_groups
 from speechbrain_ext.metrics.verification import (
-    det_curve,
     equal_error_rate,
     group_error_rates,
     min_dcf,
@@ -58,7 +57,6 @@ def test_error_rates_equal_a_plain_loop(seed):
         cost = min_dcf(scores, labels, p, normalize=False)
         assert cost == pytest.approx(loop)
         assert min_dcf(scores, labels, p) == pytest.approx(loop / min(p, 1 - p))
-    assert np.allclose(np.transpose(det_curve(scores, labels)[:2]), points)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +110,7 @@ def test_eer_of_equal_gaussians_in_any_order_and_scale():
     ],
 )
 def test_bad_scores(scores, labels, message):
-    for function in (equal_error_rate, min_dcf, det_curve, group_error_rates):
+    for function in (equal_error_rate, min_dcf, group_error_rates):
         with pytest.raises(InputError, match=message):
             function(scores, labels)
 
@@ -123,16 +121,6 @@ def test_bad_priors_and_groups():
             min_dcf([1, 0], [1, 0], p_target)
     with pytest.raises(InputError, match="groups: expected"):
         group_error_rates([0.9, 0.1], [1, 0], ["a"])
-
-
-def test_det_curve_thinned_keeps_the_ends_and_the_shape():
-    scores, labels = gaussian_scores(3000, 7000)
-    full, thin = det_curve(scores, labels), det_curve(scores, labels, 200)
-    assert 100 < len(thin[0]) <= 204
-    assert [c[0] for c in thin[:2]] == [1, 0]
-    assert [c[-1] for c in thin[:2]] == [0, 1]
-    at = np.interp(0.1, thin[1], thin[0])
-    assert at == pytest.approx(np.interp(0.1, full[1], full[0]), abs=5e-3)
 
 
 def test_groups_equal_separate_evaluations():

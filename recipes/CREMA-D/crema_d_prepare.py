@@ -20,8 +20,9 @@ import numpy as np
 import soundfile
 
 from speechbrain.utils.logger import get_logger
+from speechbrain_ext.dataio.manifest import write_manifest
 from speechbrain_ext.utils.errors import InputError
-from speechbrain_ext.utils.files import read_csv, write_csv
+from speechbrain_ext.utils.files import read_csv
 
 logger = get_logger(__name__)
 
@@ -128,9 +129,7 @@ def prepare_crema_d(
             )
         logger.info(f"{manifest} is there: nothing to do")
         return
-    write_csv(manifest, rows, COLUMNS)
-    hours = sum(row["duration"] for row in rows) / 3600
-    logger.info(f"{manifest}: {len(rows)} utterances, {hours:.1f} hours")
+    write_manifest(manifest, rows, COLUMNS)
 
 
 def read_genders(path):

@@ -9,10 +9,12 @@ at every rate. Its few values are the same in all splits.
 """
 
 import random
+from dataclasses import asdict
 from itertools import islice, zip_longest
 from pathlib import Path
 
 from speechbrain.utils.logger import get_logger
+from speechbrain_ext.dataio.manifest import write_manifest
 from speechbrain_ext.synthesis.espeak import EspeakSynthesizer
 from speechbrain_ext.synthesis.grid import (
     FORMAT,
@@ -22,7 +24,7 @@ from speechbrain_ext.synthesis.grid import (
 )
 from speechbrain_ext.synthesis.sentences import generate_sentences
 from speechbrain_ext.utils.errors import InputError
-from speechbrain_ext.utils.files import claim_folder, write_csv
+from speechbrain_ext.utils.files import claim_folder
 from speechbrain_ext.utils.options import check_options, whole
 
 logger = get_logger(__name__)
@@ -122,7 +124,7 @@ def prepare_interventional_tts(
         "seed": seed,
         **synthesizer.settings,
         **({"rate": rates} if rates else {}),
-        "voices": {s: [v.as_dict() for v in voices[s]] for s in voices},
+        "voices": {s: list(map(asdict, voices[s])) for s in voices},
         "sentences": sentences,
     }
     claim_folder(data_folder, settings, "wav", "data_folder", SETTINGS)
@@ -131,9 +133,7 @@ def prepare_interventional_tts(
         return
     logger.info(f"Rendering {len(cells)} clips into {data_folder}")
     rows = _render(levels, cells, data_folder, sample_rate, num_workers)
-    write_csv(manifest, rows, [name for name in COLUMNS if name in rows[0]])
-    hours = sum(row["duration"] for row in rows) / 3600
-    logger.info(f"{manifest}: {len(rows)} utterances, {hours:.1f} hours")
+    write_manifest(manifest, rows, [n for n in COLUMNS if n in rows[0]])
 
 
 def split_voices(voices, counts, seed):

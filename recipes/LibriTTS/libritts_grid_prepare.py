@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from speechbrain.utils.logger import get_logger
 from speechbrain_ext.dataio.audio import audio_info
+from speechbrain_ext.dataio.manifest import write_manifest
 from speechbrain_ext.synthesis.base import ReferenceVoice
 from speechbrain_ext.synthesis.f5 import F5Synthesizer
 from speechbrain_ext.synthesis.grid import FORMAT, check_manifest, render_cells
@@ -666,6 +667,4 @@ def _write_manifest(path, rows, limits):
     ]:
         logger.info(f"{path} is there: nothing to do")
         return
-    write_csv(path, kept)
-    hours = sum(float(row["duration"]) for row in kept) / 3600
-    logger.info(f"{path}: {len(kept)} utterances, {hours:.2f} hours")
+    write_manifest(path, kept)

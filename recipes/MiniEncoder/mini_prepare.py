@@ -25,6 +25,7 @@ from interventional_prepare import split_sentences, split_voices
 
 from speechbrain.utils.logger import get_logger
 from speechbrain.utils.parallel import parallel_map
+from speechbrain_ext.dataio.manifest import write_manifest
 from speechbrain_ext.synthesis.base import Voice
 from speechbrain_ext.synthesis.espeak import EspeakSynthesizer
 from speechbrain_ext.synthesis.grid import (
@@ -35,7 +36,7 @@ from speechbrain_ext.synthesis.grid import (
 )
 from speechbrain_ext.synthesis.sentences import generate_sentences
 from speechbrain_ext.utils.errors import InputError
-from speechbrain_ext.utils.files import claim_folder, digest, write_csv
+from speechbrain_ext.utils.files import claim_folder, digest
 
 logger = get_logger(__name__)
 
@@ -128,7 +129,7 @@ def prepare_mini(
         for _ in voices
     ]
     settings = {"format": FORMAT} | synthesizer.settings
-    spoken = [[voice.as_dict() for voice in voices], said]
+    spoken = [[dataclasses.asdict(voice) for voice in voices], said]
     settings["voices_and_texts"] = digest(spoken)
     claim_folder(data_folder, settings, began="wav", option="data_folder")
     if (data_folder / "manifest.csv").is_file():
@@ -137,9 +138,7 @@ def prepare_mini(
     parts = itertools.chain.from_iterable(map(_by_accent, voices, said))
     render = functools.partial(_render, synthesizer, data_folder)
     rows = list(itertools.chain(*parallel_map(render, list(parts))))
-    write_csv(data_folder / "manifest.csv", rows, COLUMNS)
-    hours = sum(row["duration"] for row in rows) / 3600
-    logger.info(f"{data_folder}: {len(rows)} clips, {hours:.1f} hours")
+    write_manifest(data_folder / "manifest.csv", rows, COLUMNS)
 
 
 def _draw(texts, count, rng):

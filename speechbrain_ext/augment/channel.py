@@ -1,6 +1,7 @@
 """Random recording channels, made from numbers alone."""
 
 import hashlib
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from scipy.interpolate import PchipInterpolator
 VERSION = 1
 
 
+@dataclass
 class RandomChannel:
     """Send every clip through a recording channel of its own.
 
@@ -62,26 +64,17 @@ class RandomChannel:
     False
     """
 
-    def __init__(
-        self,
-        seed,
-        sample_rate=16000,
-        gain_db=6.0,
-        n_gains=8,
-        low_cut_hz=(30.0, 300.0),
-        high_cut_hz=(3000.0, 8000.0),
-        slope_order=(1, 4),
-        rt60=(0.05, 0.4),
-        direct_to_reverb_db=(0.0, 20.0),
-        noise_slope_db=(-6.0, 0.0),
-        snr_db=(5.0, 30.0),
-    ):
-        self.seed, self.sample_rate = seed, sample_rate
-        self.gain_db, self.n_gains = gain_db, n_gains
-        self.low_cut_hz, self.high_cut_hz = low_cut_hz, high_cut_hz
-        self.slope_order = slope_order
-        self.rt60, self.direct_to_reverb_db = rt60, direct_to_reverb_db
-        self.noise_slope_db, self.snr_db = noise_slope_db, snr_db
+    seed: int
+    sample_rate: int = 16000
+    gain_db: float = 6.0
+    n_gains: int = 8
+    low_cut_hz: tuple = (30.0, 300.0)
+    high_cut_hz: tuple = (3000.0, 8000.0)
+    slope_order: tuple = (1, 4)
+    rt60: tuple = (0.05, 0.4)
+    direct_to_reverb_db: tuple = (0.0, 20.0)
+    noise_slope_db: tuple = (-6.0, 0.0)
+    snr_db: tuple = (5.0, 30.0)
 
     @property
     def identity(self):

@@ -78,7 +78,7 @@ def audio_digests(dataset, memo=None):
     ---------
     dataset : DynamicItemDataset
         From :func:`speechbrain_ext.dataio.manifest.load_manifest`.
-    memo : Path
+    memo : str or Path
         File in which digests are remembered by path, size and time of
         change, so that a large corpus is read only once.
 
@@ -88,8 +88,8 @@ def audio_digests(dataset, memo=None):
         In the order of the dataset; a segment's start and stop count.
     """
     known = {}
-    if memo is not None and memo.is_file():
-        known = json.loads(memo.read_text(encoding="utf-8"))
+    if memo is not None and Path(memo).is_file():
+        known = json.loads(Path(memo).read_text(encoding="utf-8"))
     digests, fresh, added = [], {}, False
     for row in dataset.data.values():
         wav = row["wav"]

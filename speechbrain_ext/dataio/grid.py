@@ -39,7 +39,7 @@ class Grid:
     Example
     -------
     >>> grid = Grid({"speaker": ["a", "a", "b"], "content": ["x", "y", "x"]})
-    >>> grid.shape, len(grid), grid.n_cells
+    >>> grid.shape, len(grid), len(grid.cells)
     ((2, 2), 3, 3)
     """
 
@@ -72,11 +72,6 @@ class Grid:
         """Number of values of each factor, in order."""
         return tuple(len(self.values[factor]) for factor in self.factors)
 
-    @property
-    def n_cells(self):
-        """Number of cells that hold an utterance."""
-        return len(self.cells)
-
     def labels(self, factor):
         """Values of one factor, shape [utterances]."""
         return self.values[factor][self.codes[:, self.factors.index(factor)]]
@@ -99,7 +94,7 @@ class Grid:
         mesh = np.meshgrid(*chosen, indexing="ij")
         wanted = np.ravel_multi_index([m.ravel() for m in mesh], self.shape)
         found = np.minimum(
-            np.searchsorted(self.cells, wanted), self.n_cells - 1
+            np.searchsorted(self.cells, wanted), len(self.cells) - 1
         )
         found = found[self.cells[found] == wanted]
         take = (rng.random(len(found)) * self.takes[found]).astype(np.int64)

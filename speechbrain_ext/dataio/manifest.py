@@ -15,6 +15,7 @@ import numpy as np
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.logger import get_logger
 from speechbrain_ext.utils.errors import InputError
+from speechbrain_ext.utils.files import write_csv
 
 logger = get_logger(__name__)
 
@@ -116,6 +117,30 @@ def load_manifest(path, data_root=None, factors=(), columns=None):
     dataset = DynamicItemDataset(data)
     dataset.manifest_path = path
     return dataset
+
+
+def write_manifest(path, rows, columns=None):
+    """Write a manifest as CSV, complete or not at all, and log its size.
+
+    Arguments
+    ---------
+    path : str or Path
+        File to write.
+    rows : list of dict
+        With ``duration`` in seconds.
+    columns : list of str
+        Which of their keys. Default: those of the first row.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "manifest.csv"
+    >>> write_manifest(path, [{"ID": "a", "wav": "a.wav", "duration": 1.5}])
+    >>> path.read_text().split()
+    ['ID,wav,duration', 'a,a.wav,1.5']
+    """
+    write_csv(path, rows, columns)
+    hours = sum(float(row["duration"]) for row in rows) / 3600
+    logger.info(f"{path}: {len(rows)} utterances, {hours:.2f} hours")
 
 
 def _rename(row, columns, needed, path, where):
@@ -316,7 +341,7 @@ def split_manifest(
         splits = _at_random(data, filter(None, (by, held_out)), ratios, seed)
         hint = f"there are too few values of '{by}' to divide"
         why = "join values of different splits"
-    left_out = len(data) - sum(map(len, splits.values()))
+    left_out = len(data) - len(set().union(*splits.values()))
     if left_out:
         logger.warning(
             f"{where}: {left_out} of {len(data)} utterances {why} and are "

@@ -8,16 +8,13 @@ from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy.special import ndtri
+from sklearn.metrics import DetCurveDisplay
 from threadpoolctl import threadpool_limits
 
 from speechbrain_ext.evaluation.report import CONDITIONS, MAIN, heading
-from speechbrain_ext.evaluation.results import format_number, select
+from speechbrain_ext.evaluation.results import format_number, over_seeds, select
 from speechbrain_ext.metrics.arrays import to_codes, to_matrix, unit_rows
-from speechbrain_ext.metrics.verification import (
-    check_trials,
-    det_curve,
-    equal_error_rate,
-)
+from speechbrain_ext.metrics.verification import check_trials, equal_error_rate
 from speechbrain_ext.utils.errors import InputError
 from speechbrain_ext.utils.files import replacing
 
@@ -104,7 +101,7 @@ def plot_score_distributions(scored, path, title=""):
     Raises
     ------
     InputError
-        Nothing to draw, NaN scores, or only one kind of trials.
+        NaN scores, or only one kind of trials.
 
     Example
     -------
@@ -116,8 +113,6 @@ def plot_score_distributions(scored, path, title=""):
     >>> path.exists()
     True
     """
-    if not scored:
-        raise InputError("no scores to draw")
     rng = np.random.default_rng(0)
     width = max(4.5, 1.5 + 1.3 * len(scored))
     with _figure(path, width, 4.8, title) as (figure, axis):
@@ -161,11 +156,11 @@ def _half_violin(axis, scores, place, side, color):
     drawn["cmedians"].set(color=color)
 
 
-def plot_det(scored, path, title="", max_points=2000):
-    """Detection error trade-off curves on normal-deviate axes.
+def plot_det(scored, path, title=""):
+    """Detection error trade-off curves, a dot at the equal error rate.
 
     A. Martin et al., "The DET curve in assessment of detection task
-    performance", Eurospeech 1997. A dot marks the equal error rate.
+    performance", Eurospeech 1997.
 
     Arguments
     ---------
@@ -175,13 +170,11 @@ def plot_det(scored, path, title="", max_points=2000):
         Image to write, format by suffix (png, pdf, svg).
     title : str
         Title of the figure.
-    max_points : int
-        Points drawn of each curve.
 
     Raises
     ------
     InputError
-        Nothing to draw, NaN scores, or only one kind of trials.
+        NaN scores, or only one kind of trials.
 
     Example
     -------
@@ -191,29 +184,17 @@ def plot_det(scored, path, title="", max_points=2000):
     >>> path.exists()
     True
     """
-    if not scored:
-        raise InputError("no scores to draw")
-    low, high = 0.001, 0.8
-    ticks = [0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8]
-    with _figure(path, 5.5 + 2.6, 5.2, title) as (_, axis):
+    with _figure(path, 8.1, 5.2, title) as (_, axis):
         for number, (name, (scores, labels)) in enumerate(scored.items()):
-            false_alarm, miss, _ = det_curve(scores, labels, max_points)
-            eer = equal_error_rate(scores, labels)[0]
-            style = _style(number)
-            rates = np.clip([false_alarm, miss], low / 10, 1 - low / 10)
-            axis.plot(
-                *ndtri(rates),
-                label=f"{name}: {100 * eer:.1f} %", lw=1.5, **style,
-            )  # fmt: skip
-            if low < eer < high:
-                axis.plot(*[ndtri(eer)] * 2, "o", color=style["color"], ms=4)
-        axis.plot(*[ndtri([low, high])] * 2, color="0.7", lw=0.8, zorder=0)
-        for where in (axis.xaxis, axis.yaxis):
-            where.set_ticks(ndtri(ticks), [f"{100 * t:g}" for t in ticks])
-        axis.set(
-            xlim=ndtri([low, high]), ylim=ndtri([low, high]),
-            xlabel="false alarms, %", ylabel="misses, %", aspect="equal",
-        )  # fmt: skip
+            scores, targets = check_trials(scores, labels)
+            eer, style = equal_error_rate(scores, targets)[0], _style(number)
+            name = f"{name}: {100 * eer:.1f} %"
+            DetCurveDisplay.from_predictions(
+                targets, scores, name=name, ax=axis, **style
+            )
+            axis.plot(*[ndtri(eer)] * 2, "o", color=style["color"], ms=4)
+        axis.axline((0, 0), slope=1, color="0.7", lw=0.8, zorder=0)
+        axis.set(xlabel="false alarms", ylabel="misses", aspect="equal")
         axis.grid(color="0.9", lw=0.6)
         axis.legend(
             title="equal error rate", loc="upper left", frameon=False,
@@ -251,8 +232,7 @@ def plot_speakers(
     Raises
     ------
     InputError
-        Nothing to draw, NaN, labels that do not fit, or fewer than four
-        utterances.
+        NaN, labels that do not fit, or fewer than four utterances.
 
     Example
     -------
@@ -263,8 +243,6 @@ def plot_speakers(
     >>> path.exists()
     True
     """
-    if not embedded:
-        raise InputError("no embeddings to draw")
     embedded = {n: to_matrix(v, n) for n, v in embedded.items()}
     count = len(next(iter(embedded.values())))
     names, codes = to_codes(speakers, count, "speakers")
@@ -323,11 +301,6 @@ def plot_leakage(rows, path, title=""):
     title : str
         Title of the figure.
 
-    Raises
-    ------
-    InputError
-        If there is nothing to draw.
-
     Example
     -------
     >>> import tempfile, pathlib
@@ -349,7 +322,8 @@ def plot_leakage(rows, path, title=""):
     }
     cells = {"accuracy": {}, "eer": {}}
     labels = {}
-    drawn = select(rows, measure=tuple(cells), seed=_drawn_seeds(rows))
+    # Of several seeds their mean.
+    drawn = select(over_seeds(rows), measure=tuple(cells))
     encoders = {(row["encoder"], row["layers"]) for row in drawn} - {("", "")}
     for row in drawn:
         line = row["system"], row["subspace"]
@@ -388,13 +362,6 @@ def plot_leakage(rows, path, title=""):
         bar.set_label("accuracy from chance (0) to perfect (1)", fontsize=8)
 
 
-def _drawn_seeds(rows):
-    """Of several seeds the mean is drawn, and what has no seed or one."""
-    mean = {row["system"] for row in select(rows, seed="all")}
-    single = {row["seed"] for row in rows if row["system"] not in mean}
-    return ("all", *single)
-
-
 def plot_layers(rows, path, title=""):
     """Main measures over the layers of an encoder, one panel per measure.
 
@@ -407,11 +374,6 @@ def plot_layers(rows, path, title=""):
         Image to write, format by suffix (png, pdf, svg).
     title : str
         Title of the figure.
-
-    Raises
-    ------
-    InputError
-        Nothing to draw.
 
     Example
     -------

@@ -31,6 +31,7 @@ differ by the training alone (theirs change with the seed of the training).
 
 import numpy as np
 import torch
+from torch.utils.data import WeightedRandomSampler
 
 from speechbrain_ext.metrics.keywords import standardised_regression
 from speechbrain_ext.utils.errors import InputError
@@ -143,34 +144,6 @@ def load_protocol(hparams):
     return protocol
 
 
-def balanced_draw(codes, generator):
-    """Rows drawn with replacement, as many as there are, classes alike.
-
-    Arguments
-    ---------
-    codes : torch.Tensor
-        int64 [N], class of each row.
-    generator : torch.Generator
-        Of the draws.
-
-    Returns
-    -------
-    rows : torch.Tensor
-        int64 [N].
-
-    Example
-    -------
-    >>> codes = torch.tensor([0] * 900 + [1] * 100)
-    >>> rows = balanced_draw(codes, torch.Generator().manual_seed(0))
-    >>> round(codes[rows].float().mean().item(), 1)
-    0.5
-    """
-    weights = 1 / torch.bincount(codes).double()
-    return torch.multinomial(
-        weights[codes], len(codes), replacement=True, generator=generator
-    )
-
-
 class PublishedClassifier:
     """A linear layer trained as published: one draw, Adam, the last epoch.
 
@@ -207,7 +180,11 @@ class PublishedClassifier:
         vectors = torch.as_tensor(np.asarray(vectors, np.float32))
         codes = torch.as_tensor(np.asarray(codes, np.int64))
         classes = int(codes.max()) + 1
-        drawn = balanced_draw(codes, generator)
+        # With replacement, classes alike.
+        weights = (1 / torch.bincount(codes).double())[codes]
+        drawn = list(
+            WeightedRandomSampler(weights, len(codes), generator=generator)
+        )
         vectors, codes = vectors[drawn], codes[drawn]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)

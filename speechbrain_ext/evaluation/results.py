@@ -230,6 +230,32 @@ def select(rows, **wanted):
     return [row for row in rows if all(row[k] in v for k, v in wanted.items())]
 
 
+def over_seeds(rows):
+    """Rows without those of single seeds where there is their mean.
+
+    Arguments
+    ---------
+    rows : list of dict
+        Of one evaluation.
+
+    Returns
+    -------
+    list of dict
+
+    Example
+    -------
+    >>> rows = [make_row(Subspace("joint", seed=s)) for s in (1, 2, "all")]
+    >>> [row["seed"] for row in over_seeds(rows)]
+    ['all']
+    """
+    means = {row["system"] for row in select(rows, seed="all")}
+    return [
+        row
+        for row in rows
+        if row["seed"] == "all" or row["system"] not in means
+    ]
+
+
 def differs(row):
     """Whether the interval of a difference excludes 0."""
     return row["low"] != "" and (row["low"] > 0 or row["high"] < 0)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from speechbrain_ext.evaluation.plots import plot_layers
 from speechbrain_ext.evaluation.report import LEGEND, further_tables, main_table
-from speechbrain_ext.evaluation.results import COLUMNS, read_results, select
+from speechbrain_ext.evaluation.results import COLUMNS, over_seeds, read_results
 from speechbrain_ext.utils.files import write_csv, write_text
 
 
@@ -52,30 +52,3 @@ def write_summary(folder, evaluations):
     text = "\n\n".join(text) + "\n"
     write_text(folder / "summary.md", text)
     return text
-
-
-def over_seeds(rows):
-    """Rows without those of single seeds where there is their mean.
-
-    Arguments
-    ---------
-    rows : list of dict
-        Of one evaluation.
-
-    Returns
-    -------
-    list of dict
-
-    Example
-    -------
-    >>> from speechbrain_ext.evaluation.results import Subspace, make_row
-    >>> rows = [make_row(Subspace("joint", seed=s)) for s in (1, 2, "all")]
-    >>> [row["seed"] for row in over_seeds(rows)]
-    ['all']
-    """
-    means = {row["system"] for row in select(rows, seed="all")}
-    return [
-        row
-        for row in rows
-        if row["seed"] == "all" or row["system"] not in means
-    ]

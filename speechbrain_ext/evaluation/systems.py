@@ -1,7 +1,6 @@
 """Systems side by side: heads with a name, on the same features."""
 
 import copy
-from typing import NamedTuple
 
 import torch
 
@@ -14,35 +13,12 @@ from speechbrain_ext.processing.closed_form import (
     pca_subspaces,
     random_subspaces,
 )
-from speechbrain_ext.utils.errors import InputError
 from speechbrain_ext.utils.files import digest
 
 # Enough for an EER to 0.01 points; more only cost time.
 MAX_TRIALS = 500_000
 # Fewer utterances make poor deviations of some hundred dimensions.
 MIN_STATISTICS = 50
-
-
-class System(NamedTuple):
-    """A head with a name in a table.
-
-    Arguments
-    ---------
-    name : str
-        Its name.
-    head : torch.nn.Module
-        [B, layers, dim] -> subspace -> [B, D].
-    encoder, layers : str
-        Whose features it takes, as tables call them.
-    seed : int
-        Of its training, where it has one.
-    """
-
-    name: str
-    head: torch.nn.Module
-    encoder: str = ""
-    layers: str = ""
-    seed: object = ""
 
 
 def name_systems(heads, encoder, layers, seed):
@@ -61,24 +37,28 @@ def name_systems(heads, encoder, layers, seed):
 
     Returns
     -------
-    list of System
+    dict
+        :class:`~speechbrain_ext.evaluation.results.Subspace`, without the name
+        of a subspace -> module.
 
     Example
     -------
-    >>> name_systems({"baseline": BaselineHead()}, "log_mel", [2, 4], 1)[0][2:]
-    ('log_mel', '2+4', '')
+    >>> list(name_systems({"baseline": BaselineHead()}, "log_mel", [2, 4], 1))
+    [Subspace(system='baseline', subspace='', encoder='log_mel', \
+layers='2+4', seed='')]
     """
     layers = "+".join(map(str, layers))
-    return [
-        System(
+    seed = "" if seed is None else seed
+    return {
+        Subspace(
             name,
-            head,
+            "",
             encoder,
             layers,
-            "" if seed is None or isinstance(head, BaselineHead) else seed,
-        )
+            "" if isinstance(head, BaselineHead) else seed,
+        ): head
         for name, head in heads.items()
-    ]
+    }
 
 
 def count_values(labels):
@@ -147,8 +127,8 @@ def embed_systems(systems, features):
 
     Arguments
     ---------
-    systems : list of System
-        Systems on the same features.
+    systems : dict
+        Of :func:`name_systems`, on the same features.
     features : torch.Tensor
         Shape [utterances, layers, dim].
 
@@ -161,19 +141,20 @@ def embed_systems(systems, features):
 
     Example
     -------
-    >>> systems = [System("baseline", BaselineHead(["speaker", "content"]))]
+    >>> heads = {"baseline": BaselineHead(["speaker", "content"])}
+    >>> systems = name_systems(heads, "log_mel", [0], 1)
     >>> [origin.label for origin in embed_systems(systems, torch.ones(5, 1, 2))]
     ['baseline']
     """
     vectors = {}
-    for name, head, *rest in systems:
+    for origin, head in systems.items():
         found = embed(head, features)
         first, *others = found.values()
         same = all(torch.equal(first, other) for other in others)
         if same and (others or isinstance(head, BaselineHead)):
             found = {"": first}
         vectors |= {
-            Subspace(name, subspace, *rest): one
+            origin._replace(subspace=subspace): one
             for subspace, one in found.items()
         }
     return vectors
@@ -352,7 +333,8 @@ def export_systems(models, statistics=None, suffix=""):
 
     Returns
     -------
-    list of System
+    dict
+        As of :func:`name_systems`.
     """
     module = models[0].mods.embedding_model
     encoder = models[0].hparams.encoder_label
@@ -361,9 +343,10 @@ def export_systems(models, statistics=None, suffix=""):
     if statistics is not None:
         both = baseline_heads(statistics)
         baselines[standardised] = both["baseline_standardised"]
-    systems = []
+    systems = {}
     for model in models:
         head, name = model.mods.embedding_model.network, model.hparams.name
+        seed = model.hparams.seed
         if statistics is not None:
             head = adapted(head, statistics)
         elif head.standardise and not any(
@@ -372,14 +355,12 @@ def export_systems(models, statistics=None, suffix=""):
             for other in list(baselines.values())[1:]
         ):
             # Exports of another grid carry other statistics: another row.
-            names = (standardised, f"{standardised}_{name}")
-            names += (f"{standardised}_{name}_{model.hparams.seed}",)
-            own = next(one for one in names if one not in baselines)
+            own = standardised
+            for more in (name, seed):
+                own += f"_{more}" if own in baselines else ""
             baselines[own] = BaselineHead(standardiser=head.standardiser)
-        systems += name_systems(
-            {name: head}, encoder, module.layers, model.hparams.seed
-        )
-    return name_systems(baselines, encoder, module.layers, None) + systems
+        systems |= name_systems({name: head}, encoder, module.layers, seed)
+    return name_systems(baselines, encoder, module.layers, None) | systems
 
 
 def statistics_utterances(domain, every, evaluated, trials=None):
@@ -408,11 +389,6 @@ def statistics_utterances(domain, every, evaluated, trials=None):
     description : str
         For the report.
 
-    Raises
-    ------
-    InputError
-        If the domain is neither.
-
     Example
     -------
     >>> every = [f"u{i}" for i in range(MIN_STATISTICS + 2)]
@@ -421,10 +397,6 @@ def statistics_utterances(domain, every, evaluated, trials=None):
     """
     if domain == "grid":
         return [], "grid"
-    if domain != "target":
-        raise InputError(
-            f"Unknown domain_statistics '{domain}': expected grid or target"
-        )
     used = set(evaluated)
     if trials is not None:
         used = {evaluated[row] for row in {*trials.enrol, *trials.test}}

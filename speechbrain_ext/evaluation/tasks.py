@@ -34,7 +34,7 @@ from speechbrain_ext.utils.errors import InputError
 
 logger = get_logger(__name__)
 
-MAX_TRIALS = 100_000
+MAX_PAIRS = 100_000
 
 
 class Embedded(NamedTuple):
@@ -478,7 +478,7 @@ class FactorLeakage(Task):
         self.columns["n"] = len(code)
         self.code, self.groups = code, groups
         self.probe = {"folds": folds, "seed": seed}
-        most = {"max_targets": MAX_TRIALS, "max_nontargets": MAX_TRIALS}
+        most = {"max_targets": MAX_PAIRS, "max_nontargets": MAX_PAIRS}
         try:
             self.trials = generate_trials(code, groups, seed=seed, **most)
         except InputError:  # no pairs of one kind: nothing to compare
@@ -496,9 +496,10 @@ class FactorLeakage(Task):
                 origin: linear_probe(one, self.code, self.groups, **self.probe)
                 for origin, one in vectors.items()
             }
-            rows += self.accuracies(correct, backend="linear probe")
         except InputError as error:  # vectors are checked: it is the labels
             logger.warning(f"No probe of {self.factor}: {error}")
+        else:
+            rows += self.accuracies(correct, backend="linear probe")
         if self.trials is None:
             return rows
         label = self.trials.label

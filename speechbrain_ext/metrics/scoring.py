@@ -20,83 +20,6 @@ from speechbrain_ext.utils.errors import InputError
 CHUNK = 1 << 24
 
 
-def _cohort_statistics(embeddings, cohort, top):
-    """Mean and deviation of the ``top`` highest cosines to the cohort."""
-    mean = np.empty(len(embeddings))
-    deviation = np.empty(len(embeddings))
-    step = max(1, CHUNK // len(cohort))
-    for start in range(0, len(embeddings), step):
-        part = slice(start, start + step)
-        cosine = embeddings[part] @ cohort.T
-        nearest = np.partition(cosine, -top, axis=1)[:, -top:]
-        mean[part] = nearest.mean(axis=1)
-        deviation[part] = nearest.std(axis=1, ddof=1)
-    # A cohort all at one distance tells nothing of the scale.
-    return mean, np.maximum(deviation, 1e-6)
-
-
-def adaptive_s_norm(scores, trials, embeddings, cohort, top=300):
-    """Adaptive symmetric normalisation (AS-norm) of cosine scores.
-
-    Each score is standardised with the cosines of its enrolment side to its
-    ``top`` nearest utterances of the cohort, and with those of its test side;
-    the mean of both is the result. P. Matejka et al., "Analysis of score
-    normalization in multilingual speaker recognition", Interspeech 2017.
-
-    Arguments
-    ---------
-    scores : array or torch.Tensor
-        [T] cosine score of each trial.
-    trials : Trials
-        Rows of the two sides of each trial.
-    embeddings : array or torch.Tensor
-        [N, D].
-    cohort : array or torch.Tensor
-        [C, D] other speakers, who are in no trial: best one mean embedding
-        per speaker, from the domain of the trials.
-    top : int
-        Cohort members that count, the nearest ones of each side; at most all.
-
-    Returns
-    -------
-    scores : numpy.ndarray
-        [T], no longer in [-1, 1].
-
-    Raises
-    ------
-    InputError
-        On NaN embeddings, a cohort of fewer than two, or other dimensions.
-
-    Example
-    -------
-    >>> from speechbrain_ext.metrics.trials import generate_trials
-    >>> rng = np.random.default_rng(0)
-    >>> embeddings, cohort = rng.normal(size=(4, 8)), rng.normal(size=(50, 8))
-    >>> trials = generate_trials(list("aabb"))
-    >>> scores = trials.score(embeddings)
-    >>> adaptive_s_norm(scores, trials, embeddings, cohort, top=20).shape
-    (6,)
-    """
-    cohort = unit_rows(to_matrix(cohort, "cohort"))
-    if len(cohort) < 2 or top < 2:
-        raise InputError(
-            f"score normalisation needs a cohort of 2 or more, got "
-            f"{min(len(cohort), top)}"
-        )
-    unit = unit_rows(to_matrix(embeddings))
-    if unit.shape[1] != cohort.shape[1]:
-        raise InputError(
-            f"embeddings have {unit.shape[1]} dimensions, the cohort "
-            f"{cohort.shape[1]}"
-        )
-    mean, deviation = _cohort_statistics(unit, cohort, min(top, len(cohort)))
-    normalised = 0
-    for rows in (trials.enrol, trials.test):
-        rows = check_rows(rows, len(unit))
-        normalised = normalised + (scores - mean[rows]) / deviation[rows]
-    return normalised / 2
-
-
 class PldaBackend:
     """SpeechBrain's PLDA on embedding arrays.
 
@@ -113,8 +36,6 @@ class PldaBackend:
         there are speakers.
     iterations : int
         Iterations of expectation maximisation.
-    length_normalise : bool
-        Whether to scale embeddings to length one.
 
     Example
     -------
@@ -128,9 +49,8 @@ class PldaBackend:
     True
     """
 
-    def __init__(self, rank=100, iterations=10, length_normalise=True):
+    def __init__(self, rank=100, iterations=10):
         self.rank, self.iterations = rank, iterations
-        self.length_normalise = length_normalise
 
     def fit(self, embeddings, speakers):
         """Train on labelled speakers who are in no trial.
@@ -175,8 +95,7 @@ class PldaBackend:
         return self
 
     def _prepare(self, vectors):
-        vectors = (vectors - self.mean) @ self.axes
-        return unit_rows(vectors) if self.length_normalise else vectors
+        return unit_rows((vectors - self.mean) @ self.axes)
 
     def score(self, embeddings, enrol, test):
         """Log-likelihood ratio of each trial.
@@ -269,7 +188,12 @@ def cosine_scoring(vectors, trials, cohort=None):
 
 
 def s_norm_scoring(vectors, trials, cohort, top=300):
-    """Cosine with adaptive s-norm by the mean vector of each cohort speaker.
+    """Cosine with adaptive symmetric normalisation (AS-norm).
+
+    Each score is standardised with the cosines of its enrolment side to its
+    ``top`` nearest speakers of the cohort, and with those of its test side;
+    the mean of both is the result. P. Matejka et al., "Analysis of score
+    normalization in multilingual speaker recognition", Interspeech 2017.
 
     Arguments
     ---------
@@ -278,19 +202,55 @@ def s_norm_scoring(vectors, trials, cohort, top=300):
     trials : Trials
         On the N utterances.
     cohort : tuple
-        ([M, D] vectors, [M] speakers) of people who are in no trial.
+        ([M, D] vectors, [M] speakers) of people who are in no trial, best from
+        the domain of the trials; of each speaker the mean vector is taken.
     top : int
-        See :func:`adaptive_s_norm`.
+        Speakers that count, the nearest ones of each side; at most all.
 
     Returns
     -------
     scores : numpy.ndarray
-        [T].
+        [T], no longer in [-1, 1].
+
+    Raises
+    ------
+    InputError
+        On NaN vectors, or a cohort of fewer than two speakers.
+
+    Example
+    -------
+    >>> from speechbrain_ext.metrics.trials import generate_trials
+    >>> rng = np.random.default_rng(0)
+    >>> trials = generate_trials(list("aabb"))
+    >>> cohort = rng.normal(size=(50, 8)), np.arange(50)
+    >>> s_norm_scoring(rng.normal(size=(4, 8)), trials, cohort, top=20).shape
+    (6,)
     """
-    matrix = unit_rows(to_matrix(cohort[0], "cohort"))
-    _, codes = to_codes(cohort[1], len(matrix), "cohort speakers")
-    means = group_sums(matrix, codes) / np.bincount(codes)[:, None]
-    return adaptive_s_norm(trials.score(vectors), trials, vectors, means, top)
+    unit = unit_rows(to_matrix(vectors))
+    others = unit_rows(to_matrix(cohort[0], "cohort"))
+    codes = to_codes(cohort[1], len(others), "cohort speakers")[1]
+    others = unit_rows(group_sums(others, codes) / np.bincount(codes)[:, None])
+    top = min(top, len(others))
+    if top < 2:
+        raise InputError(
+            f"score normalisation needs a cohort of 2 speakers, got {top}"
+        )
+    mean, deviation = np.empty((2, len(unit)))
+    step = max(1, CHUNK // len(others))
+    for start in range(0, len(unit), step):
+        part = slice(start, start + step)
+        cosine = unit[part] @ others.T
+        nearest = np.partition(cosine, -top, axis=1)[:, -top:]
+        mean[part] = nearest.mean(axis=1)
+        deviation[part] = nearest.std(axis=1, ddof=1)
+    # A cohort all at one distance tells nothing of the scale.
+    deviation = np.maximum(deviation, 1e-6)
+    scores = trials.score(vectors)
+    sides = [
+        (scores - mean[rows]) / deviation[rows]
+        for rows in (trials.enrol, trials.test)
+    ]
+    return (sides[0] + sides[1]) / 2
 
 
 def plda_scoring(vectors, trials, cohort, rank=100, iterations=10):

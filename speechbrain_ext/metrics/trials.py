@@ -119,11 +119,6 @@ class Trials:
     def __len__(self):
         return len(self.label)
 
-    @property
-    def targets(self):
-        """Number of target trials."""
-        return int(np.sum(self.label == 1))
-
     def score(self, embeddings):
         """Cosine score of each trial, see :func:`cosine_scores`."""
         return cosine_scores(embeddings, self.enrol, self.test)

@@ -5,7 +5,6 @@ SpeechBrain's convention (``speechbrain.utils.metric_stats.EER``).
 """
 
 import numpy as np
-from scipy.special import ndtri
 
 from speechbrain_ext.metrics.arrays import to_codes, to_numpy
 from speechbrain_ext.utils.errors import InputError
@@ -24,7 +23,7 @@ def check_trials(scores, labels):
     Returns
     -------
     scores : numpy.ndarray
-        [T] float64 (float32 stays float32).
+        [T] float64.
     labels : numpy.ndarray
         [T] bool.
 
@@ -39,9 +38,8 @@ def check_trials(scores, labels):
     >>> check_trials([0.5, 0.1], [1, 0])[1].tolist()
     [True, False]
     """
-    scores, labels = to_numpy(scores), to_numpy(labels)
-    if scores.dtype not in (np.float32, np.float64):
-        scores = scores.astype(np.float64)
+    # In float64, where there is a threshold between any two float32 scores.
+    scores, labels = to_numpy(scores, np.float64), to_numpy(labels)
     if scores.ndim != 1 or scores.shape != labels.shape:
         raise InputError(
             "expected one score and one label per trial, got shapes "
@@ -184,56 +182,6 @@ def min_dcf(scores, labels, p_target=0.01, normalize=True):
     false_alarm, miss, _ = _error_rates(scores, labels)
     cost = (p_target * miss + (1 - p_target) * false_alarm).min()
     return float(cost / min(p_target, 1 - p_target) if normalize else cost)
-
-
-def det_curve(scores, labels, max_points=None):
-    """Points of the detection error trade-off (DET) curve.
-
-    A. Martin et al., "The DET curve in assessment of detection task
-    performance", Eurospeech 1997.
-
-    Arguments
-    ---------
-    scores : array or torch.Tensor
-        [T], higher for the same speaker.
-    labels : array or torch.Tensor
-        [T], 1 = target, 0 = non-target.
-    max_points : int, optional
-        Keep about this many points, spread evenly on the normal-deviate axes
-        on which the curve is drawn. Default: one per distinct score.
-
-    Returns
-    -------
-    false_alarm : numpy.ndarray
-        [P], falls from 1 to 0.
-    miss : numpy.ndarray
-        [P], rises from 0 to 1.
-    thresholds : numpy.ndarray
-        [P], from minus infinity up; what is greater is accepted.
-
-    Raises
-    ------
-    InputError
-        On NaN scores, or without both kinds of trials.
-
-    Example
-    -------
-    >>> false_alarm, miss, _ = det_curve([0.9, 0.4, 0.5, 0.1], [1, 1, 0, 0])
-    >>> false_alarm.tolist()
-    [1.0, 0.5, 0.5, 0.0, 0.0]
-    >>> miss.tolist()
-    [0.0, 0.0, 0.5, 0.5, 1.0]
-    """
-    curve = _error_rates(scores, labels)
-    if max_points is not None and len(curve[0]) > max_points:
-        edge = 0.5 / len(curve[0])
-        false_alarm, miss = np.clip(curve[:2], edge, 1 - edge)
-        along = ndtri(miss) - ndtri(false_alarm)
-        even = np.linspace(along[0], along[-1], max(2, max_points))
-        keep = np.unique(np.searchsorted(along, even).clip(max=len(along) - 1))
-        keep = np.union1d(keep, [0, len(along) - 1])
-        curve = tuple(part[keep] for part in curve)
-    return curve
 
 
 def group_error_rates(scores, labels, groups=None):

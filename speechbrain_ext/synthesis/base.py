@@ -1,7 +1,7 @@
 """What a speech synthesiser is to the rest of the package."""
 
 import importlib.metadata
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from speechbrain_ext.utils.errors import InputError
@@ -43,10 +43,6 @@ class Voice:
     pitch: int = 50
     range: int = 50
     gender: str = ""
-
-    def as_dict(self):
-        """The fields as a plain dictionary."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)

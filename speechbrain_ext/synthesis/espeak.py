@@ -5,7 +5,7 @@ dependency. Its library and its voices come in the wheel, so nothing has to be
 installed on the system.
 
 The voices in ``data/espeak_voices.csv`` were chosen by measurement, see
-``recipes/InterventionalTTS/select_voices.py``.
+``data/README.md``.
 """
 
 import ctypes

@@ -15,6 +15,7 @@ import numpy as np
 import soundfile
 import torch
 
+from speechbrain_ext.dataio.audio import audio_info
 from speechbrain_ext.synthesis.base import package_version
 from speechbrain_ext.utils.errors import InputError
 from speechbrain_ext.utils.files import digest, file_digest
@@ -205,10 +206,7 @@ def _read_reference(voice):
     """((audio [channels, time], rate), text) of a reference, without pauses."""
     from f5_tts.infer.utils_infer import preprocess_ref_audio_text
 
-    try:
-        duration = soundfile.info(voice.wav).duration
-    except (soundfile.LibsndfileError, OSError) as error:
-        raise InputError(f"The reference {voice.ID!r} cannot be read: {error}")
+    duration = audio_info(voice.wav).duration
     if duration > MAX_REFERENCE:
         raise InputError(
             f"The reference {voice.ID!r} lasts {duration:.1f} seconds: F5-TTS "

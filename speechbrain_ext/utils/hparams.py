@@ -172,6 +172,36 @@ def _given(overrides):
     return given
 
 
+def describe(function):
+    """What a YAML file says of a function or class: name and arguments.
+
+    Arguments
+    ---------
+    function : functools.partial or callable
+        Of ``!name:``; None where there is none.
+
+    Returns
+    -------
+    dict
+        JSON-able if the arguments are.
+
+    Example
+    -------
+    >>> import functools
+    >>> describe(functools.partial(int, base=2))
+    {'name': 'builtins.int', 'base': 2}
+    """
+    if function is None:
+        return {}
+    made = getattr(function, "func", function)
+    name = f"{made.__module__}.{made.__qualname__}"
+    arguments = getattr(function, "keywords", {})
+    return {"name": name} | {
+        key: describe(value) if callable(value) else value
+        for key, value in arguments.items()
+    }
+
+
 def run_label(*parts):
     """A name for files and folders from options such as encoder and source.
 

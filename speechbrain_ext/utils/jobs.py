@@ -22,6 +22,9 @@ from speechbrain_ext.utils.options import check_options, filled_list, some_of
 logger = get_logger(__name__)
 
 FINISHED = "finished.json"
+# Options that tell the runs apart.
+OF_A_RUN = {"encoder", "encoder_source", "encoder_revision", "layers", "seed"}
+OF_A_RUN |= {"output_folder"}
 
 
 @dataclass(frozen=True)
@@ -135,8 +138,9 @@ def plan_trainings(
     Raises
     ------
     InputError
-        On an unknown experiment, an empty list, two runs of one folder, or an
-        argument that is among the options.
+        On an unknown experiment, an empty list, two runs of one folder, an
+        argument that is among the options, or an option that tells the runs
+        apart.
 
     Example
     -------
@@ -150,6 +154,11 @@ def plan_trainings(
     rules = dict.fromkeys(lists, filled_list())
     rules["experiments"] = some_of(*systems)
     check_options(lists | {"experiments": experiments}, rules)
+    for name in OF_A_RUN & (options or {}).keys():
+        raise InputError(
+            f"train_options sets {name}, which differs from run to run: give "
+            "the lists encoders, layers and seeds, or output_folder"
+        )
     wanted = [(one, seeds) for one in layers]
     wanted += [(one, seeds[:1]) for one in sweep if one not in layers]
     for one, _ in wanted:
@@ -347,6 +356,8 @@ def _difference(before, command):
 def _run(job, device, environment):
     """Run a job; returns None, or what went wrong in one line."""
     job.folder.mkdir(parents=True, exist_ok=True)
+    # A job that fails half-way has overwritten what was finished.
+    (job.folder / FINISHED).unlink(missing_ok=True)
     output = job.folder / "output.txt"
     command = [sys.executable, *job.command]
     if device is not None:

@@ -259,7 +259,7 @@ def embed_all(hparams, dataset, exports, uses, condition, run_opts):
         )
         for use, known in vectors.items():
             known |= systems.embed_systems(named, features[use])
-        controls[named[0].encoder, named[0].layers] = features["test"]
+        controls[next(iter(named))[2:4]] = features["test"]
     return tasks.Embedded(condition, vectors, controls)
 
 

@@ -24,7 +24,10 @@ import torch
 import speechbrain as sb
 from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain_ext.dataio.audio import check_audio
-from speechbrain_ext.dataio.feature_cache import extract_conditions
+from speechbrain_ext.dataio.feature_cache import (
+    audio_digests,
+    extract_conditions,
+)
 from speechbrain_ext.dataio.grid import (
     BlockSampler,
     GridFeatures,
@@ -43,7 +46,7 @@ from speechbrain_ext.lobes.subspaces import BaselineHead
 from speechbrain_ext.metrics.trials import generate_trials
 from speechbrain_ext.utils.errors import InputError, one_line_errors
 from speechbrain_ext.utils.files import claim_folder, digest
-from speechbrain_ext.utils.hparams import load_hparams, run_label
+from speechbrain_ext.utils.hparams import describe, load_hparams, run_label
 from speechbrain_ext.utils.options import check_options, one_of, some_of, whole
 
 # Beside data, encoder, heads and loss: what makes a run another one.
@@ -168,9 +171,14 @@ def check(hparams):
         "checkpoint": one_of("last", "best"),
         "number_of_epochs": whole(0),
         "network_takes": whole(0),
-        "augmented_takes": whole(hparams["network_takes"]),
     }
+    if hparams["recommended"]:
+        rules["augmented_takes"] = whole(hparams["network_takes"])
     check_options(hparams, rules)
+    split = {"held_out": None} | hparams["split"]
+    held_out = one_of(None, *factors)
+    rules = {"by": one_of(*factors), "held_out": held_out}
+    check_options(split, rules, "split: ")
     if hparams["number_of_epochs"] and hparams["system_name"] in OTHER_HEADS:
         raise InputError(
             f"system_name is '{hparams['system_name']}', which is another "
@@ -201,7 +209,9 @@ def claim(hparams, brain, dataset, splits):
     settings["network"] = hparams["network"].config
     settings["loss"] = hparams["loss"].config
     for key in ("channel", "opt_class", "lr_scheduler", "recommended"):
-        settings[key] = getattr(hparams[key], "keywords", {})
+        settings[key] = describe(hparams[key])
+    memo = f"{hparams['cache_folder']}/digests.json"
+    settings["audio"] = digest(audio_digests(dataset, memo))
     for split, ids in splits.items():
         labels = factor_labels(dataset, ids, hparams["grid_factors"])
         settings[f"{split}_data"] = digest([ids, labels])

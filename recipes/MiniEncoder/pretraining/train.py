@@ -30,7 +30,7 @@ from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
 from speechbrain_ext.utils.errors import one_line_errors
 from speechbrain_ext.utils.files import claim_folder, file_digest, write_text
-from speechbrain_ext.utils.hparams import load_hparams
+from speechbrain_ext.utils.hparams import describe, load_hparams
 
 logger = get_logger(__name__)
 
@@ -38,6 +38,7 @@ logger = get_logger(__name__)
 SETTINGS = (
     *("seed", "valid_share", "batch_seconds", "teacher_layers"),
     *("copied_layers", "max_lr", "warmup_steps", "max_grad_norm"),
+    *("number_of_epochs", "max_steps", "decay_share"),
 )
 
 
@@ -169,6 +170,9 @@ def claim(hparams, clips):
         "clips": clips.digest,
         "student": hparams["student"].config.to_diff_dict(),
         "repeats": [one.get("repeat", 1) for one in hparams["recordings"]],
+        "teacher": hparams["teacher"].identity,
+        "crops": describe(hparams["crops"]),
+        "optimiser": describe(hparams["opt_class"]),
         "tasks": hparams["tasks"].keywords,
         "voice": hparams["voice"].config,
     }
