@@ -20,7 +20,13 @@ EXTRAS = {
     "kokoro": ["kokoro-onnx>=0.4,<0.7"],
     "tensorboard": ["tensorboard"],
 }
-EXTRAS["test"] = ["pytest>=7", "tensorboard"] + EXTRAS["demo"]
+# Later versions of hypothesis look into all modules, also those that
+# SpeechBrain only imports when they are used, and fails to.
+EXTRAS["test"] = [
+    "pytest>=7",
+    "hypothesis>=6.90,<6.131",
+    "tensorboard",
+] + EXTRAS["demo"]
 
 setup(
     name="speechbrain-interventional",

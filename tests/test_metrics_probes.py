@@ -97,10 +97,26 @@ def test_controls():
     controls = control_projections(features, [5])
     assert controls["input"].std(axis=0) == pytest.approx(np.ones(40))
     assert controls["PCA 5"].shape == controls["random 5"].shape == (300, 5)
-    covariance = np.cov(controls["PCA 5"].T)
-    assert np.allclose(covariance, np.diag(np.diag(covariance)), atol=1e-6)
+    variances = np.linalg.eigvalsh(np.cov(controls["input"].T))
+    kept = np.trace(np.cov(controls["PCA 5"].T))
+    assert kept == pytest.approx(variances[-5:].sum())
     wide = control_projections(rng.normal(size=(30, 1, 1200)), [4])
     assert wide["input"].shape == (30, 29)  # centred: a rank of 29
+
+
+def test_components_of_full_rank_tell_what_the_input_tells():
+    """Each scaled by itself, the last ones would hide the speakers."""
+    rng = np.random.default_rng(0)
+    speakers, contents = np.divmod(np.arange(120), 10)
+    features = rng.normal(size=(12, 200))[speakers] / 2
+    features += rng.normal(size=(120, 200))
+    controls = control_projections(features, [119])
+    told = {
+        name: linear_probe(vectors, speakers, contents).mean()
+        for name, vectors in controls.items()
+    }
+    assert told["PCA 119"] == pytest.approx(told["input"], abs=0.05)
+    assert told["input"] > 0.8
 
 
 def test_controls_are_named_by_their_dimension():

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import logging
 
 import numpy as np
 from matplotlib import colormaps
@@ -18,6 +19,9 @@ from speechbrain_ext.metrics.verification import check_trials, equal_error_rate
 from speechbrain_ext.utils.errors import InputError
 from speechbrain_ext.utils.files import replacing
 
+# Their debugging would fill the log of a run.
+for library in ("matplotlib", "PIL"):
+    logging.getLogger(library).setLevel(logging.INFO)
 TARGET, NONTARGET = "#1b7837", "#762a83"
 MAX_VIOLIN = 20_000
 

@@ -222,7 +222,50 @@ def closed_form_heads(features, labels, widths, seed=0):
     }
 
 
-def equal_error_thresholds(head, features, labels, seed=0):
+def threshold_trials(labels, factors, seed=0):
+    """Pairs for the threshold of each factor, from labels alone.
+
+    Arguments
+    ---------
+    labels : dict
+        Factor -> [N] values. A pair is a target of a factor when it has the
+        same value; the values of the next factor differ in all pairs, as
+        verification is judged.
+    factors : list of str
+        Which of them get trials.
+    seed : int
+        Of the selection of pairs, where there are too many.
+
+    Returns
+    -------
+    dict
+        Factor -> Trials.
+
+    Raises
+    ------
+    InputError
+        If a factor has no pair of one kind.
+
+    Example
+    -------
+    >>> labels = {"speaker": [0, 0, 1, 1]}
+    >>> len(threshold_trials(labels, ["speaker"])["speaker"])
+    6
+    """
+    trials = {}
+    for factor in factors:
+        others = [name for name in labels if name != factor]
+        trials[factor] = generate_trials(
+            labels[factor],
+            labels[others[0]] if others else None,
+            max_targets=MAX_TRIALS,
+            max_nontargets=MAX_TRIALS,
+            seed=seed,
+        )
+    return trials
+
+
+def equal_error_thresholds(head, features, trials):
     """Cosine threshold of each subspace where both errors are equal.
 
     Arguments
@@ -231,12 +274,8 @@ def equal_error_thresholds(head, features, labels, seed=0):
         [B, layers, dim] -> subspace -> [B, D].
     features : torch.Tensor
         Shape [N, layers, dim], e.g. of the validation utterances.
-    labels : dict
-        Factor -> [N] values. A pair is a target in the subspace of a factor
-        when it has the same value; the values of the next factor differ in
-        all pairs.
-    seed : int
-        Of the selection of pairs, where there are too many.
+    trials : dict
+        Of :func:`threshold_trials`, on these utterances.
 
     Returns
     -------
@@ -246,27 +285,17 @@ def equal_error_thresholds(head, features, labels, seed=0):
     Example
     -------
     >>> features = torch.eye(2)[[0, 0, 1, 1]].unsqueeze(1)
-    >>> equal_error_thresholds(
-    ...     BaselineHead(["speaker"]), features, {"speaker": [0, 0, 1, 1]}
-    ... )
+    >>> trials = threshold_trials({"speaker": [0, 0, 1, 1]}, ["speaker"])
+    >>> equal_error_thresholds(BaselineHead(["speaker"]), features, trials)
     {'speaker': 0.5}
     """
-    thresholds = {}
-    for factor, vectors in embed(head, features).items():
-        if factor not in labels:
-            continue
-        # Across the values of another factor, as verification is judged.
-        others = [name for name in labels if name != factor]
-        trials = generate_trials(
-            labels[factor],
-            labels[others[0]] if others else None,
-            max_targets=MAX_TRIALS,
-            max_nontargets=MAX_TRIALS,
-            seed=seed,
-        )
-        scores = trials.score(vectors)
-        thresholds[factor] = equal_error_rate(scores, trials.label)[1]
-    return thresholds
+    return {
+        factor: equal_error_rate(
+            trials[factor].score(vectors), trials[factor].label
+        )[1]
+        for factor, vectors in embed(head, features).items()
+        if factor in trials
+    }
 
 
 def adapted(head, statistics):

@@ -16,6 +16,7 @@ from speechbrain.utils.logger import get_logger
 from speechbrain_ext.evaluation.results import Subspace, make_row, measure_rows
 from speechbrain_ext.metrics.arrays import to_codes, to_matrix
 from speechbrain_ext.metrics.keywords import (
+    check_classes,
     keyword_classification,
     standardised_regression,
 )
@@ -250,12 +251,23 @@ class ContentRetrieval(Task):
         [N] values of the factor that it may not share.
     **options : object
         ``resamples``, ``seed`` and ``reference`` of :class:`Task`.
+
+    Raises
+    ------
+    InputError
+        If no value occurs with two speakers.
     """
 
     name, measure = "content", "accuracy"
 
     def __init__(self, factor, values, speakers, **options):
         super().__init__(factor, speakers, **options)
+        pairs = set(zip(values, speakers, strict=True))
+        if len({value for value, _ in pairs}) == len(pairs):
+            raise InputError(
+                f"content retrieval: no value of {factor} is said by two "
+                "speakers, so that no neighbour can be right"
+            )
         self.values, self.speakers = values, speakers
         self.columns["n"] = len(values)
 
@@ -306,6 +318,7 @@ class Keywords(Task):
         **options,
     ):
         super().__init__(factor, speakers, **options)
+        check_classes(training, values)
         self.training, self.values = training, np.asarray(values)
         self.make_classifier, self.backend = make_classifier, backend
         self.columns["n"] = len(values)

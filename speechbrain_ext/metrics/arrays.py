@@ -16,7 +16,10 @@ def to_numpy(values, dtype=None):
     dtype('float32')
     """
     if hasattr(values, "detach"):
-        values = values.detach().cpu().numpy()
+        values = values.detach().cpu()
+        # NumPy has no bfloat16.
+        half = values.is_floating_point() and values.itemsize < 4
+        values = (values.float() if half else values).numpy()
     return np.asarray(values, dtype=dtype)
 
 

@@ -38,6 +38,35 @@ def standardised_regression(regularisation=1.0, max_iterations=500):
     )
 
 
+def check_classes(training, test):
+    """Refuse labels that no classifier can be trained on and judged by.
+
+    Arguments
+    ---------
+    training, test : sequence
+        Labels of the training and of the test utterances.
+
+    Raises
+    ------
+    InputError
+        With fewer than two classes, or a class of the test that has no
+        training utterance.
+
+    Example
+    -------
+    >>> check_classes(list("aabb"), list("ab"))
+    """
+    classes = np.unique(to_numpy(training))
+    if len(classes) < 2:
+        raise InputError(f"2 classes or more are needed, got {len(classes)}")
+    unseen = np.setdiff1d(to_numpy(test), classes)
+    if len(unseen):
+        raise InputError(
+            f"{len(unseen)} class(es) of the test set have no training "
+            f"utterance, e.g. '{unseen[0]}'"
+        )
+
+
 def keyword_classification(
     train_embeddings,
     train_labels,
@@ -93,14 +122,7 @@ def keyword_classification(
         )
     classes, codes = to_codes(train_labels, len(train), "training labels")
     occurring, test_codes = to_codes(test_labels, len(test), "test labels")
-    if len(classes) < 2:
-        raise InputError(f"2 classes or more are needed, got {len(classes)}")
-    unseen = np.setdiff1d(occurring, classes)
-    if len(unseen):
-        raise InputError(
-            f"{len(unseen)} class(es) of the test set have no training "
-            f"utterance, e.g. '{unseen[0]}'"
-        )
+    check_classes(classes, occurring)
     predicted = classes[make_classifier().fit(train, codes).predict(test)]
     test_labels = to_numpy(test_labels)
     # scikit-learn's balanced_accuracy_score warns of classes that are

@@ -133,8 +133,9 @@ def control_projections(features, dims, seed=0):
     controls : dict
         ``input``: the features, flattened and standardised (of more than 1000
         dimensions their leading principal components, 1000 or all there are);
-        and for each dimension d ``PCA d`` and ``random d``, projections of all
-        standardised dimensions. Where the features have a rank below d, the
+        and for each dimension d ``PCA d``, the space of the first d principal
+        components, and ``random d``, projections of all standardised
+        dimensions. Where the features have a rank below d, the
         principal components have, and are named by, that rank.
 
     Example
@@ -156,8 +157,12 @@ def control_projections(features, dims, seed=0):
     components = pca.transform(vectors)[:, :rank]
     wide = vectors.shape[1] > MAX_DIMS
     controls = {"input": components[:, :MAX_DIMS] if wide else vectors}
+    rng = np.random.default_rng(seed)
     for d in dims:
-        controls[f"PCA {min(d, rank)}"] = components[:, :d]
+        # Turned at random: a probe scales each dimension by itself, which
+        # would blow up the last components until nothing else is seen.
+        axes = np.linalg.qr(rng.normal(size=(min(d, rank),) * 2))[0]
+        controls[f"PCA {min(d, rank)}"] = components[:, :d] @ axes
         projection = GaussianRandomProjection(d, random_state=seed)
         controls[f"random {d}"] = projection.fit_transform(vectors)
     return controls

@@ -150,8 +150,8 @@ def read_trials(path, ids):
     ------
     InputError
         Unreadable file, line of another format, no trials, utterances that
-        ``ids`` does not have (the first is named, and how many they are), or
-        an ``ids`` with duplicates.
+        ``ids`` does not have (the first is named, and how many they are) or
+        that are paired with themselves, or an ``ids`` with duplicates.
 
     Example
     -------
@@ -194,6 +194,13 @@ def read_trials(path, ids):
         )
     if not parts:
         raise InputError(f"{path}: no trials in the list")
+    same = [number for number, (a, b, _) in enumerate(parts, 1) if a == b]
+    if same:
+        raise InputError(
+            f"{path}: {len(same)} of {len(parts)} trials pair an utterance "
+            f"with itself, first trial {same[0]}: take them out, they cannot "
+            "fail"
+        )
     return Trials(*np.array(parts, dtype=np.int64).T.copy())
 
 

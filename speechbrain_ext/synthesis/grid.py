@@ -318,7 +318,7 @@ def _render_file(synthesizer, sample_rate, folder, cell):
             f"{row['wav']} could not be rendered (voice {voice.ID!r}, text "
             f"{row['text']!r}): {type(error).__name__}: {error}"
         ) from error
-    with replacing(folder / row["wav"]) as temporary:
+    with replacing(folder / row["wav"], synced=False) as temporary:
         soundfile.write(temporary, samples, sample_rate, subtype="PCM_16")
     return len(samples) / sample_rate
 

@@ -2,11 +2,13 @@
 
 Everything the package checks about its input (manifests, audio, options,
 folders) raises :class:`InputError`. Scripts run their main function under
-:func:`one_line_errors`, so that such an error ends in one line and a non-zero
-exit status, while a defect of the program keeps its traceback.
+:func:`one_line_errors`, so that such an error, or a full disk, ends in one line
+and a non-zero exit status, while a defect of the program keeps its traceback.
 """
 
 import contextlib
+import errno
+import re
 import sys
 
 
@@ -22,9 +24,58 @@ class InputError(ValueError):
     """
 
 
+# Of OSError: what a user can mend.
+MENDABLE = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space",
+    errno.EFBIG: "allow larger files",
+    errno.EROFS: "give a folder that can be written",
+    errno.EACCES: "give one that you may use",
+    errno.EPERM: "give one that you may use",
+    errno.ENOTDIR: "a folder is expected, give another",
+    errno.EISDIR: "a file is expected, give another",
+    errno.EEXIST: "a folder is expected, give another",
+    errno.ENOENT: "give one that exists",
+}
+
+
+def explain(error):
+    """What an error says in one line; None for a defect of the program.
+
+    Arguments
+    ---------
+    error : Exception
+        Caught.
+
+    Returns
+    -------
+    str or None
+
+    Example
+    -------
+    >>> explain(OSError(errno.ENOSPC, "No space left on device", "a.npy"))
+    'No space left on device: a.npy; free some space and call the same \
+command again: it goes on'
+    """
+    if isinstance(error, InputError):
+        return " ".join(str(error).split())
+    # What torch says of a disk that is full.
+    if re.search("PytorchStreamWriter|inline_container|iostream", str(error)):
+        error = OSError(errno.ENOSPC, "No space left", "a file of weights")
+    if not isinstance(error, OSError) or error.errno not in MENDABLE:
+        return None
+    if error.errno == errno.ENOENT and error.filename is None:
+        return None
+    where = f": {error.filename}" if error.filename else ""
+    return (
+        f"{error.strerror}{where}; {MENDABLE[error.errno]} and call the same "
+        "command again: it goes on"
+    )
+
+
 @contextlib.contextmanager
 def one_line_errors():
-    """Turn an :class:`InputError` into one line on stderr and exit status 1.
+    """Turn an error that a user can mend into one line and exit status 1.
 
     Example
     -------
@@ -36,6 +87,8 @@ def one_line_errors():
     """
     try:
         yield
-    except InputError as error:
-        print("ERROR: " + " ".join(str(error).split()), file=sys.stderr)
+    except Exception as error:
+        if (line := explain(error)) is None:
+            raise
+        print(f"ERROR: {line}", file=sys.stderr)
         sys.exit(1)

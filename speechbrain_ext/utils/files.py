@@ -2,12 +2,15 @@
 
 import contextlib
 import csv
+import glob
 import hashlib
 import json
 import math
 import os
 import pathlib
 import uuid
+
+from filelock import FileLock, Timeout
 
 from speechbrain_ext.utils.errors import InputError
 
@@ -77,8 +80,9 @@ def claim_folder(
         Where a run keeps its state, or a grid its audio.
     settings : dict
         What determines the run, JSON-able.
-    began : str
-        Pattern of what is in the folder once there is something to lose.
+    began : str or tuple of str
+        Patterns of what is there once there is something to lose, from the
+        folder on.
     option : str
         The script's option that names the folder, for the message.
     name : str
@@ -104,16 +108,22 @@ def claim_folder(
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file: give another --{option}")
     settings = json.loads(json.dumps(settings, default=str))
-    if not any(folder.glob(began)):
+    patterns = (began,) if isinstance(began, str) else began
+    found = [
+        one
+        for one in patterns
+        if glob.glob(f"{glob.escape(str(folder))}/{one}")
+    ]
+    if not found:
         # Not write_json, which has no infinity.
         write_text(path, json.dumps(settings, indent=1) + "\n")
         return
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        differs = _first_difference(found, settings)
+        before = json.loads(path.read_text(encoding="utf-8"))
+        differs = _first_difference(before, settings)
     except FileNotFoundError:
         raise InputError(
-            f"{folder} holds {began} that was not made here: give another "
+            f"{folder} holds {found[0]} that was not made here: give another "
             f"--{option}"
         )
     except (ValueError, TypeError) as error:
@@ -145,13 +155,18 @@ def _first_difference(old, new):
 
 
 @contextlib.contextmanager
-def replacing(path):
+def replacing(path, synced=True):
     """Give a temporary path beside ``path`` that becomes it on success.
+
+    What runs that were killed left of it is removed.
 
     Arguments
     ---------
     path : str or pathlib.Path
         File to write; missing folders are made.
+    synced : bool
+        Whether it is on the disk before it gets its name. Off for many small
+        files that tell themselves whether they are complete.
 
     Yields
     ------
@@ -171,14 +186,99 @@ def replacing(path):
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(path)
     # Threads and machines that share the folder may have one process number.
     own = uuid.uuid4().hex[:12]
     temporary = path.with_name(f".{path.stem}.{own}{path.suffix}")
+    # Locked while it is written, which tells it from what a killed run left.
+    with open(temporary, "xb") as file:
+        _lock(file)
+        try:
+            yield temporary
+            if synced:
+                sync(temporary)
+            os.replace(temporary, path)
+            if synced:
+                sync(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _remove_leftovers(path):
+    """Delete what runs that were killed left of a file."""
+    pattern = f".{glob.escape(path.stem)}.{'[0-9a-f]' * 12}{path.suffix}"
+    for left in path.parent.glob(pattern):
+        with contextlib.suppress(OSError), open(left, "rb") as file:
+            if _lock(file):
+                left.unlink()
+
+
+def _lock(file):
+    """Lock an open file; False where another process has locked it."""
     try:
-        yield temporary
-        os.replace(temporary, path)
+        import fcntl
+    except ImportError:  # Windows
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def sync(path):
+    """Have a file, or the entries of a folder, on the disk.
+
+    Example
+    -------
+    >>> sync(getfixture("tmp_path"))
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:  # not every system opens folders
+        return
+    try:
+        os.fsync(handle)
     finally:
-        temporary.unlink(missing_ok=True)
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def locked_folder(folder, option="output_folder"):
+    """Keep other runs out of a folder; a run that dies lets go of it.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Is made where it is missing.
+    option : str
+        The script's option that names it, for the message.
+
+    Raises
+    ------
+    InputError
+        If another run is using it.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> with locked_folder(folder):
+    ...     with locked_folder(folder):
+    ...         pass
+    Traceback (most recent call last):
+    ...
+    speechbrain_ext.utils.errors.InputError: Another run is using ...
+    """
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0, is_singleton=False):
+            yield
+    except Timeout:
+        raise InputError(
+            f"Another run is using {folder}: wait for its end, or give "
+            f"another --{option}"
+        )
 
 
 def write_text(path, text):

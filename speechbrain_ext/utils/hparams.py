@@ -1,14 +1,19 @@
 """Named option files of ``hparams/``, found in a checkout and in a wheel."""
 
+import contextlib
+import functools
+import inspect
 import re
 import sys
 from pathlib import Path
 
+import ruamel.yaml
 import yaml
-from hyperpyyaml import load_hyperpyyaml
+from hyperpyyaml import load_hyperpyyaml, resolve_references
 
 import speechbrain_ext
 from speechbrain_ext.utils.errors import InputError
+from speechbrain_ext.utils.options import check_name, check_options
 
 
 def hparams_folder():
@@ -79,7 +84,29 @@ def find_hparams(group, name):
     )
 
 
-def load_hparams(path, overrides=None):
+class Tagged(dict):
+    """The mapping of an object that HyperPyYAML is still to make."""
+
+
+class _Plain(yaml.SafeLoader):
+    """Makes no object: HyperPyYAML gives the base class tags that do."""
+
+    yaml_multi_constructors = {}
+
+
+def _make_nothing(loader, _, node):
+    """The arguments of a tag in place of what it makes."""
+    if isinstance(node, yaml.MappingNode):
+        return Tagged(loader.construct_mapping(node, deep=True))
+    if isinstance(node, yaml.SequenceNode):
+        return loader.construct_sequence(node, deep=True)
+    return Tagged()
+
+
+_Plain.add_multi_constructor("!", _make_nothing)
+
+
+def load_hparams(path, overrides=None, rules=None, debug=None):
     """Load a recipe's option file; what a user can mend is an InputError.
 
     The folder above ``hparams/`` becomes importable, so that an option file
@@ -92,6 +119,12 @@ def load_hparams(path, overrides=None):
         A HyperPyYAML file.
     overrides : str or dict
         From ``speechbrain.parse_arguments``.
+    rules : dict
+        What :func:`~speechbrain_ext.utils.options.check_options` checks
+        before any object is made.
+    debug : str, optional
+        Folder in ``output_folder``, which may be ``.``: the options of the
+        file's key ``smoke_run`` are taken, and results go there.
 
     Returns
     -------
@@ -101,8 +134,8 @@ def load_hparams(path, overrides=None):
     Raises
     ------
     InputError
-        If the file is missing, an option is unknown or does not fit the
-        file, or one that has no default was not given.
+        If the file is missing, an option is unknown, does not fit the file or
+        breaks its rule, or one that has no default was not given.
 
     Example
     -------
@@ -111,31 +144,79 @@ def load_hparams(path, overrides=None):
     >>> load_hparams(path, "sede: 2")
     Traceback (most recent call last):
     ...
-    speechbrain_ext.utils.errors.InputError: Unknown option --sede: ...
+    speechbrain_ext.utils.errors.InputError: Unknown option --sede: did you \
+mean --seed?
+    """
+    recipe = str(Path(path).resolve().parent.parent)
+    if recipe not in sys.path:
+        sys.path.append(recipe)
+    plain = plain_hparams(path, overrides, None if debug else rules)
+    if debug:
+        given = _given(overrides)
+        smaller = {
+            k: v for k, v in plain["smoke_run"].items() if k not in given
+        }
+        smaller["output_folder"] = str(Path(plain["output_folder"], debug))
+        overrides = yaml.safe_dump(smaller) + overrides
+        plain_hparams(path, overrides, rules)
+    with _mendable(path), open(path, encoding="utf-8") as file:
+        hparams = load_hyperpyyaml(file, overrides)
+    for name, value in hparams.items():
+        if isinstance(value, functools.partial):
+            known = inspect.signature(value.func).parameters
+            if not any(one.kind is one.VAR_KEYWORD for one in known.values()):
+                for argument in value.keywords:
+                    check_name(f"{name} takes no", argument, known)
+    return hparams
+
+
+def plain_hparams(path, overrides=None, rules=None):
+    """The options of a file, checked and resolved, with no object made.
+
+    Arguments
+    ---------
+    path, overrides, rules
+        As of :func:`load_hparams`, as is what is raised.
+
+    Returns
+    -------
+    dict
+        A :class:`Tagged` dict of the arguments stands for an object.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "train.yaml"
+    >>> _ = path.write_text("seed: 1\\nmodel: !new:Model {seed: !ref <seed>}")
+    >>> plain_hparams(path, "seed: 2")
+    {'seed': 2, 'model': {'seed': 2}}
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"No option file {path}: give a .yaml of hparams/")
-    recipe = str(path.resolve().parent.parent)
-    if path.resolve().parent.name == "hparams" and recipe not in sys.path:
-        sys.path.append(recipe)
     text = path.read_text(encoding="utf-8")
     options = dict(re.findall(r"^([\w-]+):(.*)", text, re.MULTILINE))
     given = _given(overrides or {})
     for name in given:
-        if name not in options:
-            raise InputError(
-                f"Unknown option --{name}: the top-level keys of {path} are "
-                "the options"
-            )
+        check_name("Unknown option", f"--{name}", [f"--{o}" for o in options])
     for name, value in options.items():
         if value.strip().startswith("!PLACEHOLDER") and name not in given:
             raise InputError(f"{path} needs --{name}{value.partition('#')[2]}")
+    with _mendable(path), open(path, encoding="utf-8") as file:
+        plain = yaml.load(resolve_references(file, overrides), Loader=_Plain)
+    check_options(plain, rules or {})
+    return plain
+
+
+@contextlib.contextmanager
+def _mendable(path):
+    """Turn what HyperPyYAML says of an option file into InputErrors."""
     try:
-        with open(path, encoding="utf-8") as file:
-            return load_hyperpyyaml(file, overrides)
+        yield
+    except (yaml.YAMLError, ruamel.yaml.YAMLError) as error:
+        problem = " ".join(str(error).split())
+        raise InputError(f"{path} cannot be read as YAML: {problem}")
     except (TypeError, ValueError) as error:
-        said = str(error.args[0])
+        said = str(error.args[0]) if error.args else ""
         # What HyperPyYAML says of a key that a class does not take.
         if said.startswith("Invalid argument to"):
             raise InputError(f"{path}: {'; '.join(map(str, error.args))}")

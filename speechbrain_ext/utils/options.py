@@ -1,27 +1,84 @@
-"""Options of a script, checked before anything expensive starts."""
+"""Options of a script, checked before anything expensive starts.
+
+A script declares a table: name of an option -> rule. A dot in a name leads into
+a mapping (``extraction.batch_size``). A rule is a pair, a test of the value and
+what is expected in words; or a function that makes a pair of all options, where
+one depends on others; None leaves the option unchecked.
+"""
+
+import difflib
+import math
+from collections.abc import Mapping
 
 from speechbrain_ext.utils.errors import InputError
 
 
-def whole(least):
-    """Rule of a whole number of at least ``least``."""
+def whole(least, most=None):
+    """Rule of a whole number from ``least`` to ``most``."""
+    most = 2**32 - 1 if most is None else most
     return (
-        lambda value: type(value) is int and value >= least,
-        f"a whole number of {least} or more",
+        lambda value: type(value) is int and least <= value <= most,
+        f"a whole number of {least} or more"
+        if most == 2**32 - 1
+        else f"a whole number from {least} to {most}",
     )
+
+
+def number(least=-math.inf, most=math.inf, above=-math.inf):
+    """Rule of a number from ``least`` to ``most``, and more than ``above``."""
+    bounds = [f"above {above:g}"] if above > -math.inf else []
+    bounds += [f"of {least:g} or more"] if least > -math.inf else []
+    bounds += [f"of at most {most:g}"] if most < math.inf else []
+    return (
+        lambda value: (type(value) in (int, float) and least <= value <= most)
+        and value > above,
+        f"a number {' and '.join(bounds)}, written as 0.5 or 1.0e-5",
+    )
+
+
+def flag():
+    """Rule of yes or no."""
+    return lambda value: type(value) is bool, "True or False"
+
+
+def text():
+    """Rule of a text that is not empty."""
+    return lambda value: isinstance(value, str) and value.strip(), "a text"
 
 
 def one_of(*choices):
     """Rule of one of some values."""
-    words = " or ".join(map(str, choices))
+    words = " or ".join("null" if c is None else str(c) for c in choices)
     return lambda value: value in choices, words
+
+
+def optional(rule):
+    """Rule of a value that may be left out by null."""
+    return lambda value: value is None or rule[0](value), f"null or {rule[1]}"
+
+
+def either(*rules):
+    """Rule of a value that one of some rules allows."""
+    words = " or ".join(words for _, words in rules)
+    return lambda value: any(_fits(test, value) for test, _ in rules), words
+
+
+def list_of(rule, least=1):
+    """Rule of a list of ``least`` or more values that follow a rule."""
+    return (
+        lambda values: (
+            isinstance(values, (list, tuple))
+            and len(values) >= least
+            and all(map(rule[0], values))
+        ),
+        f"a list of {least} or more, each {rule[1]}",
+    )
 
 
 def filled_list():
     """Rule of a list that is not empty."""
-    return (
-        lambda value: isinstance(value, (list, tuple)) and len(value) > 0,
-        "a list with at least one entry, as in '[...]'",
+    return list_of((lambda _: True, "a value"))[0], (
+        "a list with at least one entry, as in '[...]'"
     )
 
 
@@ -38,6 +95,27 @@ def some_of(*choices):
     )
 
 
+def mapping(keys, rule):
+    """Rule of a mapping of some keys to values that follow a rule."""
+    return (
+        lambda value: (
+            isinstance(value, Mapping)
+            and set(value) <= set(keys)
+            and all(map(rule[0], value.values()))
+        ),
+        f"{{key: value}} with some of {', '.join(map(str, keys))}, each "
+        f"{rule[1]}",
+    )
+
+
+def _fits(test, value):
+    """Whether a value passes a test, which may not be made for its type."""
+    try:
+        return bool(test(value))
+    except (TypeError, ValueError, AttributeError):
+        return False
+
+
 def check_options(options, rules, where=""):
     """Refuse options that would only fail, or be ignored, later on.
 
@@ -46,8 +124,7 @@ def check_options(options, rules, where=""):
     options : dict
         Name -> value.
     rules : dict
-        Name -> (test of the value, what is expected in words), such as
-        :func:`whole`, :func:`one_of` and :func:`some_of` make them.
+        The table, see above. Names that ``options`` has not are passed over.
     where : str
         Start of the message.
 
@@ -63,13 +140,51 @@ def check_options(options, rules, where=""):
     ...
     speechbrain_ext.utils.errors.InputError: epochs is -1: expected a whole \
 number of 0 or more
+    >>> check_options({"split": {"bye": "x"}}, {"split.by": text()})
+    Traceback (most recent call last):
+    ...
+    speechbrain_ext.utils.errors.InputError: split has no bye: did you mean by?
     """
-    for name, (test, expected) in rules.items():
-        try:
-            fits = test(options[name])
-        except (TypeError, ValueError):
-            fits = False
-        if not fits:
+    for name, rule in rules.items():
+        found, value = True, options
+        for key in name.split("."):
+            found = found and isinstance(value, Mapping) and key in value
+            value = value[key] if found else None
+        if callable(rule):
+            rule = rule(options)
+        if found and rule is not None and not _fits(rule[0], value):
+            raise InputError(f"{where}{name} is {value!r}: expected {rule[1]}")
+    for name in {name.rpartition(".")[0] for name in rules} - {""}:
+        known = [
+            n.rpartition(".")[2] for n in rules if n.startswith(f"{name}.")
+        ]
+        value = options.get(name)
+        # An object of the option file has further arguments, or is left out.
+        if type(value) is dict:
+            for key in value:
+                check_name(f"{where}{name} has no", key, known)
+        elif value is not None and not isinstance(value, Mapping):
             raise InputError(
-                f"{where}{name} is {options[name]!r}: expected {expected}"
+                f"{where}{name} is {value!r}: expected {{key: value}} with "
+                f"some of {', '.join(known)}"
             )
+
+
+def check_name(what, name, known):
+    """Refuse a name that is not known, with the nearest that is.
+
+    Example
+    -------
+    >>> check_name("dims has no", "speakr", ["speaker", "content"])
+    Traceback (most recent call last):
+    ...
+    speechbrain_ext.utils.errors.InputError: dims has no speakr: did you mean \
+speaker?
+    """
+    if name in known:
+        return
+    near = difflib.get_close_matches(str(name), map(str, known), 1, 0.5)
+    there = f"there are {', '.join(map(str, known))}"
+    raise InputError(
+        f"{what} {name}: {f'did you mean {near[0]}?' if near else there}"
+    )

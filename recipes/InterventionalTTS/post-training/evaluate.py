@@ -19,6 +19,7 @@ from functools import partial
 
 import numpy as np
 from keywords_prepare import speech_commands_rows
+from option_table import EVALUATE
 from voxceleb1_trials_prepare import voxceleb_rows
 
 import speechbrain as sb
@@ -43,50 +44,37 @@ from speechbrain_ext.metrics.trials import (
     write_trials,
 )
 from speechbrain_ext.utils.errors import InputError, one_line_errors
-from speechbrain_ext.utils.files import write_csv
+from speechbrain_ext.utils.files import locked_folder, write_csv
 from speechbrain_ext.utils.hparams import load_hparams, run_label
-from speechbrain_ext.utils.options import check_options, one_of, some_of, whole
+from speechbrain_ext.utils.options import check_name
 
 logger = get_logger(__name__)
 
-TASKS = ("verification", "content", "keywords", "leakage")
-
 
 def check(hparams):
-    """Refuse tasks that do not exist or need contents that are not there."""
-    if isinstance(hparams["tasks"], str):
-        hparams["tasks"] = [hparams["tasks"]]
-    if isinstance(hparams["conditions"], str):
-        hparams["conditions"] = [hparams["conditions"]]
-    resampling = (lambda n: whole(0)[0](n) and n != 1, "0, or 2 or more")
-    rules = {
-        "tasks": some_of(*TASKS),
-        "domain_statistics": one_of("grid", "target"),
-        "resamples": resampling,
-        "probe_folds": whole(2),
-    }
-    check_options(hparams, rules)
-    if hparams["reference"] and not hparams["resamples"]:
-        raise InputError(
-            f"reference is '{hparams['reference']}', but with resamples 0 no "
-            "differences are taken"
-        )
-    factors = hparams["leakage_factors"]
+    """Refuse tasks that need contents where there are none."""
+    for name in ("tasks", "conditions"):
+        if isinstance(hparams[name], str):
+            hparams[name] = [hparams[name]]
     for task in hparams["tasks"]:
-        given = task == "leakage" and factors is not None
+        given = task == "leakage" and hparams["leakage_factors"] is not None
         if task == "verification" or given or hparams["content_factor"]:
             continue
         raise InputError(
             f"Task '{task}' needs a content factor: give --content_factor "
             "COLUMN, or leave it out of --tasks"
         )
-    if factors is not None and (
-        isinstance(factors, str) or len(set(factors)) < 2
-    ):
-        raise InputError(
-            f"leakage_factors is {factors!r}: expected two columns of the "
-            "manifest or more, e.g. [speaker, content, rate]"
-        )
+
+
+def check_reference(label, exports):
+    """Refuse a reference that is neither a subspace nor a baseline."""
+    known = {
+        f"{model.hparams.name} {subspace}"
+        for model in exports
+        for subspace in model.subspaces
+    } | {model.hparams.name for model in exports}
+    if label is not None and not label.startswith("baseline"):
+        check_name("reference is", label, sorted(known))
 
 
 def make_manifest(hparams, protocol):
@@ -165,15 +153,9 @@ def make_trials(hparams, ids, speakers, contents, genders):
     return trials, groups
 
 
-def choose_uses(hparams, dataset, ids, trials, speakers, needs_cohort):
-    """Which utterances are used for what, and where statistics come from."""
-    only_trials = trials if hparams["tasks"] == ["verification"] else None
-    statistics, description = systems.statistics_utterances(
-        hparams["domain_statistics"], list(dataset.data), ids, only_trials
-    )
+def choose_uses(hparams, dataset, ids, speakers, needs_cohort):
+    """Which utterances are used for what beside the test."""
     uses = {"test": ids}
-    if statistics:
-        uses["statistics"] = statistics
     if "keywords" in hparams["tasks"]:
         uses["training"] = in_split(dataset, hparams["keyword_split"])
     if needs_cohort:
@@ -184,49 +166,59 @@ def choose_uses(hparams, dataset, ids, trials, speakers, needs_cohort):
             [*speakers, *others],
             ["evaluated"] * len(speakers) + [use] * len(others),
         )
-    return uses, description
+    return uses
 
 
-def make_tasks(hparams, protocol, dataset, uses, trials, groups):
-    """The tasks that were asked for, with the labels of their utterances."""
-    speakers, contents, _ = labels_of(hparams, dataset, uses["test"])
-    cohort = labels_of(hparams, dataset, uses.get("cohort", []))[0]
-    training = labels_of(hparams, dataset, uses.get("training", []))[1]
+def make_task(name, hparams, protocol, dataset, uses):
+    """A task, with the labels of its utterances."""
+    speakers, contents, genders = labels_of(hparams, dataset, uses["test"])
     speaker = hparams["verification_factor"]
     content = hparams["content_factor"]
     options = {key: hparams[key] for key in ("resamples", "seed", "reference")}
-    asked = []
-    if "verification" in hparams["tasks"]:
-        asked.append(
-            tasks.Verification(
-                speaker,
-                trials,
-                speakers,
-                groups,
-                protocol["scoring"],
-                hparams["scoring"],
-                cohort or None,
-                hparams["trials"] or "",
-                **options,
-            )
+    if name == "verification":
+        cohort = labels_of(hparams, dataset, uses.get("cohort", []))[0]
+        trials, groups = make_trials(
+            hparams, uses["test"], speakers, contents, genders
         )
-    if "content" in hparams["tasks"]:
-        asked.append(
-            tasks.ContentRetrieval(content, contents, speakers, **options)
+        return tasks.Verification(
+            speaker,
+            trials,
+            speakers,
+            groups,
+            protocol["scoring"],
+            hparams["scoring"],
+            cohort or None,
+            hparams["trials"] or "",
+            **options,
         )
-    if "keywords" in hparams["tasks"]:
+    if name == "content":
+        return tasks.ContentRetrieval(content, contents, speakers, **options)
+    if name == "keywords":
+        training = labels_of(hparams, dataset, uses["training"])[1]
         classifier = protocol["keyword_classifier"], protocol["backend"]
-        asked.append(
-            tasks.Keywords(
-                content, training, contents, speakers, *classifier, **options
-            )
+        return tasks.Keywords(
+            content, training, contents, speakers, *classifier, **options
         )
-    if "leakage" in hparams["tasks"]:
-        names = hparams["leakage_factors"] or [speaker, content]
-        factors = factor_labels(dataset, uses["test"], names)
-        folds = hparams["probe_folds"]
-        asked.append(tasks.Leakage(factors, speakers, folds, **options))
-    return asked
+    names = hparams["leakage_factors"] or [speaker, content]
+    factors = factor_labels(dataset, uses["test"], names)
+    return tasks.Leakage(factors, speakers, hparams["probe_folds"], **options)
+
+
+def make_tasks(hparams, *arguments):
+    """The tasks that these recordings can answer, and why not the others."""
+    asked, left_out = [], []
+    for name in hparams["tasks"]:
+        try:
+            asked.append(make_task(name, hparams, *arguments))
+        except InputError as error:
+            # A list of trials that is wrong is to be mended.
+            if hparams["trials"] and name == "verification":
+                raise
+            left_out.append(f"{name} is left out: {error}")
+            logger.warning(left_out[-1])
+    if not asked:
+        raise InputError(f"No task can be done: {'; '.join(left_out)}")
+    return asked, left_out
 
 
 def embed_all(hparams, dataset, exports, uses, condition, run_opts):
@@ -241,7 +233,6 @@ def embed_all(hparams, dataset, exports, uses, condition, run_opts):
     for number, group in enumerate(groups, 1):
         module = group[0].mods.embedding_model
         rate = module.encoder.sample_rate
-        check_audio(dataset, rate, hparams["resample"])
         pooled = extract_features(
             subset(dataset, every),
             module.encoder,
@@ -289,33 +280,49 @@ def write_predictions(folder, ids, task):
 
 
 def main(arguments):
-    """Load the exports, measure, report."""
-    # Options and exports
+    """Load the exports, in a folder that no other evaluation is using."""
     hparams_file, run_opts, overrides = sb.parse_arguments(arguments)
-    hparams = load_hparams(hparams_file, overrides)
+    hparams = load_hparams(hparams_file, overrides, EVALUATE)
     check(hparams)
     protocol = load_protocol(hparams)
     exports = load_exports(
         hparams["export_folder"], hparams["export_names"], run_opts.device
     )
+    check_reference(hparams["reference"], exports)
     folder = hparams["output_folder"]
-    sb.create_experiment_directory(
-        experiment_directory=folder,
-        hyperparams_to_save=hparams_file,
-        overrides=overrides,
-    )
-    # Recordings, trials and tasks
+    with locked_folder(folder):
+        sb.create_experiment_directory(
+            experiment_directory=folder,
+            hyperparams_to_save=hparams_file,
+            overrides=overrides,
+        )
+        run(hparams, protocol, exports, run_opts)
+
+
+def run(hparams, protocol, exports, run_opts):
+    """Measure and report."""
+    # Recordings, and the tasks that they can answer
+    folder = hparams["output_folder"]
     make_manifest(hparams, protocol)
     dataset = dataio_prep(hparams)
     ids = in_split(dataset, hparams["evaluated_split"])
-    labels = labels_of(hparams, dataset, ids)
-    trials, groups = None, []
-    if "verification" in hparams["tasks"]:
-        trials, groups = make_trials(hparams, ids, *labels)
-    uses, statistics = choose_uses(
-        hparams, dataset, ids, trials, labels[0], protocol["needs_cohort"]
+    speakers = labels_of(hparams, dataset, ids)[0]
+    uses = choose_uses(
+        hparams, dataset, ids, speakers, protocol["needs_cohort"]
     )
-    asked = make_tasks(hparams, protocol, dataset, uses, trials, groups)
+    asked, left_out = make_tasks(hparams, protocol, dataset, uses)
+    # Statistics of the target domain
+    only_trials = (
+        asked[0].trials if hparams["tasks"] == ["verification"] else None
+    )
+    statistics, description = systems.statistics_utterances(
+        hparams["domain_statistics"], list(dataset.data), ids, only_trials
+    )
+    if statistics:
+        uses = {"test": ids, "statistics": statistics} | uses
+    encoders = (model.mods.embedding_model.encoder for model in exports)
+    for rate in {encoder.sample_rate for encoder in encoders}:
+        check_audio(dataset, rate, hparams["resample"])
     # Vectors of all systems, and what the tasks say of them
     data, rows, shown = run_label(hparams["data_folder"]), [], []
     for condition in protocol["conditions"]:
@@ -330,11 +337,12 @@ def main(arguments):
     about = {key: hparams[key] for key in named} | {
         "exports": [model.hparams.name for model in exports],
         "utterances": len(ids),
-        "speakers": len(set(labels[0])),
-        "domain_statistics": statistics,
+        "speakers": len(set(speakers)),
+        "domain_statistics": description,
+        "left_out": left_out,
     }
     results.write_results(folder, rows, about)
-    header = [f"statistics: {statistics}"]
+    header = [f"statistics: {description}", *left_out]
     header += [f"trials: {hparams['trials']}"] if hparams["trials"] else []
     header += [NOTE] if hparams["protocol"] else []
     report.write_report(folder, rows, header)
@@ -344,7 +352,7 @@ def main(arguments):
         if task.name == "keywords":
             write_predictions(folder, ids, task)
     for embedded in shown:
-        draw(folder, embedded, rows, labels[0])
+        draw(folder, embedded, rows, speakers)
     print(f"\n{folder}/report.txt, results.csv and *.png: the results")
 
 

@@ -16,10 +16,13 @@ import os
 import sys
 from pathlib import Path
 
+from option_table import EVALUATE, EXPERIMENTS, TRAIN
+
 import speechbrain as sb
 from speechbrain_ext.evaluation.summary import write_summary
 from speechbrain_ext.utils.errors import one_line_errors
-from speechbrain_ext.utils.hparams import load_hparams
+from speechbrain_ext.utils.files import locked_folder
+from speechbrain_ext.utils.hparams import load_hparams, plain_hparams
 from speechbrain_ext.utils.jobs import (
     plan_evaluations,
     plan_trainings,
@@ -27,19 +30,21 @@ from speechbrain_ext.utils.jobs import (
 )
 
 
+def check(jobs, rules):
+    """Refuse options that a job would refuse, before the first one starts."""
+    for job in jobs:
+        path, _, overrides = sb.parse_arguments(job.command[1:])
+        plain_hparams(path, overrides, rules)
+
+
 def main(arguments):
     """Train, evaluate, summarise; whatever is finished is left alone."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
     hparams_file, _, overrides = sb.parse_arguments(arguments[:end])
-    hparams = load_hparams(hparams_file, overrides)
+    hparams = load_hparams(hparams_file, overrides, EXPERIMENTS)
     # Relative, so that finished runs stay known in another checkout.
     scripts = Path(os.path.relpath(Path(__file__).parent))
     folder = hparams["output_folder"]
-    sb.create_experiment_directory(
-        experiment_directory=folder,
-        hyperparams_to_save=hparams_file,
-        overrides=overrides,
-    )
     cells = plan_trainings(
         hparams["systems"],
         hparams["experiments"],
@@ -59,15 +64,23 @@ def main(arguments):
         hparams["evaluate_hparams"],
     )
     trainings = [job for jobs in cells.values() for job in jobs]
-    run_jobs(trainings, hparams["devices"], description="trainings")
-    run_jobs(
-        list(evaluations.values()),
-        hparams["devices"],
-        renew=True,
-        description="evaluations",
-    )
-    places = [(name, job.folder) for (name, _), job in evaluations.items()]
-    print(write_summary(folder, places))
+    check(trainings, TRAIN)
+    check(evaluations.values(), EVALUATE)
+    with locked_folder(folder):
+        sb.create_experiment_directory(
+            experiment_directory=folder,
+            hyperparams_to_save=hparams_file,
+            overrides=overrides,
+        )
+        run_jobs(trainings, hparams["devices"], description="trainings")
+        run_jobs(
+            list(evaluations.values()),
+            hparams["devices"],
+            renew=True,
+            description="evaluations",
+        )
+        places = [(name, job.folder) for (name, _), job in evaluations.items()]
+        print(write_summary(folder, places))
     print(f"{folder}/summary.md, results.csv and layers_*.png: the results")
 
 

@@ -18,8 +18,11 @@ The second form reads FOLDER/manifest.csv, or what --manifest gives.
 import functools
 import os
 import sys
+from contextlib import nullcontext
 
 import torch
+from option_table import TRAIN
+from tqdm import tqdm
 
 import speechbrain as sb
 from speechbrain.utils.distributed import if_main_process, run_on_main
@@ -28,26 +31,24 @@ from speechbrain_ext.dataio.feature_cache import (
     audio_digests,
     extract_conditions,
 )
-from speechbrain_ext.dataio.grid import (
-    BlockSampler,
-    GridFeatures,
-    grid_features,
-)
+from speechbrain_ext.dataio.grid import BlockSampler, Grid, GridFeatures
 from speechbrain_ext.dataio.manifest import (
     factor_labels,
+    first_values,
     load_manifest,
     split_manifest,
+    subset,
 )
 from speechbrain_ext.evaluation import plots, report, results, systems, tasks
-from speechbrain_ext.inference.export import export_subspaces
+from speechbrain_ext.inference.export import export_subspaces, remove_exports
 from speechbrain_ext.inference.model_card import model_card
 from speechbrain_ext.lobes.encoders import choose_layers
 from speechbrain_ext.lobes.subspaces import BaselineHead
 from speechbrain_ext.metrics.trials import generate_trials
 from speechbrain_ext.utils.errors import InputError, one_line_errors
-from speechbrain_ext.utils.files import claim_folder, digest
+from speechbrain_ext.utils.files import claim_folder, digest, locked_folder
 from speechbrain_ext.utils.hparams import describe, load_hparams, run_label
-from speechbrain_ext.utils.options import check_options, one_of, some_of, whole
+from speechbrain_ext.utils.options import check_options, list_of, whole
 
 # Beside data, encoder, heads and loss: what makes a run another one.
 SETTINGS = (
@@ -55,10 +56,10 @@ SETTINGS = (
     *("factors", "train_block", "valid_block", "number_of_epochs"),
 )
 RUN_OPTIONS = ("max_grad_norm", "grad_accumulation_factor", "precision")
-OTHER_HEADS = ("baseline", "baseline_standardised", "recommended", "grid_lda")
-OTHER_HEADS += ("pca", "random_projection")
 # What results.json says of a run, beside grid and encoder.
 ABOUT = ("layers", "seed", "factors", "augmented_takes", "network_takes")
+DEBUG_VALUES = 6  # of each factor in a split, in a smoke run
+DEBUG_NOTE = "SMOKE RUN (--debug): the numbers mean nothing"
 
 
 class InterventionalBrain(sb.Brain):
@@ -90,6 +91,7 @@ class InterventionalBrain(sb.Brain):
         """The learning rate follows its schedule step by step."""
         if should_step and self.scheduler.last_epoch + 1 < self.total_steps:
             self.scheduler.step()
+        self.bar.update(should_step)
 
     def on_stage_start(self, stage, epoch=None):
         """Start the means of a stage."""
@@ -112,6 +114,7 @@ class InterventionalBrain(sb.Brain):
         self.checkpointer.save_and_keep_only(
             meta={"excess": stats["excess"], "epoch": epoch},
             min_keys=["excess"],
+            num_to_keep=2,  # the one before, should the newest be damaged
         )
 
     def fit_grids(self, train, valid):
@@ -149,128 +152,65 @@ class InterventionalBrain(sb.Brain):
             shuffle=False,
         )
         options = {"collate_fn": GridFeatures.collate}
-        self.fit(
-            self.hparams.epoch_counter,
-            train,
-            valid,
-            train_loader_kwargs=options | {"batch_sampler": blocks},
-            valid_loader_kwargs=options | {"batch_sampler": valid_blocks},
+        # One bar for all epochs
+        self.bar = tqdm(
+            desc="training",
+            total=self.total_steps,
+            disable=self.noprogressbar or not if_main_process(),
+            dynamic_ncols=True,
         )
+        with self.bar:
+            self.fit(
+                self.hparams.epoch_counter,
+                train,
+                valid,
+                progressbar=False,
+                train_loader_kwargs=options | {"batch_sampler": blocks},
+                valid_loader_kwargs=options | {"batch_sampler": valid_blocks},
+            )
 
 
-def check(hparams):
-    """Refuse options that would only fail, or be ignored, later on."""
-    factors = hparams["grid_factors"]
-    heads = [hparams["system_name"]]
-    heads += ["recommended"] if hparams["recommended"] else []
-    rules = {
-        "factors": some_of(*factors),
-        "verification_factor": one_of(*factors),
-        "content_factor": one_of(*factors),
-        "exported": one_of(*heads),
-        "checkpoint": one_of("last", "best"),
-        "number_of_epochs": whole(0),
-        "network_takes": whole(0),
+def check_layers(layers, recommended):
+    """Refuse positions that are not among the chosen layers."""
+    positions = getattr(recommended, "keywords", {}).get("layers") or {}
+    rule = list_of(whole(-len(layers), len(layers) - 1))
+    options = {
+        f"recommended: layers: {name}": p for name, p in positions.items()
     }
-    if hparams["recommended"]:
-        rules["augmented_takes"] = whole(hparams["network_takes"])
-    check_options(hparams, rules)
-    split = {"held_out": None} | hparams["split"]
-    held_out = one_of(None, *factors)
-    rules = {"by": one_of(*factors), "held_out": held_out}
-    check_options(split, rules, "split: ")
-    if hparams["number_of_epochs"] and hparams["system_name"] in OTHER_HEADS:
-        raise InputError(
-            f"system_name is '{hparams['system_name']}', which is another "
-            "head's: choose a name for the network, such as published"
-        )
+    check_options(options, dict.fromkeys(options, rule))
 
 
-def dataio_prep(hparams):
-    """The manifest as a dataset, and its splits; files are checked."""
+def dataio_prep(hparams, debug):
+    """The manifest as a dataset, its splits, and grids to train on."""
+    factors = hparams["grid_factors"]
     dataset = load_manifest(
         hparams["manifest"],
         hparams["data_folder"],
-        hparams["grid_factors"],
+        factors,
         hparams["columns"],
     )
     splits = split_manifest(dataset, **hparams["split"])
-    check_audio(
-        dataset, hparams["encoder_model"].sample_rate, hparams["resample"]
-    )
-    return dataset, splits
-
-
-def claim(hparams, brain, dataset, splits):
-    """A folder holds one run: its checkpoints must not be taken for another."""
-    settings = {key: hparams[key] for key in SETTINGS}
-    settings |= {key: getattr(brain, key) for key in RUN_OPTIONS}
-    settings["encoder"] = hparams["encoder_model"].identity
-    settings["network"] = hparams["network"].config
-    settings["loss"] = hparams["loss"].config
-    for key in ("channel", "opt_class", "lr_scheduler", "recommended"):
-        settings[key] = describe(hparams[key])
-    memo = f"{hparams['cache_folder']}/digests.json"
-    settings["audio"] = digest(audio_digests(dataset, memo))
-    for split, ids in splits.items():
-        labels = factor_labels(dataset, ids, hparams["grid_factors"])
-        settings[f"{split}_data"] = digest([ids, labels])
-    claim_folder(hparams["save_folder"], settings)
-
-
-def fit_network(hparams, brain, grids):
-    """Contrastive training of the network, from the statistics of its input."""
-    network = hparams["network"]
-    network.fit_statistics(grids["train"].features)
-    brain.fit_grids(grids["train"], grids["valid"])
-    best = {"min_key": "excess"} if hparams["checkpoint"] == "best" else {}
-    if brain.checkpointer.recover_if_possible(**best) is None:
-        raise InputError(
-            f"No checkpoint in {hparams['save_folder']}: an untrained network "
-            "is not evaluated"
-        )
-    return network
-
-
-def fit_heads(hparams, brain, dataset, splits, features):
-    """All heads, by name, and the validation grid."""
-    takes = [one for name, one in features.items() if name != "channels"]
+    if debug:
+        splits = {
+            split: first_values(dataset, ids, factors, DEBUG_VALUES)
+            for split, ids in splits.items()
+        }
+    # Further takes of an utterance are further utterances of its cell.
+    takes = 1 + hparams["network_takes"]
     grids = {
-        split: grid_features(
-            dataset,
-            splits[split],
-            takes[: 1 + hparams["network_takes"]],
-            hparams["grid_factors"],
-            hparams["layers"],
+        split: Grid(
+            factor_labels(dataset, splits[split] * takes, factors),
             f"{split} grid",
         )
         for split in ("train", "valid")
     }
-    ids, train = splits["train"], grids["train"]
-    heads = systems.baseline_heads(takes[0].select(ids, hparams["layers"]))
-    # The network, on blocks of speakers x contents
-    if hparams["number_of_epochs"] > 0:
-        heads[hparams["system_name"]] = fit_network(hparams, brain, grids)
-    if not if_main_process():
-        return heads, grids["valid"]
-    # The closed form that has also heard what channels do to an utterance
-    if hparams["recommended"]:
-        heads["recommended"] = hparams["recommended"](
-            torch.stack([one.select(ids, hparams["layers"]) for one in takes]),
-            factor_labels(dataset, ids, hparams["factors"]),
-        )
-    # Closed forms to compare with
-    heads |= systems.closed_form_heads(
-        train.features,
-        {factor: train.grid.labels(factor) for factor in hparams["factors"]},
-        hparams["subspace_widths"],
-        hparams["seed"],
-    )
-    return heads, grids["valid"]
+    for split, grid in grids.items():  # before any audio is read
+        BlockSampler(grid, hparams[f"{split}_block"])
+    return dataset, splits, grids
 
 
-def evaluate(hparams, heads, dataset, splits, features):
-    """Verification and content retrieval on the test utterances."""
+def make_tasks(hparams, dataset, splits, grids):
+    """What the test utterances are asked, and pairs for the thresholds."""
     speaker = hparams["verification_factor"]
     content = hparams["content_factor"]
     labels = factor_labels(dataset, splits["test"], hparams["grid_factors"])
@@ -280,10 +220,90 @@ def evaluate(hparams, heads, dataset, splits, features):
         max_targets=systems.MAX_TRIALS,
         max_nontargets=systems.MAX_TRIALS,
     )
-    verification = tasks.Verification(speaker, trials)
-    retrieval = tasks.ContentRetrieval(
-        content, labels[content], labels[speaker]
+    asked = [
+        tasks.Verification(speaker, trials),
+        tasks.ContentRetrieval(content, labels[content], labels[speaker]),
+    ]
+    valid = grids["valid"]
+    labels = {factor: valid.labels(factor) for factor in valid.factors}
+    return asked, systems.threshold_trials(labels, hparams["factors"])
+
+
+def claim(hparams, brain, dataset, splits):
+    """A folder holds one run: its checkpoints must not be taken for another."""
+    settings = {key: hparams[key] for key in SETTINGS}
+    settings |= {key: getattr(brain, key) for key in RUN_OPTIONS}
+    settings["processes"] = int(os.environ.get("WORLD_SIZE", 1))
+    settings["encoder"] = hparams["encoder_model"].identity
+    settings["dtype"] = hparams["extraction"]["dtype"]
+    settings["network"] = hparams["network"].config
+    settings["loss"] = hparams["loss"].config
+    for key in ("channel", "opt_class", "lr_scheduler", "recommended"):
+        settings[key] = describe(hparams[key])
+    memo = f"{hparams['cache_folder']}/digests.json"
+    settings["audio"] = digest(audio_digests(dataset, memo))
+    for split, ids in splits.items():
+        labels = factor_labels(dataset, ids, hparams["grid_factors"])
+        settings[f"{split}_data"] = digest([ids, labels])
+    began = ("CKPT*", "../results.json", "../export*")
+    claim_folder(hparams["save_folder"], settings, began)
+
+
+def fit_network(hparams, brain, train, valid):
+    """Contrastive training of the network, from the statistics of its input."""
+    network = hparams["network"]
+    network.fit_statistics(train.features)
+    brain.fit_grids(train, valid)
+    best = {"min_key": "excess"} if hparams["checkpoint"] == "best" else {}
+    if brain.checkpointer.recover_if_possible(**best) is None:
+        raise InputError(
+            f"No checkpoint in {hparams['save_folder']}: an untrained network "
+            "is not evaluated"
+        )
+    return network
+
+
+def fit_heads(hparams, brain, dataset, splits, grids, features):
+    """All heads, by name, and the validation grid with its features."""
+    layers, ids = hparams["layers"], splits["train"]
+    takes = [one for name, one in features.items() if name != "channels"]
+    train, valid = (
+        GridFeatures(
+            torch.cat(
+                [
+                    take.select(splits[split], layers)
+                    for take in takes[: 1 + hparams["network_takes"]]
+                ]
+            ),
+            grid,
+        )
+        for split, grid in grids.items()
     )
+    heads = systems.baseline_heads(takes[0].select(ids, layers))
+    # The network, on blocks of speakers x contents
+    if hparams["number_of_epochs"] > 0:
+        network = fit_network(hparams, brain, train, valid)
+        heads[hparams["system_name"]] = network
+    if not if_main_process():
+        return heads, valid
+    # The closed form that has also heard what channels do to an utterance
+    if hparams["recommended"]:
+        heads["recommended"] = hparams["recommended"](
+            torch.stack([take.select(ids, layers) for take in takes]),
+            factor_labels(dataset, ids, hparams["factors"]),
+        )
+    # Closed forms to compare with
+    heads |= systems.closed_form_heads(
+        train.features,
+        {factor: train.grid.labels(factor) for factor in hparams["factors"]},
+        hparams["subspace_widths"],
+        hparams["seed"],
+    )
+    return heads, valid
+
+
+def evaluate(hparams, heads, dataset, splits, features, asked, debug):
+    """Verification and content retrieval on the test utterances."""
     label, layers = hparams["encoder_label"], hparams["layers"]
     named = systems.name_systems(heads, label, layers, hparams["seed"])
     data, rows = run_label(hparams["data_folder"]), []
@@ -291,32 +311,40 @@ def evaluate(hparams, heads, dataset, splits, features):
         pooled = features[condition].select(splits["test"], layers)
         vectors = {"test": systems.embed_systems(named, pooled)}
         embedded = tasks.Embedded(condition, vectors)
-        rows += tasks.run_tasks([verification, retrieval], embedded, data=data)
-    train = factor_labels(dataset, splits["train"], hparams["grid_factors"])
+        rows += tasks.run_tasks(asked, embedded, data=data)
+    grids = (
+        factor_labels(dataset, splits[split], hparams["grid_factors"])
+        for split in ("train", "test")
+    )
+    train, test = map(systems.count_values, grids)
     about = {key: hparams[key] for key in ABOUT} | {
         "encoder": label,
         "encoder_identity": hparams["encoder_model"].identity,
-        "grid": systems.count_values(train),
-        "test_grid": systems.count_values(labels),
+        "grid": train,
+        "test_grid": test,
         "recommended": getattr(hparams["recommended"], "keywords", None),
+        "smoke_run": hparams["smoke_run"] if debug else None,
     }
     folder = hparams["output_folder"]
     results.write_results(folder, rows, about)
-    report.write_report(folder, rows, [f"encoder: {label}"])
-    plots.plot_scores(verification, folder, label)
+    header = [DEBUG_NOTE] * debug + [f"encoder: {label}"]
+    report.write_report(folder, rows, header)
+    plots.plot_scores(asked[0], folder, label)
     return rows, about
 
 
-def export(hparams, heads, valid, rows, about):
+def export(hparams, heads, valid, pairs, rows, about):
     """A folder per head, with thresholds of the validation grid and a card."""
-    grid = valid.grid
-    labels = {factor: grid.labels(factor) for factor in grid.factors}
-    for name, head in heads.items():
-        if isinstance(head, BaselineHead):
-            continue
-        own = name == hparams["exported"]
+    folders = {
+        name: f"export{'' if name == hparams['exported'] else f'_{name}'}"
+        for name, head in heads.items()
+        if not isinstance(head, BaselineHead)
+    }
+    remove_exports(hparams["output_folder"], keep=folders.values())
+    for name, folder in folders.items():
+        head = heads[name]
         export_subspaces(
-            f"{hparams['output_folder']}/export{'' if own else f'_{name}'}",
+            f"{hparams['output_folder']}/{folder}",
             hparams["encoder_model"],
             head,
             hparams["layers"],
@@ -324,30 +352,22 @@ def export(hparams, heads, valid, rows, about):
             encoder_label=hparams["encoder_label"],
             seed=hparams["seed"],
             thresholds=systems.equal_error_thresholds(
-                head, valid.features, labels
+                head, valid.features, pairs
             ),
             card=model_card(rows, about, name, head.subspaces),
         )
 
 
-def main(arguments):
-    """The whole job: prepare, encode, fit the heads, evaluate, export."""
-    # Options
-    hparams_file, run_opts, overrides = sb.parse_arguments(arguments)
-    sb.utils.distributed.ddp_init_group(run_opts)
-    hparams = load_hparams(hparams_file, overrides)
-    encoder = hparams["encoder_model"]
-    hparams["layers"] = choose_layers(encoder, hparams["layers"])
-    check(hparams)
-    sb.create_experiment_directory(
-        experiment_directory=hparams["output_folder"],
-        hyperparams_to_save=hparams_file,
-        overrides=overrides,
-    )
+def run(hparams, run_opts):
+    """Prepare, encode, fit the heads, evaluate, export."""
+    encoder, debug = hparams["encoder_model"], run_opts.debug
     # Grid: synthesised, or as recorded
     if "prepare" in hparams:
         run_on_main(hparams["prepare"])
-    dataset, splits = dataio_prep(hparams)
+    dataset, splits, grids = dataio_prep(hparams, debug)
+    asked, pairs = make_tasks(hparams, dataset, splits, grids)
+    used = subset(dataset, [key for ids in splits.values() for key in ids])
+    check_audio(used, encoder.sample_rate, hparams["resample"])
     brain = InterventionalBrain(
         modules=hparams["modules"],
         opt_class=hparams["opt_class"],
@@ -355,7 +375,7 @@ def main(arguments):
         run_opts=run_opts,
         checkpointer=hparams["checkpointer"],
     )
-    run_on_main(claim, args=[hparams, brain, dataset, splits])
+    run_on_main(claim, args=[hparams, brain, used, splits])
     # Pooled features: as recorded, in takes through channels, across channels
     takes = hparams["network_takes"]
     if hparams["recommended"]:
@@ -378,17 +398,42 @@ def main(arguments):
     run_on_main(extract)
     features = extract()  # what the main process wrote
     # Heads, results, exports
-    heads, valid = fit_heads(hparams, brain, dataset, splits, features)
-    if if_main_process():
-        rows, about = evaluate(hparams, heads, dataset, splits, features)
-        export(hparams, heads, valid, rows, about)
-        folder = hparams["output_folder"]
-        print(
-            f"\n{folder}/report.txt, results.csv and scores_*.png: the results"
-            f"\n{folder}/export: {hparams['exported']}, where it was fitted; "
-            "export_*: the other heads"
-            f"\n{hparams['cache_folder']}: features, which may be deleted"
+    heads, valid = fit_heads(hparams, brain, dataset, splits, grids, features)
+    if not if_main_process():
+        return
+    rows, about = evaluate(
+        hparams, heads, dataset, splits, features, asked, debug
+    )
+    export(hparams, heads, valid, pairs, rows, about)
+    folder = hparams["output_folder"]
+    print(
+        f"\n{folder}/report.txt, results.csv and scores_*.png: the results"
+        f"\n{folder}/export: {hparams['exported']}, where it was fitted; "
+        "export_*: the other heads"
+        f"\n{hparams['cache_folder']}: features, which may be deleted"
+    )
+
+
+def main(arguments):
+    """The whole job, in a folder that no other run is using."""
+    hparams_file, run_opts, overrides = sb.parse_arguments(arguments)
+    sb.utils.distributed.ddp_init_group(run_opts)
+    debug = "." if run_opts.debug_persistently else "debug"
+    hparams = load_hparams(
+        hparams_file, overrides, TRAIN, debug if run_opts.debug else None
+    )
+    hparams["layers"] = choose_layers(
+        hparams["encoder_model"], hparams["layers"]
+    )
+    check_layers(hparams["layers"], hparams["recommended"])
+    folder = hparams["output_folder"]
+    with locked_folder(folder) if if_main_process() else nullcontext():
+        sb.create_experiment_directory(
+            experiment_directory=folder,
+            hyperparams_to_save=hparams_file,
+            overrides=overrides,
         )
+        run(hparams, run_opts)
 
 
 if __name__ == "__main__":

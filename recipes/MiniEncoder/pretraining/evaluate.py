@@ -32,6 +32,14 @@ from speechbrain_ext.metrics.trials import generate_trials
 from speechbrain_ext.utils.errors import InputError, one_line_errors
 from speechbrain_ext.utils.files import write_text
 from speechbrain_ext.utils.hparams import load_hparams
+from speechbrain_ext.utils.options import (
+    either,
+    list_of,
+    number,
+    one_of,
+    text,
+    whole,
+)
 
 FACTORS = ["speaker", "content"]
 INDEX = ["data", "encoder", "layers", "system"]
@@ -42,6 +50,18 @@ TABLES = {
     "verification": ("eer",),
     "leakage": ("accuracy", "balanced_accuracy"),
     "": ("parameters", "megabytes", "times_real_time"),
+}
+
+
+RULES = {
+    "seed": whole(0),
+    "min_clips": whole(1),
+    "probe_folds": whole(2),
+    "max_trials": whole(1),
+    "augmented_takes": whole(0),
+    "unheard_splits": list_of(text(), 0),
+    "head.shrinkage": either(one_of("auto"), number(0, 1)),
+    "head.channel_weight": number(0),
 }
 
 
@@ -207,7 +227,7 @@ def main(arguments):
     """Load the recordings, measure the encoders, report."""
     # Options
     hparams_file, _, overrides = sb.parse_arguments(arguments)
-    hparams = load_hparams(hparams_file, overrides)
+    hparams = load_hparams(hparams_file, overrides, RULES)
     folder = hparams["output_folder"]
     sb.create_experiment_directory(folder, hparams_file, overrides)
 

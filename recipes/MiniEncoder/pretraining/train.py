@@ -17,6 +17,7 @@ import copy
 import functools
 import itertools
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -26,11 +27,24 @@ from clips import Clips
 from tasks import padding_mask
 
 import speechbrain as sb
-from speechbrain.utils.distributed import run_on_main
+from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.logger import get_logger
 from speechbrain_ext.utils.errors import one_line_errors
-from speechbrain_ext.utils.files import claim_folder, file_digest, write_text
+from speechbrain_ext.utils.files import (
+    claim_folder,
+    file_digest,
+    locked_folder,
+    write_text,
+)
 from speechbrain_ext.utils.hparams import describe, load_hparams
+from speechbrain_ext.utils.options import (
+    flag,
+    list_of,
+    number,
+    optional,
+    text,
+    whole,
+)
 
 logger = get_logger(__name__)
 
@@ -40,6 +54,29 @@ SETTINGS = (
     *("copied_layers", "max_lr", "warmup_steps", "max_grad_norm"),
     *("number_of_epochs", "max_steps", "decay_share"),
 )
+
+
+RULES = {
+    "seed": whole(0),
+    "teacher_source": text(),
+    "skip_prep": flag(),
+    "n_speakers": whole(2),
+    "n_sentences": whole(1),
+    "n_words": whole(1),
+    "n_vocabulary": lambda options: whole(options["n_words"]),
+    "crops.max_seconds": number(above=0.1),
+    "crops.channel_share": number(0, 1),
+    "valid_share": number(above=0, most=0.9),
+    "batch_seconds": number(above=0),
+    "teacher_layers": list_of(whole(0)),
+    "copied_layers": list_of(whole(0)),
+    "number_of_epochs": whole(1),
+    "max_steps": optional(whole(1)),
+    "max_lr": number(above=0),
+    "warmup_steps": whole(1),
+    "decay_share": number(above=0, most=1),
+    "max_grad_norm": number(above=0),
+}
 
 
 class MiniBrain(sb.Brain):
@@ -221,15 +258,8 @@ def write_model(student, folder):
     write_text(folder / "SHA256SUMS", "".join(sums))
 
 
-def main(arguments):
-    """The whole job: synthesise, teach, train, write the model."""
-    # Options
-    hparams_file, run_opts, overrides = sb.parse_arguments(arguments)
-    sb.utils.distributed.ddp_init_group(run_opts)
-    hparams = load_hparams(hparams_file, overrides)
-    folder = hparams["output_folder"]
-    sb.create_experiment_directory(folder, hparams_file, overrides)
-
+def run(hparams, run_opts):
+    """Synthesise, teach, train, write the model."""
     # Synthetic speech
     if not hparams["skip_prep"]:
         run_on_main(hparams["prepare"])
@@ -268,7 +298,22 @@ def main(arguments):
 
     # Model
     run_on_main(write_model, args=[student, hparams["model_folder"]])
-    logger.info(f"The model is in {hparams['model_folder']}")
+    smoke = f" of {hparams['smoke_run']}" if run_opts.debug else ""
+    logger.info(f"The model{smoke} is in {hparams['model_folder']}")
+
+
+def main(arguments):
+    """The whole job, in a folder that no other run is using."""
+    hparams_file, run_opts, overrides = sb.parse_arguments(arguments)
+    sb.utils.distributed.ddp_init_group(run_opts)
+    debug = "." if run_opts.debug_persistently else "debug"
+    hparams = load_hparams(
+        hparams_file, overrides, RULES, debug if run_opts.debug else None
+    )
+    folder = hparams["output_folder"]
+    with locked_folder(folder) if if_main_process() else nullcontext():
+        sb.create_experiment_directory(folder, hparams_file, overrides)
+        run(hparams, run_opts)
 
 
 if __name__ == "__main__":

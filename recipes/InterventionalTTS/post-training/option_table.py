@@ -1,0 +1,226 @@
+"""What the options of the scripts in this folder may be, a table per script.
+
+See :mod:`speechbrain_ext.utils.options`. What is not here may be anything that
+the class that takes it allows.
+"""
+
+from speechbrain_ext.dataio.manifest import SPLITS
+from speechbrain_ext.utils.options import (
+    either,
+    flag,
+    list_of,
+    mapping,
+    number,
+    one_of,
+    optional,
+    some_of,
+    text,
+    whole,
+)
+
+# Systems of a training beside the network.
+OTHER_HEADS = ("baseline", "baseline_standardised", "recommended", "grid_lda")
+OTHER_HEADS += ("pca", "random_projection")
+TASKS = ("verification", "content", "keywords", "leakage")
+LAYERS = list_of((lambda layer: type(layer) is int, "a whole number"))
+
+
+def factor(options):
+    """A factor of the grid."""
+    return one_of(*options["grid_factors"])
+
+
+def content_factor(options):
+    """A factor of the grid that is not verified."""
+    others = [*options["grid_factors"]]
+    others.remove(options["verification_factor"])
+    return one_of(*others)
+
+
+def widths(options):
+    """A width for each subspace that is trained, and perhaps for more."""
+    fits, words = mapping(options["grid_factors"], whole(1))
+    return (
+        lambda given: fits(given) and set(options["factors"]) <= set(given),
+        f"{words}; {' and '.join(options['factors'])} are trained",
+    )
+
+
+def block(options):
+    """Values of each factor in a block, as many as the grid is to have."""
+    sizes = dict.fromkeys(options["grid_factors"])
+    if "n_train_voices" in options:  # else the manifest tells
+        sizes["speaker"] = options["n_train_voices"]
+        sizes["content"] = options["n_train_sentences"]
+        sizes |= {"rate": len(options["rates"])} if "rates" in options else {}
+    fits, words = mapping(sizes, optional(whole(1)))
+    planned = {name: size for name, size in sizes.items() if size}
+    return (
+        lambda given: (
+            fits(given)
+            and all((given.get(f) or 1) <= n for f, n in planned.items())
+        ),
+        f"{words}, at most {planned}" if planned else words,
+    )
+
+
+def system_name(options):
+    """A name that no other head has, where a network is trained."""
+    if not options["number_of_epochs"]:
+        return text()
+    return (
+        lambda name: text()[0](name) and name not in OTHER_HEADS,
+        f"a name of the network that is not one of {', '.join(OTHER_HEADS)}",
+    )
+
+
+def exported(options):
+    """A head that is fitted to factors."""
+    recommended = ["recommended"] if options["recommended"] is not None else []
+    return one_of(options["system_name"], *recommended)
+
+
+def augmented_takes(options):
+    """As many as the network takes, where both heads share them."""
+    shared = options["recommended"] is not None
+    return whole(options["network_takes"] if shared else 0)
+
+
+EXTRACTION = {
+    "extraction.dtype": one_of("float32", "float16"),
+    "extraction.batch_size": whole(1),
+    "extraction.batch_seconds": number(above=0),
+    "extraction.num_workers": whole(0),
+}
+DATA = {
+    "seed": whole(0),
+    "data_folder": text(),
+    "output_folder": text(),
+    "cache_folder": text(),
+    "manifest": text(),
+    "columns": (
+        lambda names: all(map(text()[0], [*names, *names.values()])),
+        "{our name: the name in the file}",
+    ),
+    "resample": flag(),
+    "channel_seed": whole(0),
+}
+TRAIN = {
+    **DATA,
+    "encoder": text(),
+    "encoder_source": optional(text()),
+    "encoder_revision": optional(text()),
+    "skip_prep": flag(),
+    **{f"n_{split}_voices": whole(2) for split in SPLITS},
+    **{f"n_{split}_sentences": whole(2) for split in SPLITS},
+    "grid_seed": whole(0),
+    "rates": list_of(whole(1), 2),
+    "grid_factors": (
+        lambda names: len(names) == len(set(names))
+        and list_of(text(), 2)[0](names),
+        "a list of two different columns or more",
+    ),
+    "verification_factor": factor,
+    "content_factor": content_factor,
+    "split.by": factor,
+    "split.held_out": lambda options: optional(factor(options)),
+    "split.ratios": (
+        lambda shares: len(shares) == 3 and list_of(number(above=0))[0](shares),
+        "three numbers above 0, for train, valid and test",
+    ),
+    "split.seed": whole(0),
+    "split.split_names": mapping(SPLITS, text()),
+    "layers": optional(LAYERS),
+    **EXTRACTION,
+    "network_takes": whole(0),
+    "augmented_takes": augmented_takes,
+    "factors": lambda options: some_of(*options["grid_factors"]),
+    "subspace_widths": widths,
+    "train_block": block,
+    "valid_block": lambda options: mapping(
+        options["grid_factors"], optional(whole(1))
+    ),
+    "number_of_epochs": whole(0),
+    "max_lr": number(above=0, most=1e6),
+    "max_grad_norm": number(above=0),
+    "checkpoint": one_of("last", "best"),
+    "system_name": system_name,
+    "recommended.dims": lambda options: either(
+        whole(1), mapping(options["grid_factors"], whole(1))
+    ),
+    "recommended.channel_weight": number(0, 1e6),
+    "recommended.shrinkage": either(one_of("auto"), number(0, 1)),
+    "recommended.layers": lambda options: optional(
+        mapping(options["grid_factors"], LAYERS)
+    ),
+    "exported": exported,
+    "network.hidden": list_of(whole(1), 0),
+    "network.residual_width": whole(0),
+    "network.layer_mixture": flag(),
+    "network.standardise": flag(),
+    "loss.temperature": number(above=0, most=1e6),
+    "loss.margin": number(-2, 2),
+    "loss.orthogonality": one_of("published", "published_batch", "cka"),
+    "loss.orthogonality_weight": number(0, 1e6),
+    "opt_class.weight_decay": number(0, 1e6),
+    "lr_scheduler.pct_start": number(0, 1, above=0),
+    "lr_scheduler.div_factor": number(above=0, most=1e9),
+    "lr_scheduler.final_div_factor": number(above=0, most=1e12),
+}
+EVALUATE = {
+    **DATA,
+    **EXTRACTION,
+    "export_folder": either(text(), list_of(text())),
+    "export_names": optional(either(text(), list_of(text()))),
+    "speech_commands": flag(),
+    "voxceleb1": flag(),
+    "voxceleb1_meta": optional(text()),
+    "protocol": optional(text()),
+    "conditions": optional(
+        either(one_of("recorded", "channels"), some_of("recorded", "channels"))
+    ),
+    "verification_factor": text(),
+    "content_factor": optional(text()),
+    "gender_factor": optional(text()),
+    "leakage_factors": optional(
+        (
+            lambda names: len(set(names)) > 1 and list_of(text(), 2)[0](names),
+            "two different columns or more, as in [speaker, content, rate]",
+        )
+    ),
+    "evaluated_split": optional(text()),
+    "keyword_split": text(),
+    "tasks": either(one_of(*TASKS), some_of(*TASKS)),
+    "trials": optional(text()),
+    "different_content": flag(),
+    "same_gender": flag(),
+    "max_targets": optional(whole(1)),
+    "max_nontargets": optional(whole(1)),
+    "scoring": text(),
+    "cohort_split": optional(text()),
+    "domain_statistics": one_of("grid", "target"),
+    "resamples": either(one_of(0), whole(2)),
+    "reference": lambda options: (
+        optional(text())
+        if options["resamples"]
+        else (lambda label: label is None, "null, as resamples is 0")
+    ),
+    "probe_folds": whole(2),
+}
+SEVERAL_LAYERS = list_of(LAYERS, 0)
+EXPERIMENTS = {
+    "output_folder": text(),
+    "cache_folder": text(),
+    "experiments": lambda options: some_of(*options["systems"]),
+    "encoders": list_of(
+        either(
+            text(),
+            mapping(("encoder", "encoder_source", "encoder_revision"), text()),
+        )
+    ),
+    "layers": list_of(LAYERS),
+    "sweep": SEVERAL_LAYERS,
+    "seeds": list_of(whole(0)),
+    "devices": list_of(optional(text())),
+    "evaluate_hparams": text(),
+}

@@ -1,0 +1,1 @@
+../../InterventionalTTS/post-training/option_table.py

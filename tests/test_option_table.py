@@ -1,0 +1,128 @@
+"""Every option of the scripts is refused in one line, or can be used."""
+
+import json
+import re
+
+import pytest
+from conftest import ROOT, load_script
+
+from speechbrain_ext.utils.errors import InputError
+from speechbrain_ext.utils.hparams import load_hparams, plain_hparams
+from speechbrain_ext.utils.options import check_options
+
+RECIPES = ROOT / "recipes"
+POST = "InterventionalTTS/post-training/"
+table = load_script(RECIPES / POST / "option_table.py")
+mini = load_script(RECIPES / "MiniEncoder/pretraining/train.py")
+FILES = {
+    f"{POST}hparams/interventional.yaml": table.TRAIN,
+    f"{POST}hparams/recorded_grid.yaml": table.TRAIN,
+    f"{POST}hparams/three_factors.yaml": table.TRAIN,
+    "LibriTTS/post-training/hparams/joint.yaml": table.TRAIN,
+    "CREMA-D/post-training/hparams/three_factors.yaml": table.TRAIN,
+    f"{POST}hparams/evaluate.yaml": table.EVALUATE,
+    f"{POST}hparams/experiments.yaml": table.EXPERIMENTS,
+    "LibriTTS/post-training/hparams/experiments.yaml": table.EXPERIMENTS,
+    "MiniEncoder/pretraining/hparams/train.yaml": mini.RULES,
+}
+# Wrong for most options: types, signs, sizes, and what YAML makes of typos.
+VALUES = [
+    *(-3, -0.1, 0, 1.5, 2**40, 10**30, float("nan"), float("inf"), True),
+    *("", " ", "abc", "1e-4", None, [], [[]], [-1], ["abc", "abc"]),
+    *({}, {"speakr": 2}, {"speaker": -2}, {"speaker": "x"}, {"speaker": [9]}),
+]
+
+
+def replaced(options, name, value):
+    """The options with another value of one, which may be in a mapping."""
+    top, _, rest = name.partition(".")
+    if rest:
+        value = type(options[top])(options[top], **{rest: value})
+    return options | {top: value}
+
+
+def given(path):
+    """What a file needs to be read."""
+    return "data_folder: x" if "PLACEHOLDER" in path.read_text() else ""
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_options_are_refused_in_one_line_or_fit(file):
+    path, rules = RECIPES / file, FILES[file]
+    plain = plain_hparams(path, given(path), rules)
+    tried = 0
+    for name in rules:
+        top, _, rest = name.partition(".")
+        if not plain.get(top) and (rest or top not in plain):
+            continue
+        refused = 0
+        for value in VALUES:
+            try:
+                check_options(replaced(plain, name, value), rules)
+            except InputError as error:
+                refused += 1
+                assert re.fullmatch(".* (expected|has no) .*", str(error))
+        assert refused >= 10, name
+        tried += 1
+    assert tried > 6
+
+
+def test_what_the_table_lets_through_makes_objects():
+    path = RECIPES / f"{POST}hparams/recorded_grid.yaml"
+    plain = plain_hparams(path, given(path))
+    loaded = 0
+    for name in table.TRAIN:
+        top, _, rest = name.partition(".")
+        if top not in ("network", "loss", "subspace_widths", "max_lr"):
+            continue
+        for value in VALUES:
+            try:
+                check_options(replaced(plain, name, value), table.TRAIN)
+            except InputError:
+                continue
+            value = {rest: value} if rest else value
+            text = f"{given(path)}\n{top}: {json.dumps(value)}"
+            load_hparams(path, text, table.TRAIN)
+            loaded += 1
+    assert loaded > 5
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ("recommended: {dims: {speakr: 2}}", "recommended.dims .*'speakr'"),
+        ("recommended: {layers: {speakr: [0]}}", "recommended.layers .*speakr"),
+        (
+            "recommended: {shrinkag: 0.3}",
+            "takes no shrinkag: did you mean shri",
+        ),
+        ("subspace_widths: {tempo: 3}", "subspace_widths .*'tempo'"),
+        ("factors: [speaker, speaker]", "factors is .*list of some of speaker"),
+        ("factors: speaker", "factors is 'speaker': expected a list"),
+        ("content_factor: speaker", "content_factor is 'speaker': .* content"),
+        ("split: {bye: speaker}", "split has no bye: did you mean by"),
+        ("split: {by: actor}", "split.by is 'actor': expected speaker or cont"),
+        ("train_block: {speaker: 65}", "train_block .*at most.*'speaker': 64"),
+        ("n_test_voices: 1", "n_test_voices is 1: expected .* 2 or more"),
+        ("n_test_sentences: 1", "n_test_sentences is 1"),
+        ("checkpoint: newest", "checkpoint is 'newest': expected last or best"),
+        ("exported: grid_lda", "expected published or recommended"),
+        ("system_name: pca", "system_name is 'pca'"),
+        (
+            "augmented_takes: 1\nnetwork_takes: 2",
+            "augmented_takes is 1: .* 2 or",
+        ),
+        ("max_lr: 1e-4", "max_lr is '1e-4': .*written as .*1.0e-5"),
+        ("max_grad_norm: -1", "max_grad_norm is -1: expected a number above 0"),
+        ("seed: -3", "seed is -3"),
+        (
+            "extraction: {dtyp: float16}",
+            "extraction has no dtyp: did you mean d",
+        ),
+        ("sead: 1", "Unknown option --sead: did you mean --seed"),
+    ],
+)
+def test_what_is_known_at_the_start(options, message):
+    path = RECIPES / f"{POST}hparams/interventional.yaml"
+    with pytest.raises(InputError, match=message):
+        load_hparams(path, options, table.TRAIN)
