@@ -6,11 +6,7 @@ import soundfile
 import torch
 
 from speechbrain.dataio.dataset import DynamicItemDataset
-from speechbrain_ext.dataio.audio import (
-    add_audio_pipeline,
-    check_audio,
-    read_audio,
-)
+from speechbrain_ext.dataio.audio import AudioDataset, check_audio, read_audio
 from speechbrain_ext.utils.errors import InputError
 
 
@@ -72,9 +68,9 @@ def test_pipeline_reads_and_applies_the_channel(audio):
         seen.append(key)
         return 2 * signal
 
-    item = add_audio_pipeline(audio(samples), channel=channel)[0]
+    item = AudioDataset(audio(samples), channel=channel)[0]
     assert item["id"] == "u1" and seen == ["u1"]
     assert torch.allclose(item["sig"], torch.ones(100))
     samples[7] = np.nan
     with pytest.raises(InputError, match="'u1'.*NaN"):
-        add_audio_pipeline(audio(samples))[0]
+        AudioDataset(audio(samples))[0]

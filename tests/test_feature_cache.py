@@ -1,7 +1,11 @@
 """The pooled-feature cache: keys, resuming, refusals."""
 
+import errno
 import json
+import os
 import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -14,8 +18,9 @@ from speechbrain_ext.dataio.audio import check_audio
 from speechbrain_ext.dataio.feature_cache import (
     _batches,
     audio_digests,
-    extract_conditions,
     extract_features,
+    missing_hours,
+    plan_conditions,
 )
 from speechbrain_ext.dataio.manifest import (
     SPLITS,
@@ -23,7 +28,7 @@ from speechbrain_ext.dataio.manifest import (
     load_manifest,
     subset,
 )
-from speechbrain_ext.utils.errors import InputError
+from speechbrain_ext.utils.errors import InputError, explain
 
 
 class Statistics(torch.nn.Module):
@@ -80,11 +85,12 @@ def test_values_and_order(dataset, tmp_path):
 def test_conditions_have_no_takes_that_nobody_reads(dataset, tmp_path):
     """Validation utterances are in as many takes as the network has."""
     splits = {name: in_split(dataset, name) for name in SPLITS}
-    found = extract_conditions(
+    planned = plan_conditions(
         *(dataset, splits, Statistics(), RandomChannel, 2, 1, 7000),
         cache_folder=tmp_path,
         progress=False,
     )
+    found = {name: compute() for name, compute in planned.items()}
     train, valid, test = splits.values()
     assert {name: one.ids for name, one in found.items()} == {
         "recorded": train + valid + test,
@@ -112,10 +118,14 @@ def test_interrupt_and_resume(dataset, tmp_path):
         extract(dataset, tmp_path, Statistics(fail_after=30))
     (partial,) = tmp_path.glob("*.partial")
     assert not (tmp_path / partial.stem).exists()
+    hours = sum(row["duration"] for row in dataset.data.values()) / 3600
+    left = missing_hours(dataset, Statistics(), tmp_path)
+    assert 0.7 * hours < left < 0.75 * hours
     encoder = Statistics()
     resumed = extract(dataset, tmp_path, encoder)
     assert encoder.seen == 94 - 24  # three whole batches were kept
     assert not list(tmp_path.glob("*.partial"))
+    assert missing_hours(dataset, encoder, tmp_path) == 0
     whole = extract(dataset, tmp_path / "other")
     assert np.array_equal(resumed.array, whole.array)
 
@@ -163,17 +173,104 @@ def test_digests_are_remembered_and_know_segments(dataset, tmp_path):
     assert audio_digests(part) != whole == digests[:1]
 
 
-def test_a_cache_of_something_else_is_refused(dataset, tmp_path):
-    extract(dataset, tmp_path)
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[-9] ^= 1
+    path.write_bytes(content)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def zero_last_row(path):
+    path.write_bytes(path.read_bytes()[:-16] + bytes(16))
+
+
+def reverse(path):
+    np.save(path, np.load(path)[::-1])
+
+
+DAMAGE = [
+    *(("features.npy", one, 1) for one in (flip, zero_last_row)),
+    *(("features.npy", one, 94) for one in (cut, reverse)),
+    *(("sums.npy", one, n) for one, n in ((flip, 1), (cut, 94))),
+    *(("index.json", one, 94) for one in (cut, lambda p: p.write_text("[]"))),
+    *((name, lambda p: p.unlink(), 94) for name in ("index.json", "sums.npy")),
+]
+
+
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize("name, damage, again", DAMAGE)
+def test_what_is_damaged_is_made_again(
+    dataset, tmp_path, name, damage, again, finished, caplog
+):
+    whole = np.array(extract(dataset, tmp_path).array)
     (folder,) = (p for p in tmp_path.iterdir() if p.is_dir())
-    index = json.loads((folder / "index.json").read_text())
-    index["encoder"]["version"] = 9
-    (folder / "index.json").write_text(json.dumps(index))
-    with pytest.raises(InputError, match="differs in encoder"):
-        extract(dataset, tmp_path)
-    (folder / "features.npy").write_bytes(b"")
-    with pytest.raises(InputError, match="cannot be read"):
-        extract(dataset, tmp_path)
+    if not finished:
+        folder = folder.rename(folder.with_name(f"{folder.name}.partial"))
+    damage(folder / name)
+    encoder = Statistics()
+    found = extract(dataset, tmp_path, encoder).array
+    assert np.array_equal(found, whole) and encoder.seen == again
+    messages = [r.message for r in caplog.records if r.levelname == "WARNING"]
+    assert len(messages) <= 2 and all("made again" in m for m in messages)
+    assert messages or not finished
+
+
+def test_damaged_digests_block_nobody(dataset, tmp_path):
+    memo = tmp_path / "digests.json"
+    wanted = audio_digests(dataset)
+    for text in ("{", "[1]", "null", ""):
+        memo.write_text(text)
+        assert audio_digests(dataset, memo) == wanted
+        assert len(json.loads(memo.read_text())) == 94
+
+
+def test_a_read_only_cache_can_be_read(dataset, tmp_path, monkeypatch):
+    whole = extract(dataset, tmp_path).array
+
+    def refuse(*_, **__):
+        raise PermissionError
+
+    monkeypatch.setattr("speechbrain_ext.dataio.feature_cache.FileLock", refuse)
+    assert np.array_equal(extract(dataset, tmp_path).array, whole)
+
+
+def test_a_full_disk_is_told_before_anything_is_encoded(
+    dataset, tmp_path, monkeypatch
+):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    encoder = Statistics()
+    with pytest.raises(OSError, match="GB needed, .* free.*") as caught:
+        extract(dataset, tmp_path, encoder)
+    assert "it goes on" in explain(caught.value)
+    assert encoder.seen == 0 and not list(tmp_path.glob("*.partial"))
+
+
+def test_readers_may_be_started_afresh(small_grid, tmp_path):
+    """As on macOS and Windows: what they run is sent to them."""
+    code = (
+        "import multiprocessing, sys\n"
+        "from speechbrain_ext.dataio import audio, feature_cache, manifest\n"
+        "from speechbrain_ext.lobes.encoders import load_encoder\n"
+        "if __name__ == '__main__':\n"
+        "    multiprocessing.set_start_method('spawn')\n"
+        "    data = manifest.load_manifest(sys.argv[1])\n"
+        "    data = manifest.subset(data, list(data.data)[:4])\n"
+        "    audio.check_audio(data)\n"
+        "    found = feature_cache.extract_features(data, load_encoder("
+        "'log_mel'), sys.argv[2], num_workers=2, progress=False)\n"
+        "    print(found.array.shape)\n"
+    )
+    script = tmp_path / "spawn.py"
+    script.write_text(code)
+    command = [sys.executable, script, small_grid / "manifest.csv", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout == "(4, 1, 560)\n", done.stderr
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

@@ -1,15 +1,24 @@
 """Audio of the utterances of a manifest: checked, read, resampled."""
 
+import math
 from pathlib import Path
 
 import soundfile
 import torch
 import torchaudio
+from scipy.signal import resample_poly
 
-import speechbrain as sb
 from speechbrain.dataio import audio_io
-from speechbrain.dataio.dataset import DynamicItemDataset
+from speechbrain.utils.logger import get_logger
 from speechbrain_ext.utils.errors import InputError
+
+logger = get_logger(__name__)
+
+# No speech is shorter, in seconds: it was meant in another unit.
+MIN_SEGMENT = 0.01
+# Of the rates without their common divisor; beyond it the filters of torchaudio
+# take gigabytes.
+MAX_RATIO = 1000
 
 
 def audio_info(path):
@@ -37,6 +46,8 @@ def audio_info(path):
     >>> audio_info(path).duration
     0.05
     """
+    if not Path(path).is_file():
+        raise InputError(f"There is no file {path}")
     try:
         return soundfile.info(str(path))
     except (RuntimeError, OSError) as error:
@@ -82,6 +93,11 @@ def check_audio(dataset, sample_rate=16000, resample=True):
                 f"Utterance '{key}': samples {start} to {stop} are not in "
                 f"{wav}, which has {info.frames}"
             )
+        if "stop" in row and stop - start < MIN_SEGMENT * info.samplerate:
+            raise InputError(
+                f"Utterance '{key}': a segment of {stop - start} samples: "
+                "start and stop are in samples, not seconds"
+            )
         if info.samplerate != sample_rate and not resample:
             raise InputError(
                 f"Utterance '{key}': {wav} has {info.samplerate} Hz, expected "
@@ -116,6 +132,8 @@ def read_audio(key, wav, start=None, stop=None, sample_rate=16000):
         If the file cannot be decoded, is empty or has samples that are not
         finite.
     """
+    if not Path(wav).is_file():
+        raise InputError(f"Utterance '{key}': there is no file {wav}")
     start = start or 0
     frames = -1 if stop is None else stop - start
     try:
@@ -129,13 +147,24 @@ def read_audio(key, wav, start=None, stop=None, sample_rate=16000):
         raise InputError(
             f"Utterance '{key}': {wav} has samples that are NaN or infinite"
         )
-    if rate != sample_rate:
-        signal = torchaudio.functional.resample(signal, rate, sample_rate)
-    return signal
+    if signal.max() == signal.min():
+        logger.warning(
+            f"Utterance '{key}': {wav} is silent (its channels are averaged)"
+        )
+    if rate == sample_rate:
+        return signal
+    common = math.gcd(rate, sample_rate)
+    if max(rate, sample_rate) // common <= MAX_RATIO:
+        return torchaudio.functional.resample(signal, rate, sample_rate)
+    up, down = sample_rate // common, rate // common
+    return torch.from_numpy(resample_poly(signal.numpy(), up, down)).float()
 
 
-def add_audio_pipeline(dataset, sample_rate=16000, channel=None):
-    """A copy of a dataset that yields ``id`` and ``sig``.
+class AudioDataset(torch.utils.data.Dataset):
+    """The audio of a dataset, as items ``id`` and ``sig``.
+
+    Other than a dynamic item of SpeechBrain, it can be sent to processes that
+    are started afresh.
 
     Arguments
     ---------
@@ -146,23 +175,20 @@ def add_audio_pipeline(dataset, sample_rate=16000, channel=None):
     channel : callable
         ``channel(signal, key) -> signal``, such as
         :class:`speechbrain_ext.augment.channel.RandomChannel`.
-
-    Returns
-    -------
-    DynamicItemDataset
-        Items ``id`` and ``sig`` (torch.Tensor of shape [time]).
     """
 
-    @sb.utils.data_pipeline.takes("id")
-    @sb.utils.data_pipeline.provides("sig")
-    def audio_pipeline(key):
-        """Samples of an utterance, through its channel."""
-        row = dataset.data[key]
-        signal = read_audio(
-            key, row["wav"], row.get("start"), row.get("stop"), sample_rate
-        )
-        return signal if channel is None else channel(signal, key)
+    def __init__(self, dataset, sample_rate=16000, channel=None):
+        self.rows = list(dataset.data.items())
+        self.sample_rate, self.channel = sample_rate, channel
 
-    return DynamicItemDataset(
-        dataset.data, [audio_pipeline], output_keys=["id", "sig"]
-    )
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        key, row = self.rows[index]
+        signal = read_audio(
+            key, row["wav"], row.get("start"), row.get("stop"), self.sample_rate
+        )
+        if self.channel is not None:
+            signal = self.channel(signal, key)
+        return {"id": key, "sig": signal}

@@ -5,10 +5,13 @@ their means over time, so the encoder pools first and the cache keeps one
 vector per utterance and layer.
 """
 
+import errno
 import functools
 import json
 import os
+import shutil
 import time
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +21,15 @@ from tqdm import tqdm
 
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.utils.logger import get_logger
-from speechbrain_ext.dataio.audio import add_audio_pipeline
+from speechbrain_ext.dataio.audio import AudioDataset
 from speechbrain_ext.dataio.manifest import subset
 from speechbrain_ext.utils.errors import InputError
-from speechbrain_ext.utils.files import digest, file_digest, write_json
+from speechbrain_ext.utils.files import digest, file_digest, sync, write_json
 
 logger = get_logger(__name__)
 
 # Raised when a change of this module makes older caches wrong.
-CACHE_FORMAT = 1
+CACHE_FORMAT = 2
 
 
 class PooledFeatures:
@@ -89,7 +92,10 @@ def audio_digests(dataset, memo=None):
     """
     known = {}
     if memo is not None and Path(memo).is_file():
-        known = json.loads(Path(memo).read_text(encoding="utf-8"))
+        try:
+            known = dict(json.loads(Path(memo).read_text(encoding="utf-8")))
+        except (ValueError, TypeError):
+            logger.warning(f"{memo} is damaged: made again")
     digests, fresh, added = [], {}, False
     for row in dataset.data.values():
         wav = row["wav"]
@@ -127,24 +133,90 @@ def _batches(durations, batch_size, batch_seconds):
         yield batch
 
 
-def _open_complete(folder, spec):
-    """The finished cache in a folder, after checking that it is ours."""
+def _row_sum(row):
+    """A checksum of one row of features, never 0: that means not there."""
+    return zlib.crc32(np.ascontiguousarray(row)) or 1
+
+
+def _rows_there(folder, spec):
+    """Which rows of a cache are what was written; None if it is damaged."""
     try:
         index = json.loads((folder / "index.json").read_text("utf-8"))
         array = np.load(folder / "features.npy", mmap_mode="r")
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(
-            f"Feature cache {folder} cannot be read ({error}): delete the "
-            "folder to compute it again"
-        )
-    differing = [key for key in spec if index.get(key) != spec[key]]
-    if differing or len(array) != len(spec["ids"]):
-        raise InputError(
-            f"Feature cache {folder} does not match this run (differs in "
-            f"{', '.join(differing) or 'number of rows'}): delete the folder "
-            "to compute it again"
-        )
-    return PooledFeatures(array, spec["ids"])
+        sums = np.load(folder / "sums.npy")
+    except (OSError, ValueError, EOFError):
+        return None
+    if index != spec or sums.shape != (len(spec["ids"]),):
+        return None
+    if array.shape != tuple(spec["shape"]) or array.dtype != spec["dtype"]:
+        return None
+    known = sums != 0
+    there = known.copy()
+    for row in np.flatnonzero(known):
+        there[row] = _row_sum(array[row]) == sums[row]
+    return there
+
+
+def _is_whole(folder, spec):
+    """Whether a cache is finished and undamaged."""
+    there = _rows_there(folder, spec) if folder.is_dir() else None
+    return there is not None and there.all()
+
+
+def _cache_of(dataset, encoder, cache_folder, name, channel, dtype):
+    """Folder of a cache, and what must be in it."""
+    ids = list(dataset.data)
+    spec = {
+        "format": CACHE_FORMAT,
+        "encoder": encoder.identity,
+        "pooling": "mean",
+        "channel": None if channel is None else channel.identity,
+        "dtype": dtype,
+        "shape": [len(ids), encoder.n_layers, encoder.dim],
+        "ids": ids,
+        "digests": audio_digests(dataset, Path(cache_folder, "digests.json")),
+    }
+    # A round trip, so that what is compared is what a file can hold.
+    spec = json.loads(json.dumps(spec))
+    return Path(cache_folder, f"{name}-{digest(spec)[:12]}"), spec
+
+
+def missing_hours(
+    dataset,
+    encoder,
+    cache_folder,
+    name="features",
+    channel=None,
+    dtype="float32",
+    **options,
+):
+    """Hours of audio that :func:`extract_features` would encode.
+
+    Arguments
+    ---------
+    dataset, encoder, cache_folder, name, channel, dtype
+        As of that.
+    **options : object
+        Its other arguments, which change nothing here.
+
+    Returns
+    -------
+    float
+    """
+    folder, _ = _cache_of(dataset, encoder, cache_folder, name, channel, dtype)
+    if folder.is_dir():
+        return 0.0
+    durations = np.array([row["duration"] for row in dataset.data.values()])
+    try:
+        durations[np.load(_partial(folder) / "sums.npy") != 0] = 0
+    except (OSError, ValueError, IndexError):  # none, or it is damaged
+        pass
+    return float(durations.sum() / 3600)
+
+
+def _partial(folder):
+    """Where a cache is until it is finished."""
+    return folder.with_name(f"{folder.name}.partial")
 
 
 def extract_features(
@@ -212,46 +284,35 @@ def extract_features(
         raise InputError(
             f"Unknown dtype '{dtype}' of features: expected float32 or float16"
         )
-    cache_folder = Path(cache_folder)
-    cache_folder.mkdir(parents=True, exist_ok=True)
-    ids = list(dataset.data)
-    spec = {
-        "format": CACHE_FORMAT,
-        "encoder": encoder.identity,
-        "pooling": "mean",
-        "channel": None if channel is None else channel.identity,
-        "dtype": dtype,
-        "shape": [len(ids), encoder.n_layers, encoder.dim],
-        "ids": ids,
-        "digests": audio_digests(dataset, cache_folder / "digests.json"),
-    }
-    # A round trip, so that what is compared is what a file can hold.
-    spec = json.loads(json.dumps(spec))
-    folder = cache_folder / f"{name}-{digest(spec)[:12]}"
-    if not folder.is_dir():
+    Path(cache_folder).mkdir(parents=True, exist_ok=True)
+    folder, spec = _cache_of(
+        dataset, encoder, cache_folder, name, channel, dtype
+    )
+    if not _is_whole(folder, spec):
+        audio = AudioDataset(dataset, encoder.sample_rate, channel)
+        durations = [row["duration"] for row in dataset.data.values()]
+        batches = functools.partial(
+            _batches, batch_size=batch_size, batch_seconds=batch_seconds
+        )
+        loader = functools.partial(
+            torch.utils.data.DataLoader,
+            audio,
+            collate_fn=PaddedBatch,
+            num_workers=num_workers,
+        )
+        encode = functools.partial(_encode, encoder.to(device), device)
         with FileLock(f"{folder}.lock"):
             # Another run may have computed it in the meantime.
-            if not folder.is_dir():
-                audio = add_audio_pipeline(
-                    dataset, encoder.sample_rate, channel
-                )
-                durations = [row["duration"] for row in dataset.data.values()]
+            if not _is_whole(folder, spec):
                 _compute(
-                    folder,
-                    spec,
-                    audio,
-                    durations,
-                    encoder.to(device),
-                    device,
-                    (batch_size, batch_seconds),
-                    num_workers,
-                    progress,
+                    folder, spec, durations, batches, loader, encode, progress
                 )
     logger.info(f"Features in {folder}")
-    return _open_complete(folder, spec)
+    array = np.load(folder / "features.npy", mmap_mode="r")
+    return PooledFeatures(array, spec["ids"])
 
 
-def extract_conditions(
+def plan_conditions(
     dataset,
     splits,
     encoder,
@@ -263,6 +324,8 @@ def extract_conditions(
     **options,
 ):
     """Features of a grid as recorded, in augmented takes, and across channels.
+
+    What is to be encoded, before any of it is.
 
     Training and validation utterances get versions through random channels;
     the test utterances get one through channels that no training has seen.
@@ -294,7 +357,8 @@ def extract_conditions(
     -------
     dict
         ``recorded`` (all utterances), ``take1``, ``take2``, ... (training) and
-        ``channels`` (test) -> PooledFeatures.
+        ``channels`` (test) -> a call of :func:`extract_features` as a
+        functools.partial.
     """
     channel = functools.partial(channel, sample_rate=encoder.sample_rate)
     grid_ids = splits["train"] + splits["valid"]
@@ -304,7 +368,8 @@ def extract_conditions(
         wanted[f"take{take}"] = (ids, channel(seed=seed + take))
     wanted["channels"] = (splits["test"], channel(seed=seed))
     return {
-        name: extract_features(
+        name: functools.partial(
+            extract_features,
             subset(dataset, ids),
             encoder,
             name=f"{label}-{name}",
@@ -315,33 +380,36 @@ def extract_conditions(
     }
 
 
-def _compute(
-    folder,
-    spec,
-    audio,
-    durations,
-    encoder,
-    device,
-    batch_limits,
-    num_workers,
-    progress,
-):
+def _encode(encoder, device, batch, dtype):
+    """Features of a batch as they are stored, if all are finite."""
+    wavs, lens = batch.sig
+    features = encoder(wavs.to(device), lens.to(device))
+    features = features.cpu().numpy().astype(dtype)
+    finite = np.isfinite(features).all(axis=(1, 2))
+    if not finite.all():
+        raise InputError(
+            f"Utterance '{batch.id[int(np.argmin(finite))]}': its features are "
+            f"not finite in {dtype}; check the audio, or choose "
+            "--extraction='{dtype: float32}'"
+        )
+    return features
+
+
+def _compute(folder, spec, durations, batches, loader, encode, progress):
     """Encode what is missing, and give the folder its name when all is done."""
-    partial = folder.with_name(folder.name + ".partial")
-    array, done = _open_partial(partial, spec)
-    missing = np.flatnonzero(done == 0)
-    if 0 < len(missing) < len(spec["ids"]):
-        logger.info(f"Resuming {partial}: {len(missing)} utterances are left")
+    partial = _partial(folder)
+    if folder.is_dir():
+        logger.warning(f"{folder} is damaged: what does not fit is made again")
+        shutil.rmtree(partial, ignore_errors=True)
+        folder.rename(partial)
+    array, sums = _open_partial(partial, spec)
+    missing = np.flatnonzero(sums == 0)
+    if 0 < len(missing) < len(sums):
+        logger.info(f"Resuming {folder}: {len(missing)} utterances are left")
     batches = [
         missing[batch].tolist()
-        for batch in _batches([durations[i] for i in missing], *batch_limits)
+        for batch in batches([durations[i] for i in missing])
     ]
-    loader = torch.utils.data.DataLoader(
-        audio,
-        batch_sampler=batches,
-        collate_fn=PaddedBatch,
-        num_workers=num_workers,
-    )
     begin, seconds = time.monotonic(), 0.0
     with tqdm(
         total=len(missing),
@@ -351,14 +419,12 @@ def _compute(
         dynamic_ncols=True,
     ) as bar:
         try:
-            for rows, batch in zip(batches, loader):
-                wavs, lens = batch.sig
-                features = encoder(wavs.to(device), lens.to(device))
+            for rows, batch in zip(batches, loader(batch_sampler=batches)):
                 # Features first: a row is done only once it is there.
-                array[rows] = _checked(features, batch.id, spec["dtype"])
+                array[rows] = encode(batch, spec["dtype"])
                 array.flush()
-                done[rows] = 1
-                done.flush()
+                sums[rows] = [_row_sum(array[row]) for row in rows]
+                sums.flush()
                 seconds += sum(durations[i] for i in rows)
                 rate = seconds / max(time.monotonic() - begin, 1e-9)
                 bar.update(len(rows))
@@ -372,37 +438,50 @@ def _compute(
             f"{len(missing)} utterances, {seconds / 3600:.2f} h, encoded at "
             f"{rate:.0f} x real time into {folder}"
         )
-    del array, done
-    os.rename(partial, folder)
-
-
-def _checked(features, ids, dtype):
-    """Features of a batch as they are stored, if all are finite."""
-    features = features.cpu().numpy().astype(dtype)
-    finite = np.isfinite(features).all(axis=(1, 2))
-    if not finite.all():
-        raise InputError(
-            f"Utterance '{ids[int(np.argmin(finite))]}': its features are not "
-            f"finite in {dtype}; check the audio, or choose "
-            "--extraction='{dtype: float32}'"
-        )
-    return features
+    del array, sums
+    sync(partial)
+    partial.rename(folder)
+    sync(folder.parent)
 
 
 def _open_partial(partial, spec):
-    """Array and marks of an unfinished cache, made where there is none."""
-    index = partial / "index.json"
-    if not index.is_file():
-        partial.mkdir(exist_ok=True)
-        array = np.lib.format.open_memmap(
-            partial / "features.npy", "w+", spec["dtype"], tuple(spec["shape"])
-        )
-        done = np.lib.format.open_memmap(
-            partial / "done.npy", "w+", np.uint8, (len(spec["ids"]),)
-        )
-        # Last: its presence says that the arrays are laid out.
-        write_json(index, spec)
-        return array, done
-    array = np.load(partial / "features.npy", mmap_mode="r+")
-    done = np.load(partial / "done.npy", mmap_mode="r+")
-    return array, done
+    """Array and checksums of an unfinished cache, made where there is none."""
+    there = _rows_there(partial, spec) if partial.is_dir() else None
+    if there is not None:
+        array = np.load(partial / "features.npy", mmap_mode="r+")
+        sums = np.load(partial / "sums.npy", mmap_mode="r+")
+        if damaged := np.sum((sums != 0) & ~there):
+            logger.warning(f"{partial}: {damaged} rows are made again")
+        sums[~there] = 0
+        return array, sums
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    make = np.lib.format.open_memmap
+    shape, path = tuple(spec["shape"]), partial / "features.npy"
+    array = make(path, "w+", spec["dtype"], shape)
+    try:
+        _reserve(path)
+        sums = make(partial / "sums.npy", "w+", np.uint32, shape[:1])
+        _reserve(partial / "sums.npy")
+        write_json(partial / "index.json", spec)
+    except OSError:
+        shutil.rmtree(partial)
+        raise
+    return array, sums
+
+
+def _reserve(path):
+    """Have the room of a file on the disk: its array would die without."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    size = path.stat().st_size
+    try:
+        with open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        if error.errno in (errno.EINVAL, errno.EOPNOTSUPP):
+            return  # not of this file system
+        free = shutil.disk_usage(path.parent).free
+        room = f"{size / 1e9:.3g} GB needed, {free / 1e9:.3g} free"
+        said = f"{error.strerror} ({room})"
+        raise OSError(error.errno, said, str(path.parent))

@@ -8,6 +8,7 @@ with the columns ``ID`` and ``wav``, one column per factor (``speaker``,
 
 import csv
 import json
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -98,11 +99,16 @@ def load_manifest(path, data_root=None, factors=(), columns=None):
 
     columns = dict(columns or {})
     needed = ["ID", "wav", *factors]
-    data = {}
+    data, stripped = {}, 0
     for line, row in rows:
         where = f"{path}, line {line}"
         item = _rename(row, columns, needed, path, where)
-        key = str(item.pop("ID"))
+        # Blanks at the ends would make two speakers of one.
+        for name in ("ID", *factors, *(n for n in ("split",) if item.get(n))):
+            value = str(item[name])
+            item[name] = value.strip()
+            stripped += value != item[name]
+        key = item.pop("ID")
         if key in data:
             raise InputError(
                 f"{where}: ID '{key}' occurs twice; IDs must be unique"
@@ -111,9 +117,12 @@ def load_manifest(path, data_root=None, factors=(), columns=None):
         for mark in ("{data_root}", "$data_root"):
             wav = wav.replace(mark, str(root))
         item["wav"] = str(root / wav)
-        for name in factors:
-            item[name] = str(item[name])
         data[key] = _with_numbers(item, where)
+    if stripped:
+        logger.warning(
+            f"{path}: blanks at the ends of {stripped} values left out"
+        )
+    _warn_of_like_values(path, data, factors)
     dataset = DynamicItemDataset(data)
     dataset.manifest_path = path
     return dataset
@@ -174,11 +183,32 @@ def _with_numbers(item, where):
         if value in (None, ""):
             continue
         try:
-            value = float(value)
+            number = float(value)
         except (TypeError, ValueError):
             raise InputError(f"{where}: {name} '{value}' is not a number")
-        item[name] = value if name == "duration" else int(value)
+        if name != "duration" and not (number >= 0 and number.is_integer()):
+            raise InputError(
+                f"{where}: {name} is {value}: expected a whole number of "
+                "samples, not seconds"
+            )
+        item[name] = number if name == "duration" else int(number)
     return item
+
+
+def _warn_of_like_values(path, data, factors):
+    """Values that differ only by case or by how an accent is written."""
+    for factor in factors:
+        values = {}
+        for row in data.values():
+            like = unicodedata.normalize("NFC", row[factor]).casefold()
+            values.setdefault(like, set()).add(row[factor])
+        like = [sorted(group) for group in values.values() if len(group) > 1]
+        if like:
+            logger.warning(
+                f"{path}: {len(like)} values of '{factor}' are written in "
+                f"several ways, and taken for different ones: "
+                f"{' and '.join(map(repr, like[0]))}"
+            )
 
 
 def subset(dataset, ids):
@@ -203,6 +233,38 @@ def subset(dataset, ids):
     ['u2']
     """
     return DynamicItemDataset({key: dataset.data[key] for key in ids})
+
+
+def first_values(dataset, ids, factors, count):
+    """Utterances of the first values of every factor, for a smoke run.
+
+    Arguments
+    ---------
+    dataset : DynamicItemDataset
+        From :func:`load_manifest`.
+    ids : list of str
+        Utterances.
+    factors : list of str
+        Columns.
+    count : int
+        Values of each.
+
+    Returns
+    -------
+    list of str
+        Some of the IDs.
+
+    Example
+    -------
+    >>> rows = {f"u{i}": {"speaker": f"s{i % 5}"} for i in range(10)}
+    >>> dataset = DynamicItemDataset(rows)
+    >>> first_values(dataset, list(rows), ["speaker"], 2)
+    ['u0', 'u1', 'u5', 'u6']
+    """
+    for factor in factors:
+        values = sorted({dataset.data[key][factor] for key in ids})[:count]
+        ids = [key for key in ids if dataset.data[key][factor] in values]
+    return ids
 
 
 def in_split(dataset, split=None):
@@ -316,8 +378,8 @@ def split_manifest(
     Raises
     ------
     InputError
-        If a split would be empty, or the column ``split`` is filled in only
-        some rows.
+        If a split would be empty, the column ``split`` is filled in only some
+        rows, or there is one beside ``held_out``.
 
     Example
     -------
@@ -333,6 +395,11 @@ def split_manifest(
         raise InputError(
             f"{where}: column 'split' is empty in {len(data) - len(marked)} "
             "rows; fill it in all rows or remove the column"
+        )
+    if marked and held_out:
+        raise InputError(
+            f"{where}: held_out is '{held_out}', but the column 'split' "
+            "decides: say held_out: null, or remove the column"
         )
     if marked:
         splits, hint = _as_marked(data, split_names or {})

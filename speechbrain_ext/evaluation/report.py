@@ -11,6 +11,7 @@ from speechbrain_ext.utils.files import write_text
 # The tasks whose main measure stands in the first table.
 MAIN = {"verification": "eer", "content": "accuracy", "keywords": "accuracy"}
 CONDITIONS = {"recorded": "as recorded", "channels": "across channels"}
+SMOKE = "SMOKE RUN (--debug): the numbers mean nothing."
 SYSTEM = ["system", "subspace", "seed", "encoder", "layers"]
 LEGEND = """\
 Across channels: each clip goes through a random channel of its own, also those

@@ -1,6 +1,7 @@
 """Writing a head as a folder that SpeechBrain's inference loads."""
 
 import json
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -60,6 +61,30 @@ def _block(mapping):
     return "\n".join(
         f"    {key}: {json.dumps(mapping[key])}" for key in mapping
     )
+
+
+def remove_exports(folder, keep=()):
+    """Delete exports of an earlier run, which no longer belong to its results.
+
+    Arguments
+    ---------
+    folder : str or Path
+        An output folder.
+    keep : iterable of str
+        Names of exports that are there to stay or to be replaced.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> (folder / "export_old").mkdir()
+    >>> (folder / "export_old/network.ckpt").touch()
+    >>> remove_exports(folder, keep=["export"])
+    >>> list(folder.iterdir())
+    []
+    """
+    for path in Path(folder).glob("export*"):
+        if path.name not in keep and (path / "network.ckpt").is_file():
+            shutil.rmtree(path)
 
 
 def export_subspaces(

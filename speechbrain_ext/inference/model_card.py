@@ -1,6 +1,6 @@
 """The README.md of an export: what it is, how it did, how to use it."""
 
-from speechbrain_ext.evaluation.report import main_table
+from speechbrain_ext.evaluation.report import SMOKE, main_table
 from speechbrain_ext.evaluation.results import format_number, select
 
 _CARD = """\
@@ -10,7 +10,7 @@ tags: [{tags}]
 ---
 
 # {name}: subspaces of {encoder}
-
+{smoke}
 Maps the pooled hidden states of the frozen encoder `{encoder}` (layers
 {layers}) to the subspaces {subspaces}, after Cox and Barker, "Learning
 task-specific subspaces via interventional post-training of speech foundation
@@ -95,6 +95,7 @@ def model_card(rows, about, name, subspaces):
     used = "augmented_takes" if name == "recommended" else "network_takes"
     takes = about.get(used)
     return _CARD.format(
+        smoke=f"\n**{SMOKE}**\n" if about.get("smoke_run") else "",
         tags=", ".join(["speech-embeddings", *subspaces]),
         name=name,
         encoder=about["encoder"],

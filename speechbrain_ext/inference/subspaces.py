@@ -5,11 +5,7 @@ from pathlib import Path
 import torch
 
 from speechbrain.inference.interfaces import Pretrained
-from speechbrain_ext.dataio.audio import (
-    add_audio_pipeline,
-    check_audio,
-    read_audio,
-)
+from speechbrain_ext.dataio.audio import AudioDataset, check_audio, read_audio
 from speechbrain_ext.dataio.manifest import load_manifest
 from speechbrain_ext.lobes.model_files import SPEECHBRAIN_FILES, find_model
 from speechbrain_ext.utils.errors import InputError
@@ -171,7 +167,7 @@ class SubspaceEncoder(Pretrained):
         if not hasattr(manifest, "data"):
             manifest = load_manifest(manifest, data_root)
         check_audio(manifest, self.hparams.sample_rate)
-        audio = add_audio_pipeline(manifest, self.hparams.sample_rate)
+        audio = AudioDataset(manifest, self.hparams.sample_rate)
         pooled = [
             model.pooled(item["sig"].unsqueeze(0).to(self.device))
             for item in audio

@@ -27,6 +27,7 @@ PARAMETER_RATE, PARAMETER_PITCH, PARAMETER_RANGE = 1, 3, 4
 RATES = (80, 450)  # words per minute; lower ones it takes as 80
 POSITION_CHARACTER = 1
 CHARS_UTF8 = 1
+MAX_PATH = 159  # of the folder of its data; longer ones it does not take
 
 SYNTH_CALLBACK = ctypes.CFUNCTYPE(
     ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
@@ -50,7 +51,8 @@ class EspeakSynthesizer:
     Raises
     ------
     InputError
-        If `espeakng-loader` is not installed, or has no such rate.
+        If `espeakng-loader` is not installed or its path is too long, or it
+        has no such rate.
 
     Example
     -------
@@ -76,6 +78,12 @@ class EspeakSynthesizer:
         self.rate = rate
         self.library_path = espeakng_loader.get_library_path()
         self.data_path = espeakng_loader.get_data_path()
+        if len(os.fsencode(self.data_path)) > MAX_PATH:
+            raise InputError(
+                f"espeak-ng takes a path of its data of at most {MAX_PATH} "
+                f"bytes, got {self.data_path}: make the virtual environment "
+                "in a folder with a shorter path"
+            )
         self.settings = {
             "backend": "espeak-ng",
             "espeakng-loader": version,

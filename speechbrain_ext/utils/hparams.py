@@ -157,7 +157,11 @@ mean --seed?
             k: v for k, v in plain["smoke_run"].items() if k not in given
         }
         smaller["output_folder"] = str(Path(plain["output_folder"], debug))
-        overrides = yaml.safe_dump(smaller) + overrides
+        node = yaml.compose(overrides) or yaml.MappingNode("", [])
+        kept = [pair for pair in node.value if pair[0].value not in smaller]
+        overrides = yaml.safe_dump(smaller)
+        if kept:
+            overrides += yaml.serialize(yaml.MappingNode(node.tag, kept))
         plain_hparams(path, overrides, rules)
     with _mendable(path), open(path, encoding="utf-8") as file:
         hparams = load_hyperpyyaml(file, overrides)

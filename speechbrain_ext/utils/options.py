@@ -25,7 +25,19 @@ def whole(least, most=None):
 
 
 def number(least=-math.inf, most=math.inf, above=-math.inf):
-    """Rule of a number from ``least`` to ``most``, and more than ``above``."""
+    """Rule of a number in some range.
+
+    Arguments
+    ---------
+    least, most : float
+        The range.
+    above : float
+        What it must be more than.
+
+    Returns
+    -------
+    tuple
+    """
     bounds = [f"above {above:g}"] if above > -math.inf else []
     bounds += [f"of {least:g} or more"] if least > -math.inf else []
     bounds += [f"of at most {most:g}"] if most < math.inf else []
@@ -172,6 +184,20 @@ number of 0 or more
 
 def check_name(what, name, known):
     """Refuse a name that is not known, with the nearest that is.
+
+    Arguments
+    ---------
+    what : str
+        Start of the message.
+    name : str
+        As given.
+    known : iterable of str
+        Those that there are.
+
+    Raises
+    ------
+    InputError
+        If it is none of them.
 
     Example
     -------

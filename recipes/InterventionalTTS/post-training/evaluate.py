@@ -50,10 +50,13 @@ from speechbrain_ext.utils.options import check_name
 
 logger = get_logger(__name__)
 
+LISTS = ("tasks", "conditions")  # which may be one name
+OF_TASKS = ("resamples", "seed", "reference")
+
 
 def check(hparams):
     """Refuse tasks that need contents where there are none."""
-    for name in ("tasks", "conditions"):
+    for name in LISTS:
         if isinstance(hparams[name], str):
             hparams[name] = [hparams[name]]
     for task in hparams["tasks"]:
@@ -174,7 +177,7 @@ def make_task(name, hparams, protocol, dataset, uses):
     speakers, contents, genders = labels_of(hparams, dataset, uses["test"])
     speaker = hparams["verification_factor"]
     content = hparams["content_factor"]
-    options = {key: hparams[key] for key in ("resamples", "seed", "reference")}
+    options = {key: hparams[key] for key in OF_TASKS}
     if name == "verification":
         cohort = labels_of(hparams, dataset, uses.get("cohort", []))[0]
         trials, groups = make_trials(

@@ -170,7 +170,7 @@ TRAIN = {
 EVALUATE = {
     **DATA,
     **EXTRACTION,
-    "export_folder": either(text(), list_of(text())),
+    "export_folder": optional(either(text(), list_of(text()))),
     "export_names": optional(either(text(), list_of(text()))),
     "speech_commands": flag(),
     "voxceleb1": flag(),

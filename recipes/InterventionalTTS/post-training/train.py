@@ -15,7 +15,6 @@ To run this recipe:
 The second form reads FOLDER/manifest.csv, or what --manifest gives.
 """
 
-import functools
 import os
 import sys
 from contextlib import nullcontext
@@ -29,7 +28,8 @@ from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain_ext.dataio.audio import check_audio
 from speechbrain_ext.dataio.feature_cache import (
     audio_digests,
-    extract_conditions,
+    missing_hours,
+    plan_conditions,
 )
 from speechbrain_ext.dataio.grid import BlockSampler, Grid, GridFeatures
 from speechbrain_ext.dataio.manifest import (
@@ -58,8 +58,7 @@ SETTINGS = (
 RUN_OPTIONS = ("max_grad_norm", "grad_accumulation_factor", "precision")
 # What results.json says of a run, beside grid and encoder.
 ABOUT = ("layers", "seed", "factors", "augmented_takes", "network_takes")
-DEBUG_VALUES = 6  # of each factor in a split, in a smoke run
-DEBUG_NOTE = "SMOKE RUN (--debug): the numbers mean nothing"
+SMOKE_VALUES = 6  # of each factor in a split, with --debug
 
 
 class InterventionalBrain(sb.Brain):
@@ -192,7 +191,7 @@ def dataio_prep(hparams, debug):
     splits = split_manifest(dataset, **hparams["split"])
     if debug:
         splits = {
-            split: first_values(dataset, ids, factors, DEBUG_VALUES)
+            split: first_values(dataset, ids, factors, SMOKE_VALUES)
             for split, ids in splits.items()
         }
     # Further takes of an utterance are further utterances of its cell.
@@ -240,20 +239,44 @@ def claim(hparams, brain, dataset, splits):
     settings["loss"] = hparams["loss"].config
     for key in ("channel", "opt_class", "lr_scheduler", "recommended"):
         settings[key] = describe(hparams[key])
-    memo = f"{hparams['cache_folder']}/digests.json"
-    settings["audio"] = digest(audio_digests(dataset, memo))
     for split, ids in splits.items():
         labels = factor_labels(dataset, ids, hparams["grid_factors"])
         settings[f"{split}_data"] = digest([ids, labels])
+    memo = f"{hparams['cache_folder']}/digests.json"
+    settings["audio"] = digest(audio_digests(dataset, memo))
     began = ("CKPT*", "../results.json", "../export*")
     claim_folder(hparams["save_folder"], settings, began)
 
 
-def fit_network(hparams, brain, train, valid):
+def print_plan(hparams, brain, splits, asked, planned):
+    """What is to be done, and what of it is there."""
+    left = {
+        name: missing_hours(*extract.args, **extract.keywords)
+        for name, extract in planned.items()
+    }
+    there = [name for name, hours in left.items() if not hours] or ["nothing"]
+    sizes = [f"{len(ids)} {split}" for split, ids in splits.items()]
+    saved = brain.checkpointer.find_checkpoint()
+    after = f", going on after epoch {saved.meta['epoch']}" if saved else ""
+    heads = ["closed forms"]
+    if hparams["number_of_epochs"]:
+        epochs = f"{hparams['number_of_epochs']} epochs"
+        heads.insert(0, f"{hparams['system_name']} in {epochs}{after}")
+    print(
+        f"Utterances: {', '.join(sizes)}"
+        f"\nTo encode: {sum(left.values()):.2f} hours of audio by "
+        f"{hparams['encoder_label']}; there already: {', '.join(there)}"
+        f"\nTo fit: {', '.join(heads)}"
+        f"\nTo evaluate: {len(asked[0].trials)} trials, as recorded and across "
+        f"channels\nInto: {hparams['output_folder']}\n"
+    )
+
+
+def fit_network(hparams, brain, grids):
     """Contrastive training of the network, from the statistics of its input."""
     network = hparams["network"]
-    network.fit_statistics(train.features)
-    brain.fit_grids(train, valid)
+    network.fit_statistics(grids["train"].features)
+    brain.fit_grids(grids["train"], grids["valid"])
     best = {"min_key": "excess"} if hparams["checkpoint"] == "best" else {}
     if brain.checkpointer.recover_if_possible(**best) is None:
         raise InputError(
@@ -267,8 +290,8 @@ def fit_heads(hparams, brain, dataset, splits, grids, features):
     """All heads, by name, and the validation grid with its features."""
     layers, ids = hparams["layers"], splits["train"]
     takes = [one for name, one in features.items() if name != "channels"]
-    train, valid = (
-        GridFeatures(
+    grids = {
+        split: GridFeatures(
             torch.cat(
                 [
                     take.select(splits[split], layers)
@@ -278,12 +301,12 @@ def fit_heads(hparams, brain, dataset, splits, grids, features):
             grid,
         )
         for split, grid in grids.items()
-    )
+    }
+    train, valid = grids.values()
     heads = systems.baseline_heads(takes[0].select(ids, layers))
     # The network, on blocks of speakers x contents
     if hparams["number_of_epochs"] > 0:
-        network = fit_network(hparams, brain, train, valid)
-        heads[hparams["system_name"]] = network
+        heads[hparams["system_name"]] = fit_network(hparams, brain, grids)
     if not if_main_process():
         return heads, valid
     # The closed form that has also heard what channels do to an utterance
@@ -327,7 +350,7 @@ def evaluate(hparams, heads, dataset, splits, features, asked, debug):
     }
     folder = hparams["output_folder"]
     results.write_results(folder, rows, about)
-    header = [DEBUG_NOTE] * debug + [f"encoder: {label}"]
+    header = [report.SMOKE] * debug + [f"encoder: {label}"]
     report.write_report(folder, rows, header)
     plots.plot_scores(asked[0], folder, label)
     return rows, about
@@ -340,7 +363,7 @@ def export(hparams, heads, valid, pairs, rows, about):
         for name, head in heads.items()
         if not isinstance(head, BaselineHead)
     }
-    remove_exports(hparams["output_folder"], keep=folders.values())
+    remove_exports(hparams["output_folder"], keep=[*folders.values()])
     for name, folder in folders.items():
         head = heads[name]
         export_subspaces(
@@ -380,8 +403,7 @@ def run(hparams, run_opts):
     takes = hparams["network_takes"]
     if hparams["recommended"]:
         takes = hparams["augmented_takes"]
-    extract = functools.partial(
-        extract_conditions,
+    planned = plan_conditions(
         dataset,
         splits,
         encoder,
@@ -395,8 +417,11 @@ def run(hparams, run_opts):
         progress=not brain.noprogressbar,
         **hparams["extraction"],
     )
-    run_on_main(extract)
-    features = extract()  # what the main process wrote
+    run_on_main(print_plan, args=[hparams, brain, splits, asked, planned])
+    features = {}
+    for name, extract in planned.items():
+        run_on_main(extract)
+        features[name] = extract()  # what the main process wrote
     # Heads, results, exports
     heads, valid = fit_heads(hparams, brain, dataset, splits, grids, features)
     if not if_main_process():

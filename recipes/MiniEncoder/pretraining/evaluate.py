@@ -23,7 +23,7 @@ import torch
 import speechbrain as sb
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain_ext.dataio import manifest
-from speechbrain_ext.dataio.audio import add_audio_pipeline, check_audio
+from speechbrain_ext.dataio.audio import AudioDataset, check_audio
 from speechbrain_ext.dataio.feature_cache import extract_features
 from speechbrain_ext.evaluation import report, results, systems, tasks
 from speechbrain_ext.lobes.encoders import load_encoder
@@ -199,7 +199,7 @@ def measure(hparams, label, encoder, heads, name, dataset, task):
 
 def measure_size(label, encoder, name, dataset):
     """Rows of parameters, their bytes in half precision, and speed."""
-    audio = add_audio_pipeline(dataset, encoder.sample_rate)
+    audio = AudioDataset(dataset, encoder.sample_rate)
     wavs = [audio[number]["sig"] for number in range(min(48, len(audio)))]
     items = [{"sig": wav} for wav in sorted(wavs, key=len)]
     loader = torch.utils.data.DataLoader(items, 16, collate_fn=PaddedBatch)

@@ -52,7 +52,6 @@ logger = get_logger(__name__)
 SETTINGS = (
     *("seed", "valid_share", "batch_seconds", "teacher_layers"),
     *("copied_layers", "max_lr", "warmup_steps", "max_grad_norm"),
-    *("number_of_epochs", "max_steps", "decay_share"),
 )
 
 
