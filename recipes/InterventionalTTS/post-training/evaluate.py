@@ -50,15 +50,13 @@ from speechbrain_ext.utils.options import check_name
 
 logger = get_logger(__name__)
 
-LISTS = ("tasks", "conditions")  # which may be one name
-OF_TASKS = ("resamples", "seed", "reference")
-
 
 def check(hparams):
     """Refuse tasks that need contents where there are none."""
-    for name in LISTS:
-        if isinstance(hparams[name], str):
-            hparams[name] = [hparams[name]]
+    if isinstance(hparams["tasks"], str):
+        hparams["tasks"] = [hparams["tasks"]]
+    if isinstance(hparams["conditions"], str):
+        hparams["conditions"] = [hparams["conditions"]]
     for task in hparams["tasks"]:
         given = task == "leakage" and hparams["leakage_factors"] is not None
         if task == "verification" or given or hparams["content_factor"]:
@@ -177,7 +175,8 @@ def make_task(name, hparams, protocol, dataset, uses):
     speakers, contents, genders = labels_of(hparams, dataset, uses["test"])
     speaker = hparams["verification_factor"]
     content = hparams["content_factor"]
-    options = {key: hparams[key] for key in OF_TASKS}
+    options = {"seed": hparams["seed"], "resamples": hparams["resamples"]}
+    options["reference"] = hparams["reference"]
     if name == "verification":
         cohort = labels_of(hparams, dataset, uses.get("cohort", []))[0]
         trials, groups = make_trials(
