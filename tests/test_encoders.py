@@ -297,7 +297,7 @@ def test_silence_and_short_clips_are_finite(case, encoder_of):
 
 def test_bad_waveforms(encoder_of):
     encoder = encoder_of("log_mel")
-    with pytest.raises(InputError, match=r"\[batch, time\], got \[16000\]"):
+    with pytest.raises(InputError, match=r"\[batch, time\].* got .*\[16000\]"):
         encoder(torch.zeros(16000))
     for batch, lens in ((1, 0), None), ((2, 9), torch.tensor([1.0, 0.0])):
         with pytest.raises(InputError, match="no samples"):

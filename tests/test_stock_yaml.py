@@ -205,7 +205,7 @@ BAD_OPTIONS = {
     "No export_folder": {},
     "No export in '/no/such": {"export_folder": "/no/such/export"},
     "not an export of a post-training recipe": {"export_folder": "ecapa"},
-    "Cannot load the export": {"export_folder": "damaged"},
+    "is not the file that was written": {"export_folder": "damaged"},
     "has speaker, content": {"subspace": "accent"},
     "system is 'joint': expected subspace or pooled": {"system": "joint"},
     "set --system pooled": {"encoder": "ecapa"},

@@ -1,6 +1,7 @@
 """Writing a head as a folder that SpeechBrain's inference loads."""
 
 import json
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -8,7 +9,8 @@ from pathlib import Path
 import torch
 
 from speechbrain_ext.lobes.archive import encoder_reference, pack_encoder
-from speechbrain_ext.utils.files import write_text
+from speechbrain_ext.utils.errors import InputError
+from speechbrain_ext.utils.files import file_digest, write_text
 
 _HYPERPARAMS = """\
 # Subspaces of a frozen speech encoder: {subspaces}.
@@ -50,10 +52,32 @@ modules:
 # subspace: where both errors are equal on the validation grid.
 thresholds: {thresholds}
 
+label_encoder: !new:speechbrain_ext.inference.export.NoClasses
+
 pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
     loadables:
         network: !ref <network>
-{encoder_loadable}"""
+{loadable}    custom_hooks:
+        network: !name:speechbrain_ext.lobes.subspaces.load_weights
+            digest: {digest}
+{hook}"""
+
+
+class NoClasses:
+    """Says that an export has none, to who asks SpeechBrain to classify."""
+
+    def decode_torch(self, _):
+        """Raises an InputError."""
+        raise InputError(
+            "An export embeds and classifies nothing: call encode_batch or "
+            "encode_file"
+        )
+
+
+_ENCODER_HOOK = """\
+        encoder: !name:speechbrain_ext.lobes.encoders.PackedEncoder.load
+            digest: {digest}
+"""
 
 
 def _block(mapping):
@@ -99,6 +123,7 @@ def export_subspaces(
     subspace=None,
     thresholds=None,
     card=None,
+    shared=None,
 ):
     """Write encoder and head to a folder, complete or not at all.
 
@@ -128,6 +153,9 @@ def export_subspaces(
         Subspace -> cosine threshold of a verification decision.
     card : str
         The model card, Markdown for ``README.md``.
+    shared : str or Path
+        Another export of the same encoder, whose copy of it is used where one
+        is needed (as a hard link, or where there are none as a copy).
 
     Raises
     ------
@@ -148,12 +176,12 @@ def export_subspaces(
     kind, reference = type(head), encoder_reference(encoder)
     if reference is None:
         made = "!new:speechbrain_ext.lobes.encoders.PackedEncoder"
-        loadable = "        encoder: !ref <encoder>\n"
+        loadable, hook = "        encoder: !ref <encoder>\n", _ENCODER_HOOK
     else:
         made = "!apply:speechbrain_ext.lobes.encoders.load_encoder\n"
         made += _block(reference)
-        loadable = ""
-    text = _HYPERPARAMS.format(
+        loadable = hook = ""
+    fields = dict(
         subspaces=", ".join(head.subspaces),
         name=json.dumps(name),
         seed=json.dumps(seed),
@@ -165,7 +193,7 @@ def export_subspaces(
         head_config=_block(head.config),
         layers=json.dumps(list(layers)),
         thresholds=json.dumps(thresholds or {}),
-        encoder_loadable=loadable,
+        loadable=loadable,
     )
     weights = {key: value.cpu() for key, value in head.state_dict().items()}
     folder = Path(folder)
@@ -175,10 +203,26 @@ def export_subspaces(
         new.mkdir()
         torch.save(weights, new / "network.ckpt")
         if reference is None:
-            pack_encoder(encoder, new / "encoder.ckpt")
+            _pack_once(encoder, new / "encoder.ckpt", shared)
+            digest = file_digest(new / "encoder.ckpt", "sha256")
+            hook = hook.format(digest=digest)
+        digest = file_digest(new / "network.ckpt", "sha256")
+        text = _HYPERPARAMS.format(digest=digest, hook=hook, **fields)
         write_text(new / "hyperparams.yaml", text)
         if card is not None:
             write_text(new / "README.md", card)
         if folder.exists():
             folder.rename(Path(beside) / "old")
         new.rename(folder)
+
+
+def _pack_once(encoder, path, shared):
+    """Write the encoder as one file, or link to that of another export."""
+    packed = Path(shared or "", "encoder.ckpt")
+    if not packed.is_file():
+        pack_encoder(encoder, path)
+        return
+    try:
+        os.link(packed, path)
+    except OSError:  # not on this file system
+        shutil.copyfile(packed, path)

@@ -20,8 +20,13 @@ models" (Interspeech 2026, arXiv 2606.17967).
 from speechbrain_ext.inference import SubspaceEncoder
 
 model = SubspaceEncoder.from_hparams(source="this folder or its hub id")
+model.estimate_statistics("manifest.csv")  # unlabelled recordings like yours
 vector = model.encode_file("a.wav", subspace="{first}")
 ```
+
+This class runs nothing but the package's own code. SpeechBrain's own classes
+load the folder too, and run whatever its hyperparams.yaml names, as they do
+with every model: use them only with authors that you trust.
 
 ## Training
 
@@ -40,6 +45,9 @@ nearest neighbour among other speakers has the same content (chance
 own.
 
 ## Limits
+
+The thresholds in hyperparams.yaml are those of the validation grid: choose your
+own on pairs of your recordings.
 
 These numbers are of the test grid above: other languages, channels and kinds of
 speech will differ. A subspace that verifies no speakers by cosine may still

@@ -9,7 +9,11 @@ from pathlib import Path
 import torch
 
 from speechbrain_ext.inference.subspaces import SubspaceEncoder, load_export
-from speechbrain_ext.lobes.encoders import choose_layers, load_encoder
+from speechbrain_ext.lobes.encoders import (
+    choose_layers,
+    count_samples,
+    load_encoder,
+)
 from speechbrain_ext.lobes.subspaces import (
     BaselineHead,
     FeatureStandardiser,
@@ -38,9 +42,10 @@ class MarkPadding(torch.nn.Module):
 
     def forward(self, wavs, wav_lens):
         """Waveforms [B, time], relative lengths [B] -> waveforms [B, time]."""
-        time = wavs.shape[1]
-        lengths = (wav_lens.double() * time).round()
-        steps = torch.arange(time, device=wavs.device)
+        lengths = torch.tensor(
+            count_samples(wavs, wav_lens), device=wavs.device
+        )
+        steps = torch.arange(wavs.shape[1], device=wavs.device)
         return wavs.masked_fill(steps >= lengths.unsqueeze(1), torch.nan)
 
 

@@ -5,11 +5,15 @@ from pathlib import Path
 import torch
 
 from speechbrain.inference.interfaces import Pretrained
+from speechbrain.utils.logger import get_logger
 from speechbrain_ext.dataio.audio import AudioDataset, check_audio, read_audio
 from speechbrain_ext.dataio.manifest import load_manifest
+from speechbrain_ext.inference.trust import check_export
 from speechbrain_ext.lobes.model_files import SPEECHBRAIN_FILES, find_model
 from speechbrain_ext.utils.errors import InputError
-from speechbrain_ext.utils.files import digest
+from speechbrain_ext.utils.files import digest, file_digest
+
+logger = get_logger(__name__)
 
 
 class SubspaceEncoder(Pretrained):
@@ -40,6 +44,55 @@ class SubspaceEncoder(Pretrained):
 
     MODULES_NEEDED = ["embedding_model"]
     HPARAMS_NEEDED = ["subspace", "sample_rate"]
+    knows_recordings = False  # whether statistics are those of recordings
+
+    @classmethod
+    def from_hparams(
+        cls, source, *args, trust=False, revision=None, savedir=None, **kwargs
+    ):
+        """Load an export.
+
+        SpeechBrain's own classes load it too, but check nothing.
+
+        Arguments
+        ---------
+        source : str or Path
+            A folder or hub id.
+        *args, **kwargs : object
+            See ``speechbrain.inference.interfaces.Pretrained``.
+        trust : bool
+            Whether to run what the export names, whatever it is. Without, one
+            that is not made of a short list of classes is refused.
+        revision : str
+            Branch, tag or commit of a hub id.
+        savedir : str or Path
+            Where links to its files are made; needless.
+
+        Returns
+        -------
+        SubspaceEncoder
+
+        Raises
+        ------
+        InputError
+            If there is nothing, it would run something else, its weights are
+            not its own, or ``savedir`` holds another export.
+        """
+        files = find_model(source, revision, SPEECHBRAIN_FILES)
+        if not trust:
+            check_export(files.folder)
+        for name in (*files.files,) if savedir else ():
+            there = Path(savedir) / name
+            if there.is_file() and file_digest(there) != file_digest(
+                files.folder / name
+            ):
+                raise InputError(
+                    f"savedir {savedir} holds the {name} of another export: "
+                    "give another, or none"
+                )
+        return super().from_hparams(
+            str(files.folder), *args, savedir=savedir, **kwargs
+        )
 
     @property
     def subspaces(self):
@@ -51,8 +104,9 @@ class SubspaceEncoder(Pretrained):
 
         Arguments
         ---------
-        wavs : torch.Tensor
-            Waveforms, shape [B, time] or [time], at ``hparams.sample_rate``.
+        wavs : torch.Tensor or numpy.ndarray
+            Waveforms in [-1, 1], shape [B, time] or [time], at
+            ``hparams.sample_rate``.
         wav_lens : torch.Tensor
             Relative lengths, shape [B]. Default: all full.
         subspace : str
@@ -70,7 +124,12 @@ class SubspaceEncoder(Pretrained):
         """
         model = self.mods.embedding_model
         name = model.choose_subspace(subspace)
-        wavs = torch.atleast_2d(wavs).float().to(self.device)
+        try:
+            wavs = torch.atleast_2d(torch.as_tensor(wavs)).to(self.device)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(
+                f"encode_batch takes waveforms of shape [B, time]: {error}"
+            )
         return model.embed(wavs, wav_lens)[name].unsqueeze(1)
 
     def forward(self, wavs, wav_lens=None, subspace=None):
@@ -97,6 +156,10 @@ class SubspaceEncoder(Pretrained):
         InputError
             If the file cannot be read or there is no such subspace.
         """
+        if not isinstance(path, (str, Path)):
+            raise InputError(
+                f"encode_file takes the path of one file: {path!r}"
+            )
         wav = read_audio(
             str(path), str(path), sample_rate=self.hparams.sample_rate
         )
@@ -118,10 +181,18 @@ class SubspaceEncoder(Pretrained):
             Cosine similarity, shape [1].
         decision : torch.Tensor
             Whether it exceeds the export's threshold, shape [1]. The
-            threshold comes from the validation grid of the training; choose
-            your own for another domain.
+            threshold comes from the validation grid of the training, of which
+            the first call warns; choose your own for another domain.
         """
         name = self.mods.embedding_model.choose_subspace(subspace)
+        if not self.knows_recordings:
+            self.knows_recordings = True  # said once
+            logger.warning(
+                "The threshold of this export is that of its training's "
+                "validation grid: on other recordings it may accept strangers. "
+                "Call estimate_statistics(manifest) with unlabelled recordings "
+                "like yours, and choose a threshold on pairs of yours"
+            )
         thresholds = getattr(self.hparams, "thresholds", None) or {}
         if name not in thresholds:
             raise InputError(
@@ -173,10 +244,11 @@ class SubspaceEncoder(Pretrained):
             for item in audio
         ]
         model.network.fit_statistics(torch.cat(pooled))
+        self.knows_recordings = True
         return self
 
 
-def load_exports(folders, names=None, device=None):
+def load_exports(folders, names=None, device=None, trust=False):
     """Several exports, to be compared.
 
     Arguments
@@ -187,6 +259,8 @@ def load_exports(folders, names=None, device=None):
         What to call them, in place of ``hparams.name``.
     device : str
         Where they run. Default: a GPU where there is one.
+    trust : bool
+        See :meth:`SubspaceEncoder.from_hparams`.
 
     Returns
     -------
@@ -216,7 +290,7 @@ def load_exports(folders, names=None, device=None):
             f"{len(folders)} exports, but {len(names)} names: give each a "
             "name, as in --export_names='[a, b]'"
         )
-    models = [load_export(folder, device) for folder in folders]
+    models = [load_export(folder, device, trust) for folder in folders]
     known = {}
     for i, model in enumerate(models):
         hparams, module = model.hparams, model.mods.embedding_model
@@ -238,7 +312,7 @@ def load_exports(folders, names=None, device=None):
     return models
 
 
-def load_export(folder, device=None):
+def load_export(folder, device=None, trust=False):
     """Load an export, or say why it cannot be.
 
     Arguments
@@ -247,6 +321,8 @@ def load_export(folder, device=None):
         A folder or hub id.
     device : str
         Where it runs. Default: a GPU where there is one.
+    trust : bool
+        See :meth:`SubspaceEncoder.from_hparams`.
 
     Returns
     -------
@@ -255,7 +331,8 @@ def load_export(folder, device=None):
     Raises
     ------
     InputError
-        If there is nothing, another model, or a damaged export.
+        If there is nothing, another model, a damaged export, or one that would
+        run something else.
 
     Example
     -------
@@ -272,6 +349,8 @@ def load_export(folder, device=None):
     try:
         files = find_model(folder, None, SPEECHBRAIN_FILES)
     except InputError:
+        if Path(str(folder), "hyperparams.yaml").is_file():
+            raise
         raise InputError(
             f"No export in '{folder}': --export_folder takes the folder "
             "<output_folder>/export of a finished post-training run, or the "
@@ -287,7 +366,7 @@ def load_export(folder, device=None):
         )
     try:
         model = SubspaceEncoder.from_hparams(
-            source=str(files.folder), run_opts={"device": device}
+            source=str(files.folder), trust=trust, run_opts={"device": device}
         )
     except InputError:
         raise

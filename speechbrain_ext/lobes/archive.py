@@ -9,6 +9,7 @@ import yaml
 
 from speechbrain_ext.utils.errors import InputError
 from speechbrain_ext.utils.files import replacing
+from speechbrain_ext.utils.hparams import read_plain
 
 
 def encoder_reference(encoder):
@@ -168,7 +169,7 @@ def unpack_encoder(path, folder):
             tar.extraction_filter = getattr(tarfile, "data_filter", None)
             tar.extractall(folder)
         (file,) = folder.glob("*.yaml")
-        overrides = yaml.safe_load((folder / "overrides").read_text())
+        overrides = read_plain((folder / "overrides").read_text("utf-8"))
     except (OSError, tarfile.TarError, ValueError) as error:
         raise InputError(f"{path}: not a packed encoder ({error!r})")
     model = folder / "model"

@@ -1,7 +1,5 @@
 """Speaker encoders that were trained as classifiers with SpeechBrain."""
 
-import tempfile
-
 import torch
 
 from speechbrain.inference.classifiers import EncoderClassifier
@@ -34,15 +32,13 @@ class ClassifierEncoder(PooledEncoder):
         files = find_model(source, revision, SPEECHBRAIN_FILES, ["*.txt"])
         folder = str(files.folder)
         try:
-            with tempfile.TemporaryDirectory() as collected:
-                classifier = EncoderClassifier.from_hparams(
-                    source=folder,
-                    savedir=collected,
-                    # By convention the place of the weights, a hub id.
-                    overrides={"pretrained_path": folder},
-                    overrides_must_match=False,
-                    run_opts={"device": "cpu"},
-                )
+            classifier = EncoderClassifier.from_hparams(
+                source=folder,
+                # By convention the place of the weights, a hub id.
+                overrides={"pretrained_path": folder},
+                overrides_must_match=False,
+                run_opts={"device": "cpu"},
+            )
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             raise InputError(f"Cannot load {source}: {error}")
         rate = getattr(classifier.hparams, "sample_rate", 16000)

@@ -21,6 +21,7 @@ from speechbrain.utils.checkpoints import (
 )
 from speechbrain_ext.lobes.archive import unpack_encoder
 from speechbrain_ext.utils.errors import InputError
+from speechbrain_ext.utils.files import check_digest
 from speechbrain_ext.utils.hparams import find_hparams, hparams_folder
 
 
@@ -124,21 +125,22 @@ class PooledEncoder(torch.nn.Module):
         Raises
         ------
         InputError
-            If the shape is not that, or an utterance has no samples.
+            If the shape is not that, an utterance has no samples or some that
+            are not finite, or the lengths are not relative.
         """
-        if wavs.dim() != 2:
+        if wavs.dim() != 2 or not len(wavs) or not wavs.is_floating_point():
             raise InputError(
-                "An encoder takes waveforms of shape [batch, time], got "
-                f"{list(wavs.shape)}"
+                "An encoder takes waveforms of shape [batch, time], floating-"
+                f"point numbers in [-1, 1], got {wavs.dtype} {list(wavs.shape)}"
             )
-        time = wavs.shape[1]
-        lens = torch.ones(len(wavs)) if wav_lens is None else wav_lens.cpu()
-        lengths = (lens.double() * time).round().long().tolist()
-        if min(lengths, default=0) < 1:
-            raise InputError("An utterance of the batch has no samples")
-
+        lengths = count_samples(wavs, wav_lens)
         utterances = []
-        for wav, length in zip(wavs, lengths):
+        for row, (wav, length) in enumerate(zip(wavs, lengths)):
+            if not torch.isfinite(wav[:length]).all():
+                raise InputError(
+                    f"Utterance {row} of the batch has samples that are NaN or "
+                    "infinite"
+                )
             wav = self.normalise(wav[:length].float())
             missing = max(0, self.min_samples - length)
             utterances.append(torch.nn.functional.pad(wav, (0, missing)))
@@ -159,6 +161,47 @@ class PooledEncoder(torch.nn.Module):
     def train(self, mode=True):
         """Stay in evaluation mode, also when a parent module is trained."""
         return super().train(False)
+
+
+def count_samples(wavs, wav_lens=None):
+    """Samples of each utterance of a batch.
+
+    Arguments
+    ---------
+    wavs : torch.Tensor
+        Waveforms, shape [B, time].
+    wav_lens : torch.Tensor
+        Relative lengths, shape [B]. Default: all full.
+
+    Returns
+    -------
+    list of int
+
+    Raises
+    ------
+    InputError
+        If the lengths are not relative, or not one for each utterance.
+
+    Example
+    -------
+    >>> count_samples(torch.zeros(2, 8), torch.tensor([1.0, 0.5]))
+    [8, 4]
+    """
+    batch, time = wavs.shape
+    lens = torch.ones(batch) if wav_lens is None else torch.as_tensor(wav_lens)
+    lens = lens.detach().cpu().double()
+    # Rounding may leave a little more than 1.
+    relative = ((lens > 0) & (lens <= 1 + 1e-6)).all()
+    if lens.shape != (batch,) or not relative:
+        raise InputError(
+            f"wav_lens is {lens.tolist()}: expected relative lengths, shape "
+            f"[{batch}], above 0 and at most 1 (samples over those of the "
+            "longest)"
+        )
+    counts = (lens * time).round().long().clamp(max=time)
+    if counts.min() < 1:
+        raise InputError("An utterance of the batch has no samples")
+    return counts.tolist()
 
 
 @dataclass
@@ -357,19 +400,22 @@ class PackedEncoder(PooledEncoder):
         self.archive = self.encoder = None
 
     @mark_as_transfer
-    def load(self, path):
+    def load(self, path, digest=None):
         """Unpack and load.
 
         Arguments
         ---------
         path : str or Path
             File of :func:`pack_encoder`.
+        digest : str
+            Its SHA-256. Default: not checked.
 
         Raises
         ------
         InputError
-            If the file is not such an archive.
+            If the file is not such an archive, or another one.
         """
+        check_digest(path, digest)
         with tempfile.TemporaryDirectory() as folder:
             self.encoder = load_encoder(**unpack_encoder(path, folder))
         self.archive = Path(path).resolve()

@@ -9,6 +9,7 @@ import huggingface_hub
 from speechbrain_ext.utils.errors import InputError
 from speechbrain_ext.utils.files import digest, file_digest
 
+LFS = b"version https://git-lfs"
 # Weights in one file, or in several with an index.
 _WEIGHTS = [
     [f"{name}.{kind}", f"{name}-*.{kind}", f"{name}.{kind}.index.json"]
@@ -137,7 +138,7 @@ def find_model(source, revision=None, needs=TRANSFORMERS_FILES, optional=()):
     ------
     InputError
         If there is neither such a folder nor such a hub model, a file is
-        missing, or a folder is given with a revision.
+        missing or only a pointer, or a folder is given with a revision.
 
     Example
     -------
@@ -168,6 +169,13 @@ def find_model(source, revision=None, needs=TRANSFORMERS_FILES, optional=()):
             raise InputError(f"Model without {name}: {where}")
         files.update(found)
     files = sorted(files)
+    for name in files:
+        with open(folder / name, "rb") as file:
+            if file.read(len(LFS)) == LFS:
+                raise InputError(
+                    f"{folder / name} is a pointer of Git LFS, not the file: "
+                    "run git lfs pull in its repository"
+                )
     if is_local:
         return ModelFiles(folder, files, {"digest": _digest(folder, files)})
     commit = {"source": str(source), "commit": folder.name}

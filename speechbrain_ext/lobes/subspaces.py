@@ -1,8 +1,15 @@
 """Heads that map pooled features to subspaces, one for each factor."""
 
+import pickle
+
 import torch
 
+from speechbrain.utils.checkpoints import (
+    mark_as_transfer,
+    register_checkpoint_hooks,
+)
 from speechbrain_ext.utils.errors import InputError
+from speechbrain_ext.utils.files import check_digest
 
 
 class FeatureStandardiser(torch.nn.Module):
@@ -47,6 +54,12 @@ class FeatureStandardiser(torch.nn.Module):
             )
         # In double precision, which not every accelerator has.
         features = features.detach().cpu().double()
+        bad = ~torch.isfinite(features).flatten(1).all(dim=1)
+        if bad.any():
+            raise InputError(
+                f"features: {int(bad.sum())} of {len(bad)} rows have NaN or "
+                f"infinite values (first: row {int(bad.nonzero()[0])})"
+            )
         std, mean = torch.std_mean(features, dim=0)
         self.mean.copy_(mean)
         # A dimension that never changes is left alone, not blown up.
@@ -58,6 +71,49 @@ class FeatureStandardiser(torch.nn.Module):
         return (features - self.mean) / self.std
 
 
+def load_weights(head, path, digest=None):
+    """Load the weights of a head: all of them, and only these.
+
+    Arguments
+    ---------
+    head : torch.nn.Module
+        Of the same class and configuration as the one that was saved.
+    path : str or Path
+        Its ``state_dict``, saved by ``torch.save``. Nothing else in the file
+        is run.
+    digest : str
+        SHA-256 of the file. Default: not checked.
+
+    Raises
+    ------
+    InputError
+        If the file is another one, damaged, or of another head.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "network.ckpt"
+    >>> torch.save(torch.nn.Linear(2, 1).state_dict(), path)
+    >>> load_weights(torch.nn.Linear(3, 1), path)
+    Traceback (most recent call last):
+    ...
+    speechbrain_ext.utils.errors.InputError: ... does not have the weights...
+    """
+    check_digest(path, digest)
+    try:
+        head.load_state_dict(
+            torch.load(path, map_location="cpu", weights_only=True)
+        )
+    except (
+        *(RuntimeError, EOFError, KeyError, ValueError, TypeError),
+        *(AttributeError, pickle.UnpicklingError),
+    ) as error:
+        said = " ".join(str(error).split())
+        raise InputError(
+            f"{path} does not have the weights of this head: {said}"
+        )
+
+
+@register_checkpoint_hooks
 class Head(torch.nn.Module):
     """Base class: pooled features are standardised, then mapped to subspaces.
 
@@ -77,6 +133,11 @@ class Head(torch.nn.Module):
         super().__init__()
         self.subspaces = list(subspaces)
         self.standardiser, self.standardise = standardiser, standardise
+
+    @mark_as_transfer
+    def load(self, path):
+        """Load saved weights, see :func:`load_weights`."""
+        load_weights(self, path)
 
     def fit_statistics(self, features):
         """Estimate the input statistics where ``standardise`` is on.

@@ -65,6 +65,37 @@ def file_digest(path, algorithm="blake2b"):
     return content.hexdigest()
 
 
+def check_digest(path, digest):
+    """Refuse a file of another content.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file.
+    digest : str
+        SHA-256 that it is to have; None: not known.
+
+    Raises
+    ------
+    InputError
+        If it is another one.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "a"
+    >>> _ = path.write_bytes(b"a")
+    >>> check_digest(path, "ca97")
+    Traceback (most recent call last):
+    ...
+    speechbrain_ext.utils.errors.InputError: ... is not the file that...
+    """
+    if digest is not None and file_digest(path, "sha256") != digest:
+        raise InputError(
+            f"{path} is not the file that was written here: it is damaged, or "
+            "belongs elsewhere; make it anew"
+        )
+
+
 def claim_folder(
     folder,
     settings,

@@ -106,6 +106,19 @@ def _make_nothing(loader, _, node):
 _Plain.add_multi_constructor("!", _make_nothing)
 
 
+def read_plain(text):
+    """YAML without its objects, a :class:`Tagged` dict in the place of each.
+
+    Not by ``yaml.safe_load``: HyperPyYAML teaches that to make objects.
+
+    Example
+    -------
+    >>> read_plain("a: !apply:os.system [ls]")
+    {'a': ['ls']}
+    """
+    return yaml.load(text, Loader=_Plain)
+
+
 def load_hparams(path, overrides=None, rules=None, debug=None):
     """Load a recipe's option file; what a user can mend is an InputError.
 
@@ -206,7 +219,7 @@ def plain_hparams(path, overrides=None, rules=None):
         if value.strip().startswith("!PLACEHOLDER") and name not in given:
             raise InputError(f"{path} needs --{name}{value.partition('#')[2]}")
     with _mendable(path), open(path, encoding="utf-8") as file:
-        plain = yaml.load(resolve_references(file, overrides), Loader=_Plain)
+        plain = read_plain(resolve_references(file, overrides))
     check_options(plain, rules or {})
     return plain
 

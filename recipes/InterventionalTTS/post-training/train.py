@@ -364,10 +364,11 @@ def export(hparams, heads, valid, pairs, rows, about):
         if not isinstance(head, BaselineHead)
     }
     remove_exports(hparams["output_folder"], keep=[*folders.values()])
+    shared = None
     for name, folder in folders.items():
-        head = heads[name]
+        head, folder = heads[name], f"{hparams['output_folder']}/{folder}"
         export_subspaces(
-            f"{hparams['output_folder']}/{folder}",
+            folder,
             hparams["encoder_model"],
             head,
             hparams["layers"],
@@ -378,7 +379,9 @@ def export(hparams, heads, valid, pairs, rows, about):
                 head, valid.features, pairs
             ),
             card=model_card(rows, about, name, head.subspaces),
+            shared=shared,
         )
+        shared = folder  # its copy of a local encoder serves all
 
 
 def run(hparams, run_opts):
