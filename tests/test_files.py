@@ -1,17 +1,22 @@
 """Files that are never found half-written, and whose a folder is."""
 
+import errno
 import json
+import signal
+import subprocess
+import sys
 import threading
 
 import numpy as np
 import pytest
 import torch
 
-from speechbrain_ext.utils.errors import InputError
+from speechbrain_ext.utils.errors import InputError, one_line_errors
 from speechbrain_ext.utils.files import (
     claim_folder,
     digest,
     file_digest,
+    locked_folder,
     read_csv,
     replacing,
     to_json,
@@ -119,3 +124,73 @@ def test_digests(tmp_path):
     assert file_digest(tmp_path / "model", "sha256").startswith(known)
     with pytest.raises(InputError, match="absent cannot be read: No such file"):
         file_digest(tmp_path / "absent")
+
+
+def test_leftovers_of_killed_runs_are_removed(tmp_path):
+    """But not what another run is writing."""
+    code = (
+        "import os, signal, sys\n"
+        "from speechbrain_ext.utils.files import replacing\n"
+        "with replacing(sys.argv[1]) as temporary:\n"
+        "    temporary.write_text('half')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    path = tmp_path / "a.txt"
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", code, path])
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(".a.") and left.read_text() == "half"
+    with replacing(path) as one, replacing(path) as two:
+        assert one.exists() and two.exists() and not left.exists()
+        one.write_text("one")
+    assert path.read_text() == "one"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_is_of_one_run_at_a_time(tmp_path):
+    code = (
+        "import os, signal, sys\n"
+        "from speechbrain_ext.utils.errors import one_line_errors\n"
+        "from speechbrain_ext.utils.files import locked_folder\n"
+        "with one_line_errors(), locked_folder(sys.argv[1]):\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    command = [sys.executable, "-c", code, tmp_path / "out"]
+    for _ in range(2):  # a dead run has let go of it
+        assert subprocess.run(command).returncode == -signal.SIGKILL
+    with locked_folder(tmp_path / "out"):
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 1
+        assert done.stderr.startswith("ERROR: Another run is using")
+    with pytest.raises(FileExistsError), locked_folder(__file__):
+        pass
+
+
+@pytest.mark.parametrize(
+    "error, line",
+    [
+        (OSError(errno.ENOSPC, "No space", "a"), "No space: a; free some"),
+        (OSError(errno.EROFS, "Read-only", "a"), "Read-only: a; give a folder"),
+        (PermissionError(errno.EACCES, "Denied", "a"), "Denied: a; give one"),
+        (NotADirectoryError(errno.ENOTDIR, "No", "a"), "No: a; a folder is"),
+        (FileExistsError(errno.EEXIST, "Is", "a"), "Is: a; a folder is"),
+        (RuntimeError("PytorchStreamWriter failed"), "No space left: a file"),
+        (OSError(errno.ENOENT, "No such file"), None),
+        (OSError(errno.EIO, "Input/output error", "a"), None),
+        (RuntimeError("a defect"), None),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line(error, line, capsys):
+    kind = type(error) if line is None else SystemExit
+    with pytest.raises(kind), one_line_errors():
+        raise error
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"ERROR: {line}") if line else not printed
+
+
+def test_something_to_lose_is_found_beside_the_folder(tmp_path):
+    claim_folder(tmp_path / "save", {"a": 1}, ("CKPT*", "../results.json"))
+    claim_folder(tmp_path / "save", {"a": 2}, ("CKPT*", "../results.json"))
+    (tmp_path / "results.json").touch()
+    with pytest.raises(InputError, match=r"another a \(2, now 3\)"):
+        claim_folder(tmp_path / "save", {"a": 3}, ("CKPT*", "../results.json"))
