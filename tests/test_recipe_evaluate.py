@@ -18,7 +18,7 @@ from speechbrain_ext.metrics.probes import linear_probe
 from speechbrain_ext.metrics.retrieval import nearest_value
 from speechbrain_ext.metrics.trials import generate_trials
 from speechbrain_ext.metrics.verification import equal_error_rate
-from speechbrain_ext.utils.files import read_csv
+from speechbrain_ext.utils.files import read_csv, write_csv
 
 RECIPE = ROOT / "recipes/InterventionalTTS/post-training"
 FEW = "--tasks=[verification]", "--conditions=[recorded]"
@@ -424,6 +424,8 @@ def test_bad_voxceleb(evaluate, voxceleb, option, message, capfd):
     ("manifest=absent.csv", "No manifest absent.csv"),
     ("trials=FOLDER/stranger.txt", "stranger"),
     ("trials=FOLDER/inverted.txt", "1 of 1 labels contradict"),
+    ("trials=FOLDER/same.txt", "1 of 2 trials pair an utterance with itself"),
+    ("resamples=1", "resamples is 1: expected 0 or a whole number of 2"),
     ("manifest=FOLDER/empty.csv", "no rows"),
     ("manifest=FOLDER/single.csv", "1 speaker(s)"),
 ])  # fmt: skip
@@ -432,6 +434,7 @@ def test_bad_input(evaluate, small_grid, tmp_path, option, message, capfd):
     for name, lines in {
         "stranger.txt": ["1 s6_c1_0 stranger"],
         "inverted.txt": ["0 s6_c1_0 s6_c2_0"],
+        "same.txt": ["1 s6_c1_0 s6_c2_0", "1 s6_c1_0 s6_c1_0"],
         "empty.csv": [header],
         "single.csv": [header, *(row for row in rows if ",s6," in row)],
     }.items():
@@ -450,6 +453,27 @@ def test_leakage_that_cannot_be_probed_loses_nothing_else(evaluate):
     assert select(rows, task="content", measure="accuracy")
     assert not select(rows, task="leakage", measure=("accuracy", "eer"))
     assert not list(out.glob("leakage_*.png"))
+
+
+def test_a_task_that_cannot_be_done_is_left_out_and_said(
+    evaluate, small_grid, tmp_path, capfd
+):
+    """Where no content repeats, all neighbours would be wrong."""
+    header, *rows = (small_grid / "manifest.csv").read_text().splitlines()
+    columns = header.split(",")
+    rows = [dict(zip(columns, row.split(","))) for row in rows]
+    for number, row in enumerate(rows):
+        row["content"] = f"c{number}"
+    write_csv(tmp_path / "unique.csv", rows)
+    own = f"--manifest={tmp_path}/unique.csv"
+    out, about, found = evaluate(own, "--conditions=recorded")
+    (said,) = about["left_out"]
+    assert said.startswith("content is left out: content retrieval: no value")
+    assert said in (out / "report.txt").read_text()
+    assert {row["task"] for row in found} == {"", "verification", "leakage"}
+    with pytest.raises(SystemExit):
+        evaluate(own, "--tasks=[content]")
+    assert "No task can be done: content" in capfd.readouterr().err
 
 
 def test_two_encoders_in_one_table(evaluate, exports):

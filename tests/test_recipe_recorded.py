@@ -426,6 +426,8 @@ def test_a_folder_holds_one_run(finished, small_grid, tmp_path, capfd):
         ("--network={layer_mixture: True}", "network"),
         ("--number_of_epochs=4", "number_of_epochs"),
         ("--max_grad_norm=1", "max_grad_norm"),
+        ("--grad_accumulation_factor=2", "grad_accumulation_factor"),
+        ("--extraction={dtype: float16}", "dtype"),
         ("--seed=1", "seed"),
         ("--split={split_names: {valid: test, test: valid}}", "valid_data"),
     ):

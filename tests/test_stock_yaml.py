@@ -19,7 +19,7 @@ from speechbrain_ext.utils.errors import InputError
 
 OPTIONS = (
     "system export_folder subspace encoder encoder_source encoder_layers "
-    "domain_statistics target_manifest"
+    "domain_statistics target_manifest trust"
 ).split()
 # What the scripts of SpeechBrain 1.1 read.
 VERIFICATION = (

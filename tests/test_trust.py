@@ -3,24 +3,33 @@
 import os
 import shutil
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 from helpers import build_export
+from tiny_models import save_ecapa
 
 from speechbrain.inference.classifiers import EncoderClassifier
 from speechbrain.inference.speaker import SpeakerRecognition
+from speechbrain.utils.fetching import FetchConfig
 from speechbrain_ext.inference import SubspaceEncoder
 from speechbrain_ext.inference.export import export_subspaces
-from speechbrain_ext.inference.stock import MarkPadding
+from speechbrain_ext.inference.stock import (
+    MarkPadding,
+    StockEmbedding,
+    subspace_embedding,
+)
 from speechbrain_ext.inference.subspaces import load_export
 from speechbrain_ext.lobes.encoders import load_encoder
 from speechbrain_ext.lobes.linear_subspaces import LinearSubspaces
 from speechbrain_ext.lobes.model_files import find_model
 from speechbrain_ext.lobes.subspaces import FeatureStandardiser
+from speechbrain_ext.lobes.trust import ENCODER, check_constructors
 from speechbrain_ext.utils.errors import InputError
+from speechbrain_ext.utils.hparams import hparams_folder
 
 
 @pytest.fixture
@@ -83,8 +92,9 @@ def test_a_pickle_is_not_run(export, tmp_path):
     torch.save({"a": Attack()}, export / "network.ckpt")
     path = export / "hyperparams.yaml"
     path.write_text(path.read_text().split("    custom_hooks:")[0])
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match="holds more than weights") as raised:
         load_export(export, trust=True)
+    assert "weights_only" not in str(raised.value)
     assert not (tmp_path / "ran").exists()
 
 
@@ -102,7 +112,15 @@ RUNS = "!apply:os.mkdir [{}]"
         ("seed: null", "seed: !module:os"),
         ("seed: null", "seed: !name:os.mkdir"),
         ('name: "log_mel"', "name: {}.yaml"),
-        ('name: "log_mel"', 'name: "log_mel"\n    overrides: {{a: 1}}'),
+        ("seed: null", "seed: !!python/object/apply:os.mkdir ['{}']"),
+        # HyperPyYAML reads what looks like a tuple once more.
+        ("seed: null", "seed: (!!python/object/apply:os.mkdir [{}])"),
+        ("seed: null", "seed: !appl%79:os.mkdir ['{}']"),
+        # Attributes are how one gets from an object to anything.
+        ("seed: null", "seed: !ref <network.__class__>"),
+        ("seed: null", "a: <network\nb: .load>\nseed: !ref <a><b>"),
+        # Here one parser sees a list, and another a quoted text.
+        ("seed: null", f'seed:\n- x\u2028- "\n- {RUNS}\n- y "'),
         ('name: "log_mel"', "name: ecapa\n    source: {}"),
         ("!new:torch.nn.Identity", "!new:subprocess.Popen [ls]"),
     ],
@@ -116,34 +134,87 @@ def test_nothing_but_the_package_s_own_is_run(export, tmp_path, old, new):
     assert not (tmp_path / "ran").exists()
 
 
-def test_what_is_trusted_is_run(export, tmp_path):
-    rewrite(export, "sample_rate:", f"a: {RUNS}\nsample_rate:".format(
-        tmp_path / "ran"))  # fmt: skip
-    load_export(export, trust=True)
+def test_a_file_of_another_name_is_checked_too(export, tmp_path):
+    text = (export / "hyperparams.yaml").read_text()
+    run = RUNS.format(tmp_path / "ran")
+    (export / "other.yaml").write_text(f"{text}\nevil: {run}\n")
+    with pytest.raises(InputError, match="would run !apply:os.mkdir"):
+        SubspaceEncoder.from_hparams(str(export), "other.yaml")
+
+
+@pytest.mark.parametrize("text", ["a: [", "a: " + 3000 * "["])
+def test_damaged_options(export, text):
+    (export / "hyperparams.yaml").write_text(f"{text} # SubspaceEmbedding")
+    with pytest.raises(InputError, match="cannot be read as YAML"):
+        load_export(export)
+
+
+def test_encoders_that_need_no_trust():
+    """All of the package but the one that reads the file of another model."""
+    refused = []
+    for path in (hparams_folder() / "encoders").glob("*.yaml"):
+        text = path.read_text()
+        replaced = {"source": "x"} if "!PLACEHOLDER" in text else {}
+        try:
+            check_constructors(text, ENCODER, path, replaced)
+        except InputError:
+            refused.append(path.stem)
+    assert refused == ["ecapa"]
+
+
+@pytest.mark.parametrize("load", [load_export, subspace_embedding])
+def test_what_is_trusted_is_run(export, tmp_path, load):
+    run = RUNS.format(tmp_path / "ran")
+    rewrite(export, "sample_rate:", f"a: {run}\nsample_rate:")
+    load(export, trust=True)
     assert (tmp_path / "ran").is_dir()
 
 
-@pytest.mark.parametrize("part", ["mine.yaml", "overrides"])
-def test_a_packed_encoder_runs_nothing_else(tmp_path, part):
+def test_a_revision_is_not_passed_over(export):
+    with pytest.raises(InputError, match="has no revision: give 'v1'"):
+        SubspaceEncoder.from_hparams(
+            export, fetch_config=FetchConfig(revision="v1")
+        )
+
+
+EVIL = f"evil: {RUNS}"
+
+
+@pytest.mark.parametrize(
+    "part, text, member, key, message",
+    [
+        ("mine.yaml", EVIL, "mine.yaml", "encoder", "would run !apply:os"),
+        ("mine.yaml", EVIL, "./mine.yaml", "encoder", "would run !apply:os"),
+        ("mine.yaml", EVIL, "mine.yaml", "other", "would run !apply:os"),
+        ("overrides", EVIL, "overrides", "encoder", "takes no evil"),
+        ("overrides", "n: [", "overrides", "encoder", "not a packed encoder"),
+    ],
+)
+def test_a_packed_encoder_runs_nothing_else(
+    tmp_path, part, text, member, key, message
+):
     log_mel = "!new:speechbrain_ext.lobes.log_mel.LogMelStatistics"
     mine = tmp_path / "mine.yaml"
     mine.write_text(f"encoder: {log_mel}\n    n_mels: 40\n")
     export = build_export(tmp_path / "export", load_encoder(mine))
     assert load_export(export).encode_batch(torch.randn(1, 16000)).ndim == 3
-    # Packed again, with something more in it
-    path = export / "encoder.ckpt"
+    # Packed again, with something more in it, perhaps under another name.
+    path, parts = export / "encoder.ckpt", tmp_path / "parts"
     with tarfile.open(path) as tar:
-        tar.extractall(tmp_path / "parts")
-    text = (tmp_path / "parts" / part).read_text().replace("{}", "")
-    text += f"\nevil: {RUNS}\n".format(tmp_path / "ran")
-    (tmp_path / "parts" / part).write_text(text)
+        tar.extractall(parts, filter="data")
+    before = (parts / part).read_text().replace("{}", "")
+    (parts / part).write_text(f"{before}\n{text}\n".format(tmp_path / "ran"))
     with tarfile.open(path, "w") as tar:
         for name in ("mine.yaml", "overrides"):
-            tar.add(tmp_path / "parts" / name, name)
-    with pytest.raises(InputError, match="would run apply:os.mkdir"):
-        load_export(export)
+            tar.add(parts / name, member if name == part else name)
     with pytest.raises(InputError, match="is not the file that was written"):
         load_export(export, trust=True)
+    options = export / "hyperparams.yaml"
+    text = options.read_text().split("    custom_hooks:")[0]
+    options.write_text(text.replace("        encoder:", f"        {key}:"))
+    path.rename(export / f"{key}.ckpt")
+    with pytest.raises(InputError, match=message):
+        load_export(export)
     assert not (tmp_path / "ran").exists()
 
 
@@ -160,9 +231,12 @@ def test_no_links_are_needed(export, tmp_path, monkeypatch):
         raise OSError("no links here")
 
     monkeypatch.setattr(os, "symlink", refuse)
+    monkeypatch.setattr(Path, "symlink_to", refuse)
     monkeypatch.setattr(os, "link", refuse)
     for kind in (SubspaceEncoder, EncoderClassifier, SpeakerRecognition):
         kind.from_hparams(source=str(export))
+    SubspaceEncoder.from_hparams(export, savedir=tmp_path / "saved")
+    load_encoder("ecapa", save_ecapa(tmp_path / "ecapa"))
     mine = tmp_path / "mine.yaml"
     mine.write_text((load_encoder("log_mel")).recipe.text)
     encoder, head = load_encoder(mine), LinearSubspaces([1, 560], {"a": 2})
@@ -190,15 +264,29 @@ def test_an_export_has_no_classes(export, tmp_path):
         model.classify_file(str(tmp_path / "a.wav"))
 
 
+def test_a_classifier_has_all_its_weights(tmp_path):
+    folder = save_ecapa(tmp_path / "ecapa")
+    path = Path(folder) / "embedding_model.ckpt"
+    state = torch.load(path, weights_only=True)
+    name, _ = state.popitem()
+    torch.save(state, path)
+    with pytest.raises(InputError, match=f"lacks 1 weights, such as {name}"):
+        load_encoder("ecapa", folder)
+    path.write_bytes(b"nonsense")
+    with pytest.raises(InputError, match="Cannot load .*ecapa"):
+        load_encoder("ecapa", folder)
+
+
 def test_git_lfs_pointers(export, tmp_path):
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:1\n"
     (export / "network.ckpt").write_text(pointer)
-    with pytest.raises(InputError, match="git lfs pull"):
-        load_export(export)
+    for load in (load_export, EncoderClassifier.from_hparams):
+        with pytest.raises(InputError, match="git lfs pull"):
+            load(str(export))
     for name in ("config.json", "preprocessor_config.json"):
         (tmp_path / name).write_text("{}")
     (tmp_path / "model.safetensors").write_text(pointer)
-    with pytest.raises(InputError, match="model.safetensors is a pointer"):
+    with pytest.raises(InputError, match="safetensors is a Git LFS pointer"):
         find_model(tmp_path)
 
 
@@ -210,8 +298,12 @@ def test_git_lfs_pointers(export, tmp_path):
 def test_lengths_are_relative_and_one_for_each(export, lens):
     model, wavs = load_export(export), torch.randn(3, 16000)
     for call in (model.encode_batch, MarkPadding()):
-        with pytest.raises(InputError, match="relative lengths, shape .3."):
+        with pytest.raises(
+            InputError, match="relative lengths, shape .3."
+        ) as e:
             call(wavs, torch.tensor(lens))
+        samples = lens == [48000, 16000, 8000]
+        assert ("divide by the longest" in str(e.value)) == samples
 
 
 @pytest.mark.parametrize(
@@ -223,11 +315,20 @@ def test_lengths_are_relative_and_one_for_each(export, lens):
         (np.full((2, 800), np.nan, "float32"), "Utterance 0 .* NaN"),
         (np.zeros((0, 800), "float32"), r"\[0, 800\]"),
         (np.zeros((1, 2, 800), "float32"), r"\[1, 2, 800\]"),
+        (np.zeros((800, 2)), r"are \[time, channels\]"),
+        (np.zeros((2, 0)), "no samples"),
     ],
 )
 def test_waveforms_that_are_none(export, wavs, message):
     with pytest.raises(InputError, match=message):
         load_export(export).encode_batch(wavs)
+    if isinstance(wavs, np.ndarray):
+        wavs, lens = torch.tensor(wavs), torch.ones(len(wavs))
+        model = StockEmbedding(load_export(export).mods.embedding_model)
+        message = message.replace("Utterance 0", "Utterance .")
+        for call in (model, lambda wavs: MarkPadding()(wavs, lens)):
+            with pytest.raises(InputError, match=message):
+                call(wavs)
 
 
 def test_batches_and_files_of_users(export, tmp_path):
@@ -235,6 +336,11 @@ def test_batches_and_files_of_users(export, tmp_path):
     wavs = np.random.default_rng(0).normal(size=(2, 8000)) / 9
     found = model.encode_batch(wavs)
     assert torch.equal(found, model.encode_batch(torch.tensor(wavs)))
+    # One utterance, backwards.
+    back = torch.tensor(wavs[:1, ::-1].copy())
+    assert torch.equal(
+        model.encode_batch(wavs[0, ::-1]), model.encode_batch(back)
+    )
     for path, message in (
         (tmp_path / "no.wav", "there is no file .*no.wav"),
         ([tmp_path / "no.wav"], "path of one file"),

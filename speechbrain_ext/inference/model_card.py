@@ -20,7 +20,8 @@ models" (Interspeech 2026, arXiv 2606.17967).
 from speechbrain_ext.inference import SubspaceEncoder
 
 model = SubspaceEncoder.from_hparams(source="this folder or its hub id")
-model.estimate_statistics("manifest.csv")  # unlabelled recordings like yours
+# Recordings like yours, unlabelled (only for heads with input statistics):
+model.estimate_statistics("manifest.csv")
 vector = model.encode_file("a.wav", subspace="{first}")
 ```
 

@@ -90,10 +90,12 @@ class StockEmbedding(torch.nn.Module):
         torch.Tensor
             Shape [B, 1, dim].
         """
-        if wav_lens is None:
+        if wav_lens is None and wavs.dim() == 2 and wavs.numel():
             time = wavs.shape[1]
             ends = torch.arange(1, time + 1, device=wavs.device)
-            wav_lens = (ends * ~wavs.isnan()).amax(dim=1).double() / time
+            last = (ends * ~wavs.isnan()).amax(dim=1)
+            # Of nothing but NaN one sample stays, and is refused.
+            wav_lens = last.clamp(min=1).double() / time
         return self.embedding(wavs, wav_lens)
 
 
@@ -107,6 +109,7 @@ def subspace_embedding(
     domain_statistics="grid",
     target_manifest=None,
     sample_rate=16000,
+    trust=False,
 ):
     """The ``embedding_model`` of a stock script, with its weights.
 
@@ -135,6 +138,9 @@ def subspace_embedding(
         ``wav`` (relative to the manifest).
     sample_rate : int
         Of the audio that the script reads, in Hz.
+    trust : bool
+        Whether the export may run code of its own, see
+        :func:`~speechbrain_ext.inference.subspaces.load_export`.
 
     Returns
     -------
@@ -173,7 +179,8 @@ def subspace_embedding(
             raise InputError(
                 "encoder_source without encoder: name one, e.g. --encoder ecapa"
             )
-        embedding = load_export(export_folder).mods.embedding_model
+        embedding = load_export(export_folder, trust=trust)
+        embedding = embedding.mods.embedding_model
     else:
         if system != ("pooled_standardised" if to_target else "pooled"):
             raise InputError(

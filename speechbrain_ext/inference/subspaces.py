@@ -2,14 +2,16 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from speechbrain.inference.interfaces import Pretrained
+from speechbrain.utils.fetching import FetchConfig, LocalStrategy
 from speechbrain.utils.logger import get_logger
 from speechbrain_ext.dataio.audio import AudioDataset, check_audio, read_audio
 from speechbrain_ext.dataio.manifest import load_manifest
-from speechbrain_ext.inference.trust import check_export
 from speechbrain_ext.lobes.model_files import SPEECHBRAIN_FILES, find_model
+from speechbrain_ext.lobes.trust import EXPORT, check_constructors, trusted
 from speechbrain_ext.utils.errors import InputError
 from speechbrain_ext.utils.files import digest, file_digest
 
@@ -48,25 +50,34 @@ class SubspaceEncoder(Pretrained):
 
     @classmethod
     def from_hparams(
-        cls, source, *args, trust=False, revision=None, savedir=None, **kwargs
+        cls,
+        source,
+        hparams_file="hyperparams.yaml",
+        trust=False,
+        savedir=None,
+        fetch_config=FetchConfig(),  # noqa: B008, it is frozen
+        **kwargs,
     ):
         """Load an export.
 
-        SpeechBrain's own classes load it too, but check nothing.
+        SpeechBrain's own classes load it too, but cannot be made safe: they
+        run whatever is in it.
 
         Arguments
         ---------
         source : str or Path
             A folder or hub id.
-        *args, **kwargs : object
-            See ``speechbrain.inference.interfaces.Pretrained``.
+        hparams_file : str
+            Name of its file of options.
         trust : bool
             Whether to run what the export names, whatever it is. Without, one
             that is not made of a short list of classes is refused.
-        revision : str
-            Branch, tag or commit of a hub id.
         savedir : str or Path
-            Where links to its files are made; needless.
+            Where its files are copied to; needless.
+        fetch_config : speechbrain.utils.fetching.FetchConfig
+            With the ``revision`` of a hub id.
+        **kwargs : object
+            See ``speechbrain.inference.interfaces.Pretrained``.
 
         Returns
         -------
@@ -78,10 +89,12 @@ class SubspaceEncoder(Pretrained):
             If there is nothing, it would run something else, its weights are
             not its own, or ``savedir`` holds another export.
         """
-        files = find_model(source, revision, SPEECHBRAIN_FILES)
+        files = find_model(source, fetch_config.revision, SPEECHBRAIN_FILES)
         if not trust:
-            check_export(files.folder)
-        for name in (*files.files,) if savedir else ():
+            path = files.folder / hparams_file
+            text, overrides = path.read_text("utf-8"), kwargs.get("overrides")
+            check_constructors(text, EXPORT, path, overrides)
+        for name in {hparams_file, *files.files} if savedir else ():
             there = Path(savedir) / name
             if there.is_file() and file_digest(there) != file_digest(
                 files.folder / name
@@ -90,9 +103,15 @@ class SubspaceEncoder(Pretrained):
                     f"savedir {savedir} holds the {name} of another export: "
                     "give another, or none"
                 )
-        return super().from_hparams(
-            str(files.folder), *args, savedir=savedir, **kwargs
-        )
+        # Links cannot be made everywhere.
+        kwargs.setdefault("local_strategy", LocalStrategy.COPY)
+        before = trusted.set(trust)
+        try:
+            return super().from_hparams(
+                str(files.folder), hparams_file, savedir=savedir, **kwargs
+            )
+        finally:
+            trusted.reset(before)
 
     @property
     def subspaces(self):
@@ -124,12 +143,20 @@ class SubspaceEncoder(Pretrained):
         """
         model = self.mods.embedding_model
         name = model.choose_subspace(subspace)
-        try:
-            wavs = torch.atleast_2d(torch.as_tensor(wavs)).to(self.device)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise InputError(
-                f"encode_batch takes waveforms of shape [B, time]: {error}"
-            )
+        if not isinstance(wavs, torch.Tensor):
+            try:
+                # A copy, of a reversed or read-only array too.
+                wavs = torch.from_numpy(np.array(wavs))
+            except (TypeError, ValueError, RuntimeError):
+                raise InputError(
+                    "encode_batch takes waveforms of shape [B, time] as tensor "
+                    "or array: pad clips of several lengths with zeros and "
+                    "give wav_lens; files go to encode_file"
+                )
+        wavs = wavs.unsqueeze(0) if wavs.dim() == 1 else wavs
+        if wavs.dtype == torch.float64:  # not every accelerator has it
+            wavs = wavs.float()
+        wavs = wavs.to(self.device)
         return model.embed(wavs, wav_lens)[name].unsqueeze(1)
 
     def forward(self, wavs, wav_lens=None, subspace=None):

@@ -170,7 +170,7 @@ def unpack_encoder(path, folder):
             tar.extractall(folder)
         (file,) = folder.glob("*.yaml")
         overrides = read_plain((folder / "overrides").read_text("utf-8"))
-    except (OSError, tarfile.TarError, ValueError) as error:
+    except (OSError, tarfile.TarError, ValueError, yaml.YAMLError) as error:
         raise InputError(f"{path}: not a packed encoder ({error!r})")
     model = folder / "model"
     return {

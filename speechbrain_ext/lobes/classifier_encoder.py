@@ -1,11 +1,29 @@
 """Speaker encoders that were trained as classifiers with SpeechBrain."""
 
+from pathlib import Path
+
 import torch
 
 from speechbrain.inference.classifiers import EncoderClassifier
+from speechbrain.utils.checkpoints import torch_patched_state_dict_load
 from speechbrain_ext.lobes.encoders import PooledEncoder
 from speechbrain_ext.lobes.model_files import SPEECHBRAIN_FILES, find_model
 from speechbrain_ext.utils.errors import InputError
+
+
+def _check_weights(classifier):
+    """Refuse random weights: SpeechBrain only warns of missing ones."""
+    pretrainer = classifier.hparams.pretrainer
+    model = classifier.mods.embedding_model
+    for name, loaded in pretrainer.loadables.items():
+        if loaded is model:
+            state = torch_patched_state_dict_load(pretrainer.paths[name])
+            missing = model.load_state_dict(state, strict=False).missing_keys
+            if missing:
+                raise InputError(
+                    f"its {Path(pretrainer.paths[name]).name} lacks "
+                    f"{len(missing)} weights, such as {missing[0]}"
+                )
 
 
 class ClassifierEncoder(PooledEncoder):
@@ -39,8 +57,11 @@ class ClassifierEncoder(PooledEncoder):
                 overrides_must_match=False,
                 run_opts={"device": "cpu"},
             )
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
-            raise InputError(f"Cannot load {source}: {error}")
+            _check_weights(classifier)
+        # What damaged files raise depends on where the damage is.
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"Cannot load {source}: {reason}")
         rate = getattr(classifier.hparams, "sample_rate", 16000)
         super().__init__(rate, {}, files, min_samples=rate // 10)
         # Not the classifier itself, which does not follow to another device.

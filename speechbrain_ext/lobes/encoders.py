@@ -20,8 +20,9 @@ from speechbrain.utils.checkpoints import (
     register_checkpoint_hooks,
 )
 from speechbrain_ext.lobes.archive import unpack_encoder
+from speechbrain_ext.lobes.model_files import check_file
+from speechbrain_ext.lobes.trust import ENCODER, check_constructors, trusted
 from speechbrain_ext.utils.errors import InputError
-from speechbrain_ext.utils.files import check_digest
 from speechbrain_ext.utils.hparams import find_hparams, hparams_folder
 
 
@@ -128,19 +129,9 @@ class PooledEncoder(torch.nn.Module):
             If the shape is not that, an utterance has no samples or some that
             are not finite, or the lengths are not relative.
         """
-        if wavs.dim() != 2 or not len(wavs) or not wavs.is_floating_point():
-            raise InputError(
-                "An encoder takes waveforms of shape [batch, time], floating-"
-                f"point numbers in [-1, 1], got {wavs.dtype} {list(wavs.shape)}"
-            )
         lengths = count_samples(wavs, wav_lens)
         utterances = []
-        for row, (wav, length) in enumerate(zip(wavs, lengths)):
-            if not torch.isfinite(wav[:length]).all():
-                raise InputError(
-                    f"Utterance {row} of the batch has samples that are NaN or "
-                    "infinite"
-                )
+        for wav, length in zip(wavs, lengths):
             wav = self.normalise(wav[:length].float())
             missing = max(0, self.min_samples - length)
             utterances.append(torch.nn.functional.pad(wav, (0, missing)))
@@ -180,27 +171,46 @@ def count_samples(wavs, wav_lens=None):
     Raises
     ------
     InputError
-        If the lengths are not relative, or not one for each utterance.
+        If the waveforms are not that or not finite, or the lengths are not
+        relative or not one for each utterance.
 
     Example
     -------
     >>> count_samples(torch.zeros(2, 8), torch.tensor([1.0, 0.5]))
     [8, 4]
     """
+    if wavs.dim() != 2 or not len(wavs) or not wavs.is_floating_point():
+        raise InputError(
+            "An encoder takes waveforms of shape [batch, time], floating-point "
+            f"numbers in [-1, 1], got {wavs.dtype} {list(wavs.shape)}"
+        )
     batch, time = wavs.shape
+    if batch > 100 * time > 0:
+        raise InputError(
+            f"{batch} utterances of {time} samples: these waveforms are "
+            "[time, channels], expected [batch, time]"
+        )
     lens = torch.ones(batch) if wav_lens is None else torch.as_tensor(wav_lens)
     lens = lens.detach().cpu().double()
     # Rounding may leave a little more than 1.
     relative = ((lens > 0) & (lens <= 1 + 1e-6)).all()
     if lens.shape != (batch,) or not relative:
+        samples = ((lens > 1) & (lens == lens.round())).all()
+        hint = "; these look like numbers of samples: divide by the longest"
         raise InputError(
             f"wav_lens is {lens.tolist()}: expected relative lengths, shape "
-            f"[{batch}], above 0 and at most 1 (samples over those of the "
-            "longest)"
+            f"[{batch}], above 0, at most 1{hint if samples else ''}"
         )
     counts = (lens * time).round().long().clamp(max=time)
     if counts.min() < 1:
         raise InputError("An utterance of the batch has no samples")
+    steps = torch.arange(time, device=wavs.device)
+    bad = ~wavs.isfinite() & (steps < counts.to(wavs.device)[:, None])
+    if bad.any():
+        row = bad.any(dim=1).nonzero()[0].item()
+        raise InputError(
+            f"Utterance {row} of the batch has samples that are NaN or infinite"
+        )
     return counts.tolist()
 
 
@@ -279,6 +289,8 @@ def load_encoder(name, source=None, revision=None, overrides=None):
                 f"Encoder '{name}' needs a {key}"
                 + (key == "source") * ": give --encoder_source FOLDER_OR_HUB_ID"
             )
+    if not trusted.get():
+        check_constructors(text, ENCODER, file, options)
     # Making a model draws random weights before it loads its own: which
     # encoder is chosen must not change what is drawn after it.
     with torch.random.fork_rng(devices=[]), open(file, encoding="utf-8") as f:
@@ -415,7 +427,7 @@ class PackedEncoder(PooledEncoder):
         InputError
             If the file is not such an archive, or another one.
         """
-        check_digest(path, digest)
+        check_file(path, digest)
         with tempfile.TemporaryDirectory() as folder:
             self.encoder = load_encoder(**unpack_encoder(path, folder))
         self.archive = Path(path).resolve()

@@ -7,9 +7,8 @@ from pathlib import Path
 import huggingface_hub
 
 from speechbrain_ext.utils.errors import InputError
-from speechbrain_ext.utils.files import digest, file_digest
+from speechbrain_ext.utils.files import check_digest, digest, file_digest
 
-LFS = b"version https://git-lfs"
 # Weights in one file, or in several with an index.
 _WEIGHTS = [
     [f"{name}.{kind}", f"{name}-*.{kind}", f"{name}.{kind}.index.json"]
@@ -61,6 +60,39 @@ class ModelFiles:
             raise InputError(
                 f"The model in {self.folder} has changed since it was loaded"
             )
+
+
+def check_file(path, sha256=None):
+    """Refuse a file of a model that is not what it should be.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file.
+    sha256 : str
+        Its digest. Default: not checked.
+
+    Raises
+    ------
+    InputError
+        If it is a pointer of Git LFS, or another file.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "model.safetensors"
+    >>> _ = path.write_text("version https://git-lfs.github.com/spec/v1")
+    >>> check_file(path)
+    Traceback (most recent call last):
+    ...
+    speechbrain_ext.utils.errors.InputError: ... is a Git LFS pointer, not ...
+    """
+    with open(path, "rb") as file:
+        if file.read(23) == b"version https://git-lfs":
+            raise InputError(
+                f"{path} is a Git LFS pointer, not the file: run git lfs pull "
+                "in its repository"
+            )
+    check_digest(path, sha256)
 
 
 def _digest(folder, files):
@@ -170,12 +202,7 @@ def find_model(source, revision=None, needs=TRANSFORMERS_FILES, optional=()):
         files.update(found)
     files = sorted(files)
     for name in files:
-        with open(folder / name, "rb") as file:
-            if file.read(len(LFS)) == LFS:
-                raise InputError(
-                    f"{folder / name} is a pointer of Git LFS, not the file: "
-                    "run git lfs pull in its repository"
-                )
+        check_file(folder / name)
     if is_local:
         return ModelFiles(folder, files, {"digest": _digest(folder, files)})
     commit = {"source": str(source), "commit": folder.name}

@@ -1,15 +1,13 @@
 """Heads that map pooled features to subspaces, one for each factor."""
 
-import pickle
-
 import torch
 
 from speechbrain.utils.checkpoints import (
     mark_as_transfer,
     register_checkpoint_hooks,
 )
+from speechbrain_ext.lobes.model_files import check_file
 from speechbrain_ext.utils.errors import InputError
-from speechbrain_ext.utils.files import check_digest
 
 
 class FeatureStandardiser(torch.nn.Module):
@@ -98,15 +96,20 @@ def load_weights(head, path, digest=None):
     ...
     speechbrain_ext.utils.errors.InputError: ... does not have the weights...
     """
-    check_digest(path, digest)
+    check_file(path, digest)
     try:
-        head.load_state_dict(
-            torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    # What damaged files raise depends on where the damage is; torch would
+    # advise to run what is in them.
+    except Exception as error:
+        kind = type(error).__name__
+        raise InputError(
+            f"{path} is damaged, or holds more than weights ({kind}): make it "
+            "anew"
         )
-    except (
-        *(RuntimeError, EOFError, KeyError, ValueError, TypeError),
-        *(AttributeError, pickle.UnpicklingError),
-    ) as error:
+    try:
+        head.load_state_dict(state)
+    except (RuntimeError, TypeError, AttributeError) as error:
         said = " ".join(str(error).split())
         raise InputError(
             f"{path} does not have the weights of this head: {said}"

@@ -86,9 +86,13 @@ def _load(source, folder):
     try:
         with _quiet():
             auto = transformers.AutoFeatureExtractor
-            extractor = auto.from_pretrained(folder)
+            # It would ask whether to run the code of a model that has some.
+            extractor = auto.from_pretrained(folder, trust_remote_code=False)
             model, loading = transformers.AutoModel.from_pretrained(
-                folder, output_loading_info=True, **dtype
+                folder,
+                output_loading_info=True,
+                trust_remote_code=False,
+                **dtype,
             )
     except _LOAD_ERRORS as error:
         raise InputError(f"Cannot load {source}: {error}")

@@ -206,7 +206,10 @@ def _read_reference(voice):
     """((audio [channels, time], rate), text) of a reference, without pauses."""
     from f5_tts.infer.utils_infer import preprocess_ref_audio_text
 
-    duration = audio_info(voice.wav).duration
+    try:
+        duration = audio_info(voice.wav).duration
+    except InputError as error:
+        raise InputError(f"The reference {voice.ID!r} cannot be read: {error}")
     if duration > MAX_REFERENCE:
         raise InputError(
             f"The reference {voice.ID!r} lasts {duration:.1f} seconds: F5-TTS "

@@ -18,6 +18,7 @@ import sys
 from functools import partial
 
 import numpy as np
+import torch
 from keywords_prepare import speech_commands_rows
 from option_table import EVALUATE
 from voxceleb1_trials_prepare import voxceleb_rows
@@ -46,7 +47,6 @@ from speechbrain_ext.metrics.trials import (
 from speechbrain_ext.utils.errors import InputError, one_line_errors
 from speechbrain_ext.utils.files import locked_folder, write_csv
 from speechbrain_ext.utils.hparams import load_hparams, run_label
-from speechbrain_ext.utils.options import check_name
 
 logger = get_logger(__name__)
 
@@ -67,15 +67,25 @@ def check(hparams):
         )
 
 
-def check_reference(label, exports):
-    """Refuse a reference that is neither a subspace nor a baseline."""
-    known = {
-        f"{model.hparams.name} {subspace}"
-        for model in exports
-        for subspace in model.subspaces
-    } | {model.hparams.name for model in exports}
-    if label is not None and not label.startswith("baseline"):
-        check_name("reference is", label, sorted(known))
+def group_exports(exports):
+    """Exports that take the same features, with the name of their baselines."""
+    groups = systems.group_exports(exports)
+    for number, group in enumerate(groups, 1):
+        suffix = f"_{number}" if len(groups) > 1 else ""
+        yield group, group[0].mods.embedding_model, suffix
+
+
+def check_reference(hparams, exports):
+    """Refuse a reference that no table will have, before audio is read."""
+    known = []
+    for group, module, suffix in group_exports(exports):
+        features = torch.randn(3, len(module.layers), module.encoder.dim)
+        target = hparams["domain_statistics"] == "target"
+        named = systems.export_systems(
+            group, features if target else None, suffix
+        )
+        known += systems.embed_systems(named, features)
+    results.find_reference(known, hparams["reference"])
 
 
 def make_manifest(hparams, protocol):
@@ -231,9 +241,7 @@ def embed_all(hparams, dataset, exports, uses, condition, run_opts):
     vectors = {use: {} for use in uses if use != "statistics"}
     controls = {}
     every = list(dict.fromkeys(key for ids in uses.values() for key in ids))
-    groups = systems.group_exports(exports)
-    for number, group in enumerate(groups, 1):
-        module = group[0].mods.embedding_model
+    for group, module, suffix in group_exports(exports):
         rate = module.encoder.sample_rate
         pooled = extract_features(
             subset(dataset, every),
@@ -248,7 +256,7 @@ def embed_all(hparams, dataset, exports, uses, condition, run_opts):
         named = systems.export_systems(
             group,
             features.get("statistics"),
-            f"_{number}" if len(groups) > 1 else "",
+            suffix,
         )
         for use, known in vectors.items():
             known |= systems.embed_systems(named, features[use])
@@ -288,9 +296,12 @@ def main(arguments):
     check(hparams)
     protocol = load_protocol(hparams)
     exports = load_exports(
-        hparams["export_folder"], hparams["export_names"], run_opts.device
+        hparams["export_folder"],
+        hparams["export_names"],
+        run_opts.device,
+        hparams["trust"],
     )
-    check_reference(hparams["reference"], exports)
+    check_reference(hparams, exports)
     folder = hparams["output_folder"]
     with locked_folder(folder):
         sb.create_experiment_directory(

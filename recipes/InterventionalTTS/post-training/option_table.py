@@ -172,6 +172,7 @@ EVALUATE = {
     **EXTRACTION,
     "export_folder": optional(either(text(), list_of(text()))),
     "export_names": optional(either(text(), list_of(text()))),
+    "trust": flag(),
     "speech_commands": flag(),
     "voxceleb1": flag(),
     "voxceleb1_meta": optional(text()),

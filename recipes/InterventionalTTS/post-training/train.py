@@ -3,9 +3,9 @@
 
 A frozen encoder gives one vector per utterance. On a grid in which every
 speaker says every sentence, two heads are fitted that map this vector to one
-subspace per factor: a network, trained by a multi-part contrastive loss (Cox
-and Barker, Interspeech 2026, arXiv 2606.17967), and a closed form that has also
-heard random channels. The grid is synthesised (hparams/interventional.yaml) or
+subspace per factor: a network, trained by one contrastive loss per factor
+and an orthogonality loss (Cox and Barker, Interspeech 2026, arXiv 2606.17967),
+and a closed form, channel LDA ("recommended"). The grid is synthesised (hparams/interventional.yaml) or
 comes as a manifest with factor columns (hparams/recorded_grid.yaml).
 
 To run this recipe:
@@ -97,7 +97,10 @@ class InterventionalBrain(sb.Brain):
         self.parts = {}
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
-        """Log; after validation, keep the last and the best checkpoint."""
+        """Log; after validation, keep the last and the best checkpoints.
+
+        Best is the lowest excess: the contrastive losses over their floors.
+        """
         stats = {"loss": stage_loss} | {
             name: torch.stack(values).mean().item()
             for name, values in self.parts.items()
@@ -124,8 +127,8 @@ class InterventionalBrain(sb.Brain):
         train, valid : GridFeatures
             Features with their factors.
         """
-        # Two blocks per process: of a single one SpeechBrain's distributed
-        # wrapper hands over the utterances in place of the block.
+        # Two blocks per process: where one is left, SpeechBrain's sampler for
+        # several processes takes its utterances for batches.
         world_size = int(os.environ.get("WORLD_SIZE", 1))
         blocks = BlockSampler(
             train.grid,
@@ -194,7 +197,8 @@ def dataio_prep(hparams, debug):
             split: first_values(dataset, ids, factors, SMOKE_VALUES)
             for split, ids in splits.items()
         }
-    # Further takes of an utterance are further utterances of its cell.
+    # Takes (an utterance through a random channel) are further utterances of
+    # its cell, in the order in which fit_heads puts their features together.
     takes = 1 + hparams["network_takes"]
     grids = {
         split: Grid(
@@ -203,7 +207,7 @@ def dataio_prep(hparams, debug):
         )
         for split in ("train", "valid")
     }
-    for split, grid in grids.items():  # before any audio is read
+    for split, grid in grids.items():  # refuses blocks that do not fit
         BlockSampler(grid, hparams[f"{split}_block"])
     return dataset, splits, grids
 
