@@ -307,7 +307,6 @@ def extract_features(
                 _compute(
                     folder, spec, durations, batches, loader, encode, progress
                 )
-    logger.info(f"Features in {folder}")
     array = np.load(folder / "features.npy", mmap_mode="r")
     return PooledFeatures(array, spec["ids"])
 

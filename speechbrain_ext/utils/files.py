@@ -5,6 +5,7 @@ import csv
 import glob
 import hashlib
 import json
+import logging
 import math
 import os
 import pathlib
@@ -13,6 +14,9 @@ import uuid
 from filelock import FileLock, Timeout
 
 from speechbrain_ext.utils.errors import InputError
+
+# Its debugging would fill the log of a run.
+logging.getLogger("filelock").setLevel(logging.INFO)
 
 
 def digest(obj):

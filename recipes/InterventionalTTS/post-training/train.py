@@ -2,11 +2,12 @@
 """Interventional post-training of a frozen speech encoder.
 
 A frozen encoder gives one vector per utterance. On a grid in which every
-speaker says every sentence, two heads are fitted that map this vector to one
-subspace per factor: a network, trained by one contrastive loss per factor
-and an orthogonality loss (Cox and Barker, Interspeech 2026, arXiv 2606.17967),
-and a closed form, channel LDA ("recommended"). The grid is synthesised (hparams/interventional.yaml) or
-comes as a manifest with factor columns (hparams/recorded_grid.yaml).
+speaker says every sentence, heads are fitted that map this vector to one
+subspace per factor: a network, trained by one contrastive loss per factor and
+an orthogonality loss (Cox and Barker, Interspeech 2026, arXiv 2606.17967), and
+a closed form, channel LDA ("recommended"). The grid is synthesised
+(hparams/interventional.yaml) or comes as a manifest with factor columns
+(hparams/recorded_grid.yaml).
 
 To run this recipe:
 > python train.py hparams/interventional.yaml
@@ -15,6 +16,7 @@ To run this recipe:
 The second form reads FOLDER/manifest.csv, or what --manifest gives.
 """
 
+import logging
 import os
 import sys
 from contextlib import nullcontext
@@ -117,6 +119,7 @@ class InterventionalBrain(sb.Brain):
             meta={"excess": stats["excess"], "epoch": epoch},
             min_keys=["excess"],
             num_to_keep=2,  # the one before, should the newest be damaged
+            verbosity=logging.DEBUG,
         )
 
     def fit_grids(self, train, valid):
