@@ -81,6 +81,7 @@ def test_an_export_is_written_whole_or_not_at_all(tmp_path):
     with pytest.raises(InputError, match="cannot be copied"):
         write(folder, PooledEncoder(16000, {}), seed=2)
     assert (folder / "network.ckpt").read_bytes() == before
+    (tmp_path / "a" / ".export.killed").mkdir()
     write(folder, seed=2)
     assert (folder / "network.ckpt").read_bytes() != before
     assert not (folder / "mine.txt").exists()

@@ -198,7 +198,12 @@ def export_subspaces(
     weights = {key: value.cpu() for key, value in head.state_dict().items()}
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".") as beside:
+    prefix = f".{folder.name}."
+    for left in folder.parent.glob(f"{prefix}*"):  # by a run that was killed
+        shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(
+        dir=folder.parent, prefix=prefix
+    ) as beside:
         new = Path(beside) / "new"
         new.mkdir()
         torch.save(weights, new / "network.ckpt")

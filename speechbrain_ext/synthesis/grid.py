@@ -1,9 +1,12 @@
 """Renders the cells of a grid, voices x sentences, to audio files."""
 
+import errno
 import functools
 import math
 import multiprocessing
+import os
 import re
+import shutil
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path, PurePosixPath
@@ -318,8 +321,15 @@ def _render_file(synthesizer, sample_rate, folder, cell):
             f"{row['wav']} could not be rendered (voice {voice.ID!r}, text "
             f"{row['text']!r}): {type(error).__name__}: {error}"
         ) from error
-    with replacing(folder / row["wav"], synced=False) as temporary:
-        soundfile.write(temporary, samples, sample_rate, subtype="PCM_16")
+    path = folder / row["wav"]
+    try:
+        with replacing(path, synced=False) as temporary:
+            soundfile.write(temporary, samples, sample_rate, subtype="PCM_16")
+    except soundfile.LibsndfileError as error:  # which says no more
+        if shutil.disk_usage(folder).free > 4 * samples.nbytes:
+            raise InputError(f"{path} cannot be written: {error}")
+        said = os.strerror(errno.ENOSPC)
+        raise OSError(errno.ENOSPC, said, str(path))
     return len(samples) / sample_rate
 
 
