@@ -115,6 +115,26 @@ def test_bad_scores(scores, labels, message):
             function(scores, labels)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(dtype):
+    scores, labels = torch.tensor([0.75, 0.5, 0.25, 0.125]), [1, 0, 1, 0]
+    wanted = equal_error_rate(scores, labels)
+    assert equal_error_rate(scores.to(dtype), labels) == wanted
+    vectors = torch.eye(4, dtype=dtype)
+    trials = generate_trials([0, 0, 1, 1])
+    assert trials.score(vectors).tolist() == [0] * 6
+
+
+def test_a_threshold_lies_between_neighbouring_numbers():
+    """Two float32 numbers next to each other, each scored many times."""
+    low = np.float32(0.3)
+    high = np.nextafter(low, np.float32(1))
+    labels = np.arange(100) % 2
+    scores = np.where(labels == 1, high, low)
+    rates = group_error_rates(scores, labels)[""]
+    assert (rates["miss"], rates["false_alarm"]) == (0, 0)
+
+
 def test_bad_priors_and_groups():
     for p_target in (0, 1, -1, 2):
         with pytest.raises(InputError, match="p_target"):

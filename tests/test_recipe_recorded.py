@@ -449,6 +449,27 @@ def test_a_folder_holds_one_run(finished, small_grid, tmp_path, capfd):
     assert len(logged(tmp_path, "valid loss")) == 1
 
 
+def test_an_export_that_is_no_result_goes(finished, small_grid, tmp_path):
+    """Another choice of the export, in the folder of a finished run."""
+    out = shutil.copytree(finished[0] / "out", tmp_path / "out")
+    (out / "export_mine").mkdir()  # not ours
+    train(*folders(small_grid, tmp_path), "--exported=published")
+    names = {path.name.removeprefix("export") for path in out.glob("export*")}
+    others = {"_grid_lda", "_pca", "_random_projection", "_mine"}
+    assert names == {"", "_recommended"} | others
+    assert load(out / "export").hparams.name == "published"
+
+
+@pytest.mark.parametrize("option", ["output_folder", "cache_folder"])
+def test_a_file_where_a_folder_is_expected(small_grid, tmp_path, option, capfd):
+    (tmp_path / "file").touch()
+    both = [one for one in folders(small_grid, tmp_path) if option not in one]
+    with pytest.raises(SystemExit):
+        train(*both, f"--{option}={tmp_path}/file")
+    (line,) = capfd.readouterr().err.strip().splitlines()[-1:]
+    assert line.startswith("ERROR: ") and "folder is expected" in line
+
+
 def test_missing_data_folder_is_said(capfd):
     with pytest.raises(SystemExit):
         train("--output_folder=unused")
