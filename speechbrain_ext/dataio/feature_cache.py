@@ -214,6 +214,29 @@ def missing_hours(
     return float(durations.sum() / 3600)
 
 
+def describe_hours(planned):
+    """How much of :func:`plan_conditions` is to be encoded, in words.
+
+    Arguments
+    ---------
+    planned : dict
+        Name -> a call of :func:`extract_features` as a functools.partial.
+
+    Returns
+    -------
+    str
+    """
+    left = {
+        name: missing_hours(*extract.args, **extract.keywords)
+        for name, extract in planned.items()
+    }
+    there = [name for name, hours in left.items() if not hours] or ["nothing"]
+    return (
+        f"{sum(left.values()):.2f} hours of audio (there already: "
+        f"{', '.join(there)})"
+    )
+
+
 def _partial(folder):
     """Where a cache is until it is finished."""
     return folder.with_name(f"{folder.name}.partial")

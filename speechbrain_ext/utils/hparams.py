@@ -270,33 +270,34 @@ def _given(overrides):
     return given
 
 
-def describe(function):
-    """What a YAML file says of a function or class: name and arguments.
+def describe(value):
+    """What determines an option of a YAML file, JSON-able.
 
     Arguments
     ---------
-    function : functools.partial or callable
-        Of ``!name:``; None where there is none.
+    value : object
+        A plain value; a function or class of ``!name:``, described by its name
+        and arguments; or an object that has an ``identity`` or a ``config``.
 
     Returns
     -------
-    dict
-        JSON-able if the arguments are.
+    object
 
     Example
     -------
     >>> import functools
-    >>> describe(functools.partial(int, base=2))
-    {'name': 'builtins.int', 'base': 2}
+    >>> describe(functools.partial(int, base=2)), describe([1])
+    ({'name': 'builtins.int', 'base': 2}, [1])
     """
-    if function is None:
-        return {}
-    made = getattr(function, "func", function)
-    name = f"{made.__module__}.{made.__qualname__}"
-    arguments = getattr(function, "keywords", {})
-    return {"name": name} | {
-        key: describe(value) if callable(value) else value
-        for key, value in arguments.items()
+    for name in ("identity", "config"):
+        if isinstance(found := getattr(value, name, None), dict):
+            return found
+    if not callable(value):
+        return value
+    made = getattr(value, "func", value)
+    arguments = getattr(value, "keywords", {})
+    return {"name": f"{made.__module__}.{made.__qualname__}"} | {
+        key: describe(argument) for key, argument in arguments.items()
     }
 
 

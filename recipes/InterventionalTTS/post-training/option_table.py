@@ -6,6 +6,7 @@ the class that takes it allows.
 
 from speechbrain_ext.dataio.manifest import SPLITS
 from speechbrain_ext.utils.options import (
+    check_options,
     either,
     flag,
     list_of,
@@ -84,6 +85,16 @@ def augmented_takes(options):
     """As many as the network takes, where both heads share them."""
     shared = options["recommended"] is not None
     return whole(options["network_takes"] if shared else 0)
+
+
+def check_layers(layers, recommended):
+    """Refuse positions that are not among the chosen layers."""
+    positions = getattr(recommended, "keywords", {}).get("layers") or {}
+    rule = list_of(whole(-len(layers), len(layers) - 1))
+    options = {
+        f"recommended: layers: {name}": p for name, p in positions.items()
+    }
+    check_options(options, dict.fromkeys(options, rule))
 
 
 EXTRACTION = {

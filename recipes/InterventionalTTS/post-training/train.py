@@ -22,7 +22,7 @@ import sys
 from contextlib import nullcontext
 
 import torch
-from option_table import TRAIN
+from option_table import TRAIN, check_layers
 from tqdm import tqdm
 
 import speechbrain as sb
@@ -30,7 +30,7 @@ from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain_ext.dataio.audio import check_audio
 from speechbrain_ext.dataio.feature_cache import (
     audio_digests,
-    missing_hours,
+    describe_hours,
     plan_conditions,
 )
 from speechbrain_ext.dataio.grid import BlockSampler, Grid, GridFeatures
@@ -50,12 +50,13 @@ from speechbrain_ext.metrics.trials import generate_trials
 from speechbrain_ext.utils.errors import InputError, one_line_errors
 from speechbrain_ext.utils.files import claim_folder, digest, locked_folder
 from speechbrain_ext.utils.hparams import describe, load_hparams, run_label
-from speechbrain_ext.utils.options import check_options, list_of, whole
 
-# Beside data, encoder, heads and loss: what makes a run another one.
+# What makes a run another one, beside the data.
 SETTINGS = (
     *("seed", "layers", "augmented_takes", "network_takes", "channel_seed"),
     *("factors", "train_block", "valid_block", "number_of_epochs"),
+    *("encoder_model", "network", "loss", "channel", "recommended"),
+    *("opt_class", "lr_scheduler"),
 )
 RUN_OPTIONS = ("max_grad_norm", "grad_accumulation_factor", "precision")
 # What results.json says of a run, beside grid and encoder.
@@ -175,16 +176,6 @@ class InterventionalBrain(sb.Brain):
             )
 
 
-def check_layers(layers, recommended):
-    """Refuse positions that are not among the chosen layers."""
-    positions = getattr(recommended, "keywords", {}).get("layers") or {}
-    rule = list_of(whole(-len(layers), len(layers) - 1))
-    options = {
-        f"recommended: layers: {name}": p for name, p in positions.items()
-    }
-    check_options(options, dict.fromkeys(options, rule))
-
-
 def dataio_prep(hparams, debug):
     """The manifest as a dataset, its splits, and grids to train on."""
     factors = hparams["grid_factors"]
@@ -237,15 +228,10 @@ def make_tasks(hparams, dataset, splits, grids):
 
 def claim(hparams, brain, dataset, splits):
     """A folder holds one run: its checkpoints must not be taken for another."""
-    settings = {key: hparams[key] for key in SETTINGS}
+    settings = {key: describe(hparams[key]) for key in SETTINGS}
     settings |= {key: getattr(brain, key) for key in RUN_OPTIONS}
     settings["processes"] = int(os.environ.get("WORLD_SIZE", 1))
-    settings["encoder"] = hparams["encoder_model"].identity
     settings["dtype"] = hparams["extraction"]["dtype"]
-    settings["network"] = hparams["network"].config
-    settings["loss"] = hparams["loss"].config
-    for key in ("channel", "opt_class", "lr_scheduler", "recommended"):
-        settings[key] = describe(hparams[key])
     for split, ids in splits.items():
         labels = factor_labels(dataset, ids, hparams["grid_factors"])
         settings[f"{split}_data"] = digest([ids, labels])
@@ -257,23 +243,14 @@ def claim(hparams, brain, dataset, splits):
 
 def print_plan(hparams, brain, splits, asked, planned):
     """What is to be done, and what of it is there."""
-    left = {
-        name: missing_hours(*extract.args, **extract.keywords)
-        for name, extract in planned.items()
-    }
-    there = [name for name, hours in left.items() if not hours] or ["nothing"]
     sizes = [f"{len(ids)} {split}" for split, ids in splits.items()]
     saved = brain.checkpointer.find_checkpoint()
     after = f", going on after epoch {saved.meta['epoch']}" if saved else ""
-    heads = ["closed forms"]
-    if hparams["number_of_epochs"]:
-        epochs = f"{hparams['number_of_epochs']} epochs"
-        heads.insert(0, f"{hparams['system_name']} in {epochs}{after}")
+    epochs = f"{hparams['number_of_epochs']} epochs{after}"
     print(
         f"Utterances: {', '.join(sizes)}"
-        f"\nTo encode: {sum(left.values()):.2f} hours of audio by "
-        f"{hparams['encoder_label']}; there already: {', '.join(there)}"
-        f"\nTo fit: {', '.join(heads)}"
+        f"\nTo encode: {describe_hours(planned)}, by {hparams['encoder_label']}"
+        f"\nTo fit: {hparams['system_name']} in {epochs}, closed forms"
         f"\nTo evaluate: {len(asked[0].trials)} trials, as recorded and across "
         f"channels\nInto: {hparams['output_folder']}\n"
     )
