@@ -13,6 +13,7 @@ from speechbrain_ext.utils.options import check_options
 RECIPES = ROOT / "recipes"
 POST = "InterventionalTTS/post-training/"
 table = load_script(RECIPES / POST / "option_table.py")
+synthesis = load_script(RECIPES / "LibriTTS/post-training/synthesise.py")
 mini = load_script(RECIPES / "MiniEncoder/pretraining/train.py")
 FILES = {
     f"{POST}hparams/interventional.yaml": table.TRAIN,
@@ -24,6 +25,7 @@ FILES = {
     f"{POST}hparams/experiments.yaml": table.EXPERIMENTS,
     "LibriTTS/post-training/hparams/experiments.yaml": table.EXPERIMENTS,
     "MiniEncoder/pretraining/hparams/train.yaml": mini.RULES,
+    "LibriTTS/post-training/hparams/synthesis.yaml": synthesis.RULES,
 }
 # Wrong for most options: types, signs, sizes, and what YAML makes of typos.
 VALUES = [
@@ -43,7 +45,8 @@ def replaced(options, name, value):
 
 def given(path):
     """What a file needs to be read."""
-    return "data_folder: x" if "PLACEHOLDER" in path.read_text() else ""
+    keys = re.findall(r"^(\w+): !PLACEHOLDER", path.read_text(), re.MULTILINE)
+    return "".join(f"{key}: x\n" for key in keys)
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -81,7 +84,7 @@ def test_what_the_table_lets_through_makes_objects():
             except InputError:
                 continue
             value = {rest: value} if rest else value
-            text = f"{given(path)}\n{top}: {json.dumps(value)}"
+            text = f"{given(path)}{top}: {json.dumps(value)}"
             load_hparams(path, text, table.TRAIN)
             loaded += 1
     assert loaded > 5

@@ -20,13 +20,35 @@ import torch
 import speechbrain as sb
 from speechbrain_ext.utils.errors import one_line_errors
 from speechbrain_ext.utils.hparams import load_hparams
+from speechbrain_ext.utils.options import list_of, number, optional, whole
+
+SIZES = [
+    f"n_{split}_{what}"
+    for split in ("train", "valid", "test")
+    for what in ("speakers", "sentences")
+]
+RULES = dict.fromkeys(SIZES, whole(0)) | {
+    "reference_seconds": list_of(number(above=0), 2),
+    "sentence_words": list_of(whole(1), 2),
+    "references_per_speaker": optional(whole(1)),
+    "grid_seed": whole(0),
+    "shard": (
+        lambda shard: (
+            len(shard) == 2
+            and whole(0)[0](shard[0])
+            and whole(shard[0] + 1)[0](shard[1])
+        ),
+        "[index, count] with an index below the count, as in [0, 4]",
+    ),
+    "backend.nfe_step": whole(1),
+}
 
 
 def main(arguments):
     """Render this process's share of the grid."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     hparams_file, _, overrides = sb.parse_arguments(arguments)
-    hparams = load_hparams(hparams_file, overrides)
+    hparams = load_hparams(hparams_file, overrides, RULES)
     rank = int(os.environ.get("RANK", 0))
     ranks = int(os.environ.get("WORLD_SIZE", 1))
     shard, shards = hparams["shard"]
