@@ -165,16 +165,7 @@ mean --seed?
         sys.path.append(recipe)
     plain = plain_hparams(path, overrides, None if debug else rules)
     if debug:
-        given = _given(overrides)
-        smaller = {
-            k: v for k, v in plain["smoke_run"].items() if k not in given
-        }
-        smaller["output_folder"] = str(Path(plain["output_folder"], debug))
-        node = yaml.compose(overrides) or yaml.MappingNode("", [])
-        kept = [pair for pair in node.value if pair[0].value not in smaller]
-        overrides = yaml.safe_dump(smaller)
-        if kept:
-            overrides += yaml.serialize(yaml.MappingNode(node.tag, kept))
+        overrides = _smoke_run(plain, overrides, debug)
         plain_hparams(path, overrides, rules)
     with _mendable(path), open(path, encoding="utf-8") as file:
         hparams = load_hyperpyyaml(file, overrides)
@@ -185,6 +176,18 @@ mean --seed?
                 for argument in value.keywords:
                     check_name(f"{name} takes no", argument, known)
     return hparams
+
+
+def _smoke_run(plain, overrides, folder):
+    """Overrides of a smoke run; those of the user come first."""
+    given = _given(overrides)
+    added = {k: v for k, v in plain["smoke_run"].items() if k not in given}
+    added["output_folder"] = str(Path(plain["output_folder"], folder))
+    # Not parsed to Python: the user's may have tags.
+    node = yaml.compose(overrides) or yaml.MappingNode("", [])
+    kept = [pair for pair in node.value if pair[0].value not in added]
+    text = yaml.serialize(yaml.MappingNode(node.tag, kept)) if kept else ""
+    return yaml.safe_dump(added) + text
 
 
 def plain_hparams(path, overrides=None, rules=None):

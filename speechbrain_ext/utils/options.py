@@ -15,12 +15,12 @@ from speechbrain_ext.utils.errors import InputError
 
 def whole(least, most=None):
     """Rule of a whole number from ``least`` to ``most``."""
-    most = 2**32 - 1 if most is None else most
+    words = f"from {least} to {most}"
+    if most is None:
+        most, words = 2**32 - 1, f"of {least} or more"  # what a seed may be
     return (
         lambda value: type(value) is int and least <= value <= most,
-        f"a whole number of {least} or more"
-        if most == 2**32 - 1
-        else f"a whole number from {least} to {most}",
+        f"a whole number {words}",
     )
 
 
@@ -42,8 +42,11 @@ def number(least=-math.inf, most=math.inf, above=-math.inf):
     bounds += [f"of {least:g} or more"] if least > -math.inf else []
     bounds += [f"of at most {most:g}"] if most < math.inf else []
     return (
-        lambda value: (type(value) in (int, float) and least <= value <= most)
-        and value > above,
+        lambda value: (
+            type(value) in (int, float)
+            and least <= value <= most
+            and value > above
+        ),
         f"a number {' and '.join(bounds)}, written as 0.5 or 1.0e-5",
     )
 
