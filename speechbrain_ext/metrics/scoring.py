@@ -36,6 +36,9 @@ class PldaBackend:
         there are speakers.
     iterations : int
         Iterations of expectation maximisation.
+    length_normalise : bool
+        Whether to scale embeddings to length one; SpeechBrain's script does
+        not.
 
     Example
     -------
@@ -49,8 +52,9 @@ class PldaBackend:
     True
     """
 
-    def __init__(self, rank=100, iterations=10):
+    def __init__(self, rank=100, iterations=10, length_normalise=True):
         self.rank, self.iterations = rank, iterations
+        self.length_normalise = length_normalise
 
     def fit(self, embeddings, speakers):
         """Train on labelled speakers who are in no trial.
@@ -95,7 +99,8 @@ class PldaBackend:
         return self
 
     def _prepare(self, vectors):
-        return unit_rows((vectors - self.mean) @ self.axes)
+        vectors = (vectors - self.mean) @ self.axes
+        return unit_rows(vectors) if self.length_normalise else vectors
 
     def score(self, embeddings, enrol, test):
         """Log-likelihood ratio of each trial.

@@ -297,8 +297,10 @@ def run(hparams, run_opts):
 
     # Model
     run_on_main(write_model, args=[student, hparams["model_folder"]])
-    smoke = f" of {hparams['smoke_run']}" if run_opts.debug else ""
-    logger.info(f"The model{smoke} is in {hparams['model_folder']}")
+    logger.info(f"The model is in {hparams['model_folder']}")
+    if run_opts.debug:
+        smaller = hparams["smoke_run"]
+        logger.warning(f"Smoke run with {smaller}: the model means nothing")
 
 
 def main(arguments):
