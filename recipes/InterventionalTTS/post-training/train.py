@@ -342,8 +342,9 @@ def evaluate(hparams, heads, dataset, splits, features, asked, debug):
 
 def export(hparams, heads, valid, pairs, rows, about):
     """A folder per head, with thresholds of the validation grid and a card."""
+    exported = hparams["exported"]
     folders = {
-        name: f"export{'' if name == hparams['exported'] else f'_{name}'}"
+        name: "export" if name == exported else f"export_{name}"
         for name, head in heads.items()
         if not isinstance(head, BaselineHead)
     }
