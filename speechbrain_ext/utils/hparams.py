@@ -13,7 +13,7 @@ from hyperpyyaml import load_hyperpyyaml, resolve_references
 
 import speechbrain_ext
 from speechbrain_ext.utils.errors import InputError
-from speechbrain_ext.utils.options import check_name, check_options
+from speechbrain_ext.utils.options import Tagged, check_name, check_options
 
 
 def hparams_folder():
@@ -84,10 +84,6 @@ def find_hparams(group, name):
     )
 
 
-class Tagged(dict):
-    """The mapping of an object that HyperPyYAML is still to make."""
-
-
 class _Plain(yaml.SafeLoader):
     """Makes no object: HyperPyYAML gives the base class tags that do."""
 
@@ -99,7 +95,7 @@ def _make_nothing(loader, _, node):
     if isinstance(node, yaml.MappingNode):
         return Tagged(loader.construct_mapping(node, deep=True))
     if isinstance(node, yaml.SequenceNode):
-        return loader.construct_sequence(node, deep=True)
+        return Tagged(enumerate(loader.construct_sequence(node, deep=True)))
     return Tagged()
 
 
@@ -114,7 +110,7 @@ def read_plain(text):
     Example
     -------
     >>> read_plain("a: !apply:os.system [ls]")
-    {'a': ['ls']}
+    {'a': {0: 'ls'}}
     """
     return yaml.load(text, Loader=_Plain)
 

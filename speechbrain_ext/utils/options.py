@@ -10,6 +10,8 @@ import difflib
 import math
 from collections.abc import Mapping
 
+import torch
+
 from speechbrain_ext.utils.errors import InputError
 
 
@@ -54,6 +56,18 @@ def number(least=-math.inf, most=math.inf, above=-math.inf):
 def flag():
     """Rule of yes or no."""
     return lambda value: type(value) is bool, "True or False"
+
+
+class Tagged(dict):
+    """The arguments of an object that an option file is still to make."""
+
+
+def made():
+    """Rule of an object of an option file."""
+    return (
+        lambda value: isinstance(value, Tagged),
+        "an object, as !new:module.Class or !name:module.function makes it",
+    )
 
 
 def text():
@@ -183,6 +197,29 @@ number of 0 or more
                 f"{where}{name} is {value!r}: expected {{key: value}} with "
                 f"some of {', '.join(known)}"
             )
+
+
+def check_run_options(run_opts):
+    """Refuse run options of SpeechBrain that would only fail later on.
+
+    Arguments
+    ---------
+    run_opts : speechbrain.utils.run_opts.RunOptions
+        From ``speechbrain.parse_arguments``.
+
+    Raises
+    ------
+    InputError
+        Naming the option.
+    """
+    counts = ("grad_accumulation_factor", "debug_batches")
+    options = {name: getattr(run_opts, name) for name in counts}
+    check_options(options, dict.fromkeys(counts, whole(1)))
+    try:
+        torch.zeros(1, device=run_opts.device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"device is {run_opts.device}: {reason}")
 
 
 def check_name(what, name, known):

@@ -10,6 +10,7 @@ from speechbrain_ext.utils.options import (
     either,
     flag,
     list_of,
+    made,
     mapping,
     number,
     one_of,
@@ -114,10 +115,16 @@ DATA = {
         "{our name: the name in the file}",
     ),
     "resample": flag(),
+    "channel": made(),
     "channel_seed": whole(0),
 }
+OBJECTS = ("encoder_model", "network", "loss", "opt_class", "lr_scheduler")
+OBJECTS += ("epoch_counter", "train_logger", "checkpointer")
 TRAIN = {
     **DATA,
+    **dict.fromkeys(OBJECTS, made()),
+    "modules": mapping(["network"], made()),
+    "recommended": optional(made()),
     "encoder": text(),
     "encoder_source": optional(text()),
     "encoder_revision": optional(text()),
@@ -174,7 +181,7 @@ TRAIN = {
     "loss.orthogonality": one_of("published", "published_batch", "cka"),
     "loss.orthogonality_weight": number(0, 1e6),
     "opt_class.weight_decay": number(0, 1e6),
-    "lr_scheduler.pct_start": number(0, 1, above=0),
+    "lr_scheduler.pct_start": number(above=0, most=1),
     "lr_scheduler.div_factor": number(above=0, most=1e9),
     "lr_scheduler.final_div_factor": number(above=0, most=1e12),
 }

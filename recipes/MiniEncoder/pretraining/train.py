@@ -38,6 +38,7 @@ from speechbrain_ext.utils.files import (
 )
 from speechbrain_ext.utils.hparams import describe, load_hparams
 from speechbrain_ext.utils.options import (
+    check_run_options,
     flag,
     list_of,
     number,
@@ -306,6 +307,7 @@ def run(hparams, run_opts):
 def main(arguments):
     """The whole job, in a folder that no other run is using."""
     hparams_file, run_opts, overrides = sb.parse_arguments(arguments)
+    check_run_options(run_opts)
     sb.utils.distributed.ddp_init_group(run_opts)
     debug = "." if run_opts.debug_persistently else "debug"
     hparams = load_hparams(
