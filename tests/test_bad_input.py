@@ -11,6 +11,8 @@ import soundfile
 from speechbrain_ext.dataio.audio import check_audio, read_audio
 from speechbrain_ext.dataio.manifest import load_manifest, split_manifest
 from speechbrain_ext.synthesis import espeak
+from speechbrain_ext.synthesis.base import Voice
+from speechbrain_ext.synthesis.grid import render_cells
 from speechbrain_ext.utils.errors import InputError
 
 
@@ -36,6 +38,7 @@ def wav(tmp_path):
         ("-1", "900", "start is -1"),
         ("0", "1", "a segment of 1 samples: .* not seconds"),
         ("0", "2.0", "a segment of 2 samples"),
+        ("15999", "", "a segment of 1 samples"),
         ("0", "16001", "samples 0 to 16001 are not in"),
         ("900", "800", "samples 900 to 800"),
     ],
@@ -129,6 +132,33 @@ def test_any_rate_is_resampled_quickly(tmp_path, rate):
     assert abs(len(found) - 16000) <= 1
     wanted = np.sin(2 * np.pi * 440 * np.arange(len(found)) / 16000) / 2
     assert np.abs(found - wanted)[500:-500].max() < 0.01
+
+
+@pytest.mark.parametrize("rate", [1, 999, 768001, 2**31 - 1])
+def test_rates_of_damaged_headers_are_refused(wav, rate):
+    soundfile.write(wav, np.random.default_rng(0).normal(size=999) / 9, rate)
+    message = f"'u': .* has {rate} Hz, expected 1000 to 768000"
+    with pytest.raises(InputError, match=message):
+        read_audio("u", str(wav))
+    with pytest.raises(InputError, match=message):
+        check_audio(load_manifest(manifest(wav.parent, "u,a.wav,ann")))
+
+
+@pytest.mark.parametrize("left", [20000, 32043, 44, 10, 0])
+def test_a_clip_that_was_cut_off_is_rendered_again(tmp_path, left):
+    class Noise:
+        settings = {"backend": "noise"}
+
+        def synthesize(self, text, voice):
+            return np.random.default_rng(0).normal(size=16000), 16000
+
+    cells = [({"ID": "u", "wav": "a.wav", "text": "Shh."}, Voice("v", "", ""))]
+    options = {"num_workers": 1, "progress": False}
+    render_cells(Noise(), cells, tmp_path, **options)
+    whole = (tmp_path / "a.wav").read_bytes()
+    (tmp_path / "a.wav").write_bytes(whole[:left])
+    (row,) = render_cells(Noise(), cells, tmp_path, **options)
+    assert row["duration"] == 1 and (tmp_path / "a.wav").read_bytes() == whole
 
 
 def test_a_long_path_of_espeak_is_said(monkeypatch):

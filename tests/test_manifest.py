@@ -55,6 +55,8 @@ def test_other_headings(tmp_path):
         ([{"ID": "u1", "wav": "a.wav", "speaker": "s"}], "no column 'content'"),
         ([row(content="")], "line 2: empty 'content'"),
         ([row(duration="long")], "line 2: duration 'long' is not a number"),
+        ([row(duration="nan")], "line 2: duration is nan: expected seconds"),
+        ([row(duration=-1)], "line 2: duration is -1: expected seconds"),
     ],
 )
 def test_bad_rows(tmp_path, rows, message):
@@ -69,6 +71,7 @@ def test_bad_rows(tmp_path, rows, message):
         ("absent.csv", None, "No manifest"),
         ("empty.csv", "ID,wav\n", "no rows"),
         ("wide.csv", "ID,wav\nu1,a.wav,surplus\n", "line 2: too many fields"),
+        ("twice.csv", "ID,wav,s,s\nu1,a.wav,x,y\n", "column 's' occurs twi"),
         ("broken.json", "{", "cannot be read"),
         ("twice.json", '{"u": {"wav": "a"}, "u": {"wav": "a"}}', "occurs tw"),
     ],
@@ -104,6 +107,32 @@ def test_split_is_disjoint_seeded_and_complete():
     assert splits != split_manifest(dataset, by="speaker", seed=2)
     with pytest.raises(InputError, match="too few values of 'speaker'"):
         split_manifest(grid_dataset(2, 3), by="speaker")
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"by": "speakr"}, "has no speakr: did you mean speaker"),
+        ({"held_out": "contents"}, "has no contents: did you mean content"),
+        ({"seed": -1}, "seed is -1: expected a whole number"),
+        *(
+            ({"ratios": shares}, "ratios is .*: expected three numbers above")
+            for shares in (
+                (0.6, 0.4),
+                (0.6, 0.2, 0.1, 0.1),
+                (-0.6, 0.8, 0.8),
+                (0, 0, 0),
+                (float("nan"), 1, 1),
+                (float("inf"), 1, 1),
+                "abc",
+                None,
+            )
+        ),
+    ],
+)
+def test_bad_divisions(options, message):
+    with pytest.raises(InputError, match=message):
+        split_manifest(grid_dataset(), **{"by": "speaker"} | options)
 
 
 def test_held_out_contents_are_disjoint_too():

@@ -16,6 +16,8 @@ logger = get_logger(__name__)
 
 # No speech is shorter, in seconds: it was meant in another unit.
 MIN_SEGMENT = 0.01
+# Of speech, in Hz; others are damaged headers, and cost gigabytes.
+RATES = (1000, 768000)
 # Of the rates without their common divisor; beyond it the filters of torchaudio
 # take gigabytes.
 MAX_RATIO = 1000
@@ -57,7 +59,7 @@ def audio_info(path):
 def check_audio(dataset, sample_rate=16000, resample=True):
     """Check every file of a dataset before any work starts on it.
 
-    Reads headers only. Fills in ``duration`` (seconds) where it is missing.
+    Reads headers only. Sets ``duration`` (seconds).
 
     Arguments
     ---------
@@ -72,7 +74,8 @@ def check_audio(dataset, sample_rate=16000, resample=True):
     ------
     InputError
         If a file is missing, unreadable or empty, a segment lies outside its
-        file, or a rate differs while ``resample`` is off.
+        file or is not in samples, or a rate is not one of speech, or differs
+        while ``resample`` is off.
     """
     infos = {}
     for key, row in dataset.data.items():
@@ -93,7 +96,9 @@ def check_audio(dataset, sample_rate=16000, resample=True):
                 f"Utterance '{key}': samples {start} to {stop} are not in "
                 f"{wav}, which has {info.frames}"
             )
-        if "stop" in row and stop - start < MIN_SEGMENT * info.samplerate:
+        _check_rate(key, wav, info.samplerate)
+        is_segment = "start" in row or "stop" in row
+        if is_segment and stop - start < MIN_SEGMENT * info.samplerate:
             raise InputError(
                 f"Utterance '{key}': a segment of {stop - start} samples: "
                 "start and stop are in samples, not seconds"
@@ -104,6 +109,15 @@ def check_audio(dataset, sample_rate=16000, resample=True):
                 f"{sample_rate}; convert it or set --resample=True"
             )
         row["duration"] = (stop - start) / info.samplerate
+
+
+def _check_rate(key, wav, rate):
+    """Refuse rates of which no speech is."""
+    if not RATES[0] <= rate <= RATES[1]:
+        raise InputError(
+            f"Utterance '{key}': {wav} has {rate} Hz, expected {RATES[0]} to "
+            f"{RATES[1]}: its header is wrong, or it is not speech"
+        )
 
 
 def read_audio(key, wav, start=None, stop=None, sample_rate=16000):
@@ -129,8 +143,8 @@ def read_audio(key, wav, start=None, stop=None, sample_rate=16000):
     Raises
     ------
     InputError
-        If the file cannot be decoded, is empty or has samples that are not
-        finite.
+        If the file cannot be decoded, is empty, has a rate that speech has
+        not, or samples that are not finite.
     """
     if not Path(wav).is_file():
         raise InputError(f"Utterance '{key}': there is no file {wav}")
@@ -140,6 +154,7 @@ def read_audio(key, wav, start=None, stop=None, sample_rate=16000):
         signal, rate = audio_io.load(wav, frame_offset=start, num_frames=frames)
     except (RuntimeError, OSError) as error:
         raise InputError(f"Utterance '{key}': cannot decode {wav} ({error})")
+    _check_rate(key, wav, rate)
     signal = signal.mean(dim=0)
     if signal.numel() == 0:
         raise InputError(f"Utterance '{key}': {wav} is empty")

@@ -5,9 +5,11 @@ their means over time, so the encoder pools first and the cache keeps one
 vector per utterance and layer.
 """
 
+import contextlib
 import errno
 import functools
 import json
+import math
 import os
 import shutil
 import time
@@ -23,7 +25,7 @@ from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.utils.logger import get_logger
 from speechbrain_ext.dataio.audio import AudioDataset
 from speechbrain_ext.dataio.manifest import subset
-from speechbrain_ext.utils.errors import InputError
+from speechbrain_ext.utils.errors import InputError, explain
 from speechbrain_ext.utils.files import digest, file_digest, sync, write_json
 
 logger = get_logger(__name__)
@@ -102,14 +104,18 @@ def audio_digests(dataset, memo=None):
         stat = os.stat(wav)
         stamp = [stat.st_size, stat.st_mtime_ns]
         if wav not in fresh:
-            if known.get(wav, [None])[0] != stamp:
-                known[wav] = [stamp, file_digest(wav)]
-                added = True
-            fresh[wav] = known[wav][1]
+            match known.get(wav):
+                case [found, str(content)] if found == stamp:
+                    fresh[wav] = content
+                case _:
+                    fresh[wav], added = file_digest(wav), True
+                    known[wav] = [stamp, fresh[wav]]
         segment = f"{row.get('start', '')}:{row.get('stop', '')}"
         digests.append(fresh[wav] + segment)
     if memo is not None and added:
-        write_json(memo, known)
+        # A finished cache can be read where nothing can be written.
+        with contextlib.suppress(OSError):
+            write_json(memo, known)
     return digests
 
 
@@ -143,10 +149,12 @@ def _rows_there(folder, spec):
     try:
         index = json.loads((folder / "index.json").read_text("utf-8"))
         array = np.load(folder / "features.npy", mmap_mode="r")
-        sums = np.load(folder / "sums.npy")
-    except (OSError, ValueError, EOFError):
+        sums = np.load(folder / "sums.npy", mmap_mode="r")
+    except PermissionError:  # whole perhaps, but not for this user
+        raise
+    except Exception:  # a damaged header raises many kinds
         return None
-    if index != spec or sums.shape != (len(spec["ids"]),):
+    if index != spec or sums.shape != array.shape[:1] or sums.dtype != "uint32":
         return None
     if array.shape != tuple(spec["shape"]) or array.dtype != spec["dtype"]:
         return None
@@ -203,15 +211,14 @@ def missing_hours(
     -------
     float
     """
-    folder, _ = _cache_of(dataset, encoder, cache_folder, name, channel, dtype)
+    folder, spec = _cache_of(
+        dataset, encoder, cache_folder, name, channel, dtype
+    )
     if folder.is_dir():
         return 0.0
     durations = np.array([row["duration"] for row in dataset.data.values()])
-    try:
-        durations[np.load(_partial(folder) / "sums.npy") != 0] = 0
-    except (OSError, ValueError, IndexError):  # none, or it is damaged
-        pass
-    return float(durations.sum() / 3600)
+    there = _rows_there(_partial(folder), spec)
+    return float(durations[~there if there is not None else ...].sum() / 3600)
 
 
 def describe_hours(planned):
@@ -300,8 +307,10 @@ def extract_features(
     Raises
     ------
     InputError
-        If audio cannot be read or is not finite, if features are not finite,
-        or if the folder holds something else under the same name.
+        If audio cannot be read or is not finite, or features are not finite.
+    OSError
+        If the disk is too small, before anything is encoded; what else the
+        system refuses.
     """
     if dtype not in ("float32", "float16"):
         raise InputError(
@@ -420,8 +429,7 @@ def _encode(encoder, device, batch, dtype):
 def _compute(folder, spec, durations, batches, loader, encode, progress):
     """Encode what is missing, and give the folder its name when all is done."""
     partial = _partial(folder)
-    if folder.is_dir():
-        logger.warning(f"{folder} is damaged: what does not fit is made again")
+    if folder.is_dir():  # it is damaged
         shutil.rmtree(partial, ignore_errors=True)
         folder.rename(partial)
     array, sums = _open_partial(partial, spec)
@@ -452,9 +460,8 @@ def _compute(folder, spec, durations, batches, loader, encode, progress):
                 bar.update(len(rows))
                 bar.set_postfix_str(f"{rate:.0f} x real time")
         except InputError as error:
-            # A worker's error carries its traceback: keep the message.
-            message = str(error).strip().splitlines()[-1]
-            raise InputError(message.split("InputError: ")[-1])
+            # That of a process that reads audio comes with its traceback.
+            raise InputError(explain(error))
     if seconds:
         logger.info(
             f"{len(missing)} utterances, {seconds / 3600:.2f} h, encoded at "
@@ -468,27 +475,36 @@ def _compute(folder, spec, durations, batches, loader, encode, progress):
 
 def _open_partial(partial, spec):
     """Array and checksums of an unfinished cache, made where there is none."""
-    there = _rows_there(partial, spec) if partial.is_dir() else None
+    there = _rows_there(partial, spec)
     if there is not None:
         array = np.load(partial / "features.npy", mmap_mode="r+")
         sums = np.load(partial / "sums.npy", mmap_mode="r+")
         if damaged := np.sum((sums != 0) & ~there):
-            logger.warning(f"{partial}: {damaged} rows are made again")
+            logger.warning(
+                f"{partial}: {damaged} of {len(sums)} rows are damaged, and "
+                "made again"
+            )
         sums[~there] = 0
         return array, sums
-    shutil.rmtree(partial, ignore_errors=True)
+    if partial.is_dir():
+        logger.warning(f"{partial} is damaged, and made again")
+        shutil.rmtree(partial)
     partial.mkdir()
     make = np.lib.format.open_memmap
-    shape, path = tuple(spec["shape"]), partial / "features.npy"
-    array = make(path, "w+", spec["dtype"], shape)
+    shape, dtype = tuple(spec["shape"]), np.dtype(spec["dtype"])
+    free = shutil.disk_usage(partial).free
     try:
-        _reserve(path)
+        array = make(partial / "features.npy", "w+", dtype, shape)
+        _reserve(partial / "features.npy")
         sums = make(partial / "sums.npy", "w+", np.uint32, shape[:1])
         _reserve(partial / "sums.npy")
         write_json(partial / "index.json", spec)
-    except OSError:
+    except OSError as error:
         shutil.rmtree(partial)
-        raise
+        needed = dtype.itemsize * math.prod(shape)
+        room = f"{needed / 1e9:.3g} GB needed, {free / 1e9:.3g} free"
+        said = f"{error.strerror} ({room})"
+        raise OSError(error.errno, said, str(partial.parent))
     return array, sums
 
 
@@ -496,14 +512,10 @@ def _reserve(path):
     """Have the room of a file on the disk: its array would die without."""
     if not hasattr(os, "posix_fallocate"):
         return
-    size = path.stat().st_size
-    try:
-        with open(path, "r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, size)
-    except OSError as error:
-        if error.errno in (errno.EINVAL, errno.EOPNOTSUPP):
-            return  # not of this file system
-        free = shutil.disk_usage(path.parent).free
-        room = f"{size / 1e9:.3g} GB needed, {free / 1e9:.3g} free"
-        said = f"{error.strerror} ({room})"
-        raise OSError(error.errno, said, str(path.parent))
+    with open(path, "r+b") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            # Of others, some file systems have no such call.
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise

@@ -8,6 +8,7 @@ with the columns ``ID`` and ``wav``, one column per factor (``speaker``,
 
 import csv
 import json
+import math
 import unicodedata
 from pathlib import Path
 
@@ -17,6 +18,13 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.logger import get_logger
 from speechbrain_ext.utils.errors import InputError
 from speechbrain_ext.utils.files import write_csv
+from speechbrain_ext.utils.options import (
+    check_name,
+    check_options,
+    list_of,
+    number,
+    whole,
+)
 
 logger = get_logger(__name__)
 
@@ -26,12 +34,26 @@ SPLITS = {
     "valid": ("valid", "val", "validation", "dev"),
     "test": ("test", "testing", "eval"),
 }
+# Rules of how a manifest is divided.
+DIVISION = {
+    "ratios": (
+        lambda shares: (
+            len(shares) == 3 and list_of(number(most=1e9, above=0))[0](shares)
+        ),
+        "three numbers above 0, for train, valid and test",
+    ),
+    "seed": whole(0),
+}
 
 
 def _read_csv(path):
     """Rows of a CSV file as (line number, dict)."""
     with open(path, newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file, skipinitialspace=True)
+        names = [name for name in reader.fieldnames or () if name]
+        for name in set(names):
+            if names.count(name) > 1:
+                raise ValueError(f"column '{name}' occurs twice")
         return [(reader.line_num, row) for row in reader]
 
 
@@ -183,15 +205,17 @@ def _with_numbers(item, where):
         if value in (None, ""):
             continue
         try:
-            number = float(value)
+            found = float(value)
         except (TypeError, ValueError):
             raise InputError(f"{where}: {name} '{value}' is not a number")
-        if name != "duration" and not (number >= 0 and number.is_integer()):
-            raise InputError(
-                f"{where}: {name} is {value}: expected a whole number of "
-                "samples, not seconds"
-            )
-        item[name] = number if name == "duration" else int(number)
+        if name == "duration":
+            fits, wanted = math.isfinite(found), "seconds"
+        else:
+            fits = found.is_integer()
+            wanted = "a whole number of samples, not seconds"
+        if not fits or found < 0:
+            raise InputError(f"{where}: {name} is {value}: expected {wanted}")
+        item[name] = found if name == "duration" else int(found)
     return item
 
 
@@ -378,8 +402,9 @@ def split_manifest(
     Raises
     ------
     InputError
-        If a split would be empty, the column ``split`` is filled in only some
-        rows, or there is one beside ``held_out``.
+        If a split would be empty, there is no such column, the column
+        ``split`` is filled in only some rows, or there is one beside
+        ``held_out``.
 
     Example
     -------
@@ -390,6 +415,7 @@ def split_manifest(
     """
     data = dataset.data
     where = getattr(dataset, "manifest_path", "manifest")
+    check_options({"ratios": ratios, "seed": seed}, DIVISION)
     marked = [key for key, row in data.items() if row.get("split")]
     if marked and len(marked) < len(data):
         raise InputError(
@@ -401,6 +427,9 @@ def split_manifest(
             f"{where}: held_out is '{held_out}', but the column 'split' "
             "decides: say held_out: null, or remove the column"
         )
+    for factor in filter(None, (by, held_out)):
+        for key, row in data.items():
+            check_name(f"{where}: utterance '{key}' has no", factor, row)
     if marked:
         splits, hint = _as_marked(data, split_names or {})
         why = "are in other splits"

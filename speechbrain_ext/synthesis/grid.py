@@ -337,9 +337,14 @@ def _duration(path):
     """Duration of a finished file, None if it has to be rendered."""
     try:
         info = soundfile.info(path)
-    except soundfile.LibsndfileError:  # missing, or cut off by a power failure
+    except soundfile.LibsndfileError:  # missing, or empty
         return None
-    return info.frames / info.samplerate if info.frames else None
+    with open(path, "rb") as file:
+        size = int.from_bytes(file.read(8)[4:], "little") + 8
+    # What a power failure cut off would be taken for a shorter clip.
+    if not info.frames or size != path.stat().st_size:
+        return None
+    return info.frames / info.samplerate
 
 
 def _map(function, items, num_workers, start_method):

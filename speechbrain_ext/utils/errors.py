@@ -24,6 +24,11 @@ class InputError(ValueError):
     """
 
 
+# What torch, NumPy and safetensors say of a disk that is full.
+FULL = (
+    "PytorchStreamWriter|unexpected pos|iostream error|requested and .* written"
+    "|os error 28"
+)
 # Of OSError: what a user can mend.
 MENDABLE = {
     errno.ENOSPC: "free some space",
@@ -58,10 +63,10 @@ def explain(error):
 command again: it goes on'
     """
     if isinstance(error, InputError):
-        return " ".join(str(error).split())
-    # What torch says of a disk that is full.
-    if re.search("PytorchStreamWriter|inline_container|iostream", str(error)):
-        error = OSError(errno.ENOSPC, "No space left", "a file of weights")
+        # That of a process that reads data comes with its traceback.
+        return " ".join(str(error).split("InputError: ")[-1].split())
+    if re.search(FULL, str(error)):
+        error = OSError(errno.ENOSPC, "No space left for a file")
     if not isinstance(error, OSError) or error.errno not in MENDABLE:
         return None
     if error.errno == errno.ENOENT and error.filename is None:

@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import pathlib
+import re
 import uuid
 
 from filelock import FileLock, Timeout
@@ -227,7 +228,8 @@ def replacing(path, synced=True):
     temporary = path.with_name(f".{path.stem}.{own}{path.suffix}")
     # Locked while it is written, which tells it from what a killed run left.
     with open(temporary, "xb") as file:
-        _lock(file)
+        if not _lock(file):
+            file.close()  # Windows renames no open file
         try:
             yield temporary
             if synced:
@@ -241,15 +243,21 @@ def replacing(path, synced=True):
 
 def _remove_leftovers(path):
     """Delete what runs that were killed left of a file."""
-    pattern = f".{glob.escape(path.stem)}.{'[0-9a-f]' * 12}{path.suffix}"
-    for left in path.parent.glob(pattern):
-        with contextlib.suppress(OSError), open(left, "rb") as file:
-            if _lock(file):
-                left.unlink()
+    start, end = f".{path.stem}.", path.suffix
+    for name in os.listdir(path.parent):
+        # Quick where it is another file's: a folder may hold thousands.
+        if not (name.startswith(start) and name.endswith(end)):
+            continue
+        own = name[len(start) : len(name) - len(end)]
+        if re.fullmatch("[0-9a-f]{12}", own):
+            left = path.with_name(name)
+            with contextlib.suppress(OSError), open(left, "rb") as file:
+                if _lock(file):
+                    left.unlink()
 
 
 def _lock(file):
-    """Lock an open file; False where another process has locked it."""
+    """Lock an open file; False if it is locked, or the system has no locks."""
     try:
         import fcntl
     except ImportError:  # Windows
@@ -268,14 +276,17 @@ def sync(path):
     -------
     >>> sync(getfixture("tmp_path"))
     """
+    is_folder = os.path.isdir(path)
     try:
-        handle = os.open(path, os.O_RDONLY)
-    except OSError:  # not every system opens folders
-        return
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        # Windows syncs only what may be written, and no folders.
+        handle = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError:
+        if not is_folder:
+            raise
 
 
 @contextlib.contextmanager
