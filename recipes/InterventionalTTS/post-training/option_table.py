@@ -4,7 +4,7 @@ See :mod:`speechbrain_ext.utils.options`. What is not here may be anything that
 the class that takes it allows.
 """
 
-from speechbrain_ext.dataio.manifest import SPLITS
+from speechbrain_ext.dataio.manifest import DIVISION, SPLITS
 from speechbrain_ext.utils.options import (
     check_options,
     either,
@@ -142,11 +142,7 @@ TRAIN = {
     "content_factor": content_factor,
     "split.by": factor,
     "split.held_out": lambda options: optional(factor(options)),
-    "split.ratios": (
-        lambda shares: len(shares) == 3 and list_of(number(above=0))[0](shares),
-        "three numbers above 0, for train, valid and test",
-    ),
-    "split.seed": whole(0),
+    **{f"split.{name}": rule for name, rule in DIVISION.items()},
     "split.split_names": mapping(SPLITS, text()),
     "layers": optional(LAYERS),
     **EXTRACTION,
