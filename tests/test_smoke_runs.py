@@ -65,6 +65,11 @@ def test_three_factors_of_a_corpus(tmp_path):
         "--train_block={speaker: 2, content: 2, emotion: 2}",
     )  # fmt: skip
     assert "SMOKE RUN" in (tmp_path / "out/debug/report.txt").read_text()
+    about = read_results(tmp_path / "out/debug")["about"]
+    assert about["smoke_run"] == {  # what was not the user's
+        "cache_folder": "out/debug/features",
+        "output_folder": "out/debug",
+    }
 
 
 def test_pretraining(tmp_path):

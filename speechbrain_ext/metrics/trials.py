@@ -169,7 +169,7 @@ def read_trials(path, ids):
         )
     parts, unknown = [], {}
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:
             for number, line in enumerate(file, 1):
                 fields = line.split()
                 if not fields:

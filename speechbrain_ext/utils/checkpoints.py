@@ -73,17 +73,18 @@ class SafeCheckpointer(Checkpointer):
 
     def recover_if_possible(self, *args, **kwargs):
         """Load the checkpoint that is wanted, among those that are whole."""
-        run_on_main(self._set_damaged_aside)
+        run_on_main(self.set_damaged_aside)
         return super().recover_if_possible(*args, **kwargs)
 
-    def _set_damaged_aside(self):
+    def set_damaged_aside(self):
+        """Rename checkpoints whose files are not what was written."""
         for path in self.checkpoints_dir.glob("CKPT*"):
             if damage := _find_damage(path):
                 aside = path.with_name(f"{DAMAGED}+{path.name}")
                 path.rename(aside)
                 logger.warning(
                     f"The checkpoint {path} is damaged ({damage}): set aside "
-                    f"as {aside.name}, the one before it is used"
+                    f"as {aside.name}, the newest whole one is used"
                 )
 
 

@@ -34,6 +34,7 @@ MENDABLE = {
     errno.ENOSPC: "free some space",
     errno.EDQUOT: "free some space",
     errno.EFBIG: "allow larger files",
+    errno.ENAMETOOLONG: "give a shorter name",
     errno.EROFS: "give a folder that can be written",
     errno.EACCES: "give one that you may use",
     errno.EPERM: "give one that you may use",

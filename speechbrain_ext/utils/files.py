@@ -144,6 +144,8 @@ def claim_folder(
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file: give another --{option}")
     settings = json.loads(json.dumps(settings, default=str))
+    # What is to be deleted where another run is wanted.
+    whole = folder.parent if "../" in "".join(began) else folder
     patterns = (began,) if isinstance(began, str) else began
     found = [
         one
@@ -160,14 +162,14 @@ def claim_folder(
     except FileNotFoundError:
         raise InputError(
             f"{folder} holds {found[0]} that was not made here: give another "
-            f"--{option}"
+            f"--{option}, or delete {whole}"
         )
     except (ValueError, TypeError) as error:
-        raise InputError(f"{path} is damaged ({error}): delete {folder}")
+        raise InputError(f"{path} is damaged ({error}): delete {whole}")
     if differs:
         raise InputError(
             f"{folder} was made with another {differs}: give another "
-            f"--{option}, or delete it"
+            f"--{option}, or delete {whole}"
         )
 
 

@@ -161,10 +161,12 @@ mean --seed?
         sys.path.append(recipe)
     plain = plain_hparams(path, overrides, None if debug else rules)
     if debug:
-        overrides = _smoke_run(plain, overrides, debug)
+        overrides, smaller = _smoke_run(plain, overrides, debug)
         plain_hparams(path, overrides, rules)
     with _mendable(path), open(path, encoding="utf-8") as file:
         hparams = load_hyperpyyaml(file, overrides)
+    if debug:
+        hparams["smoke_run"] = smaller
     for name, value in hparams.items():
         if isinstance(value, functools.partial):
             known = inspect.signature(value.func).parameters
@@ -175,7 +177,7 @@ mean --seed?
 
 
 def _smoke_run(plain, overrides, folder):
-    """Overrides of a smoke run; those of the user come first."""
+    """Overrides of a smoke run, and what it adds to those of the user."""
     given = _given(overrides)
     added = {k: v for k, v in plain["smoke_run"].items() if k not in given}
     added["output_folder"] = str(Path(plain["output_folder"], folder))
@@ -183,7 +185,7 @@ def _smoke_run(plain, overrides, folder):
     node = yaml.compose(overrides) or yaml.MappingNode("", [])
     kept = [pair for pair in node.value if pair[0].value not in added]
     text = yaml.serialize(yaml.MappingNode(node.tag, kept)) if kept else ""
-    return yaml.safe_dump(added) + text
+    return yaml.safe_dump(added) + text, added
 
 
 def plain_hparams(path, overrides=None, rules=None):

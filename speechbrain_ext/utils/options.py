@@ -214,7 +214,9 @@ def check_run_options(run_opts):
     """
     counts = ("grad_accumulation_factor", "debug_batches")
     options = {name: getattr(run_opts, name) for name in counts}
-    check_options(options, dict.fromkeys(counts, whole(1)))
+    options["max_grad_norm"] = run_opts.max_grad_norm
+    rules = dict.fromkeys(counts, whole(1))
+    check_options(options, rules | {"max_grad_norm": number(above=0)})
     try:
         torch.zeros(1, device=run_opts.device)
     except (RuntimeError, AssertionError) as error:

@@ -51,7 +51,8 @@ def widths(options):
 def block(options):
     """Values of each factor in a block, as many as the grid is to have."""
     sizes = dict.fromkeys(options["grid_factors"])
-    if "n_train_voices" in options:  # else the manifest tells
+    if "n_train_voices" in options and not options["skip_prep"]:
+        # Else the manifest tells.
         sizes["speaker"] = options["n_train_voices"]
         sizes["content"] = options["n_train_sentences"]
         sizes |= {"rate": len(options["rates"])} if "rates" in options else {}
@@ -98,7 +99,9 @@ def check_layers(layers, recommended):
     check_options(options, dict.fromkeys(options, rule))
 
 
+GIVEN = (lambda value: isinstance(value, dict), "{key: value}")
 EXTRACTION = {
+    "extraction": GIVEN,
     "extraction.dtype": one_of("float32", "float16"),
     "extraction.batch_size": whole(1),
     "extraction.batch_seconds": number(above=0),
@@ -142,6 +145,7 @@ TRAIN = {
     "content_factor": content_factor,
     "split.by": factor,
     "split.held_out": lambda options: optional(factor(options)),
+    "split": GIVEN,
     **{f"split.{name}": rule for name, rule in DIVISION.items()},
     "split.split_names": mapping(SPLITS, text()),
     "layers": optional(LAYERS),

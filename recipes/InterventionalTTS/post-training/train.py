@@ -26,7 +26,11 @@ from option_table import TRAIN, check_layers
 from tqdm import tqdm
 
 import speechbrain as sb
-from speechbrain.utils.distributed import if_main_process, run_on_main
+from speechbrain.utils.distributed import (
+    ddp_broadcast,
+    if_main_process,
+    run_on_main,
+)
 from speechbrain_ext.dataio.audio import check_audio
 from speechbrain_ext.dataio.feature_cache import (
     audio_digests,
@@ -94,7 +98,7 @@ class InterventionalBrain(sb.Brain):
         """The learning rate follows its schedule step by step."""
         if should_step and self.scheduler.last_epoch + 1 < self.total_steps:
             self.scheduler.step()
-        self.bar.update(should_step)
+        self.bar.update(self.optimizer_step - self.bar.n)
 
     def on_stage_start(self, stage, epoch=None):
         """Start the means of a stage."""
@@ -239,14 +243,18 @@ def claim(hparams, brain, dataset, splits):
     memo = f"{hparams['cache_folder']}/digests.json"
     settings["audio"] = digest(audio_digests(dataset, memo))
     began = ("CKPT*", "../results.json", "../export*")
+    if brain.debug and not brain.debug_persistently:
+        began = "CKPT*"  # a smoke run may take the place of another
     claim_folder(hparams["save_folder"], settings, began)
 
 
 def print_plan(hparams, brain, splits, asked, planned):
     """What is to be done, and what of it is there."""
     sizes = [f"{len(ids)} {split}" for split, ids in splits.items()]
+    brain.checkpointer.set_damaged_aside()
     saved = brain.checkpointer.find_checkpoint()
-    after = f", going on after epoch {saved.meta['epoch']}" if saved else ""
+    epoch = saved and saved.meta.get("epoch", "that was not finished")
+    after = f", going on after epoch {epoch}" if saved else ""
     epochs = f"{hparams['number_of_epochs']} epochs{after}"
     print(
         f"Utterances: {', '.join(sizes)}"
@@ -387,6 +395,9 @@ def run(hparams, run_opts):
         run_opts=run_opts,
         checkpointer=hparams["checkpointer"],
     )
+    # In a smoke run each process would have a folder of its own.
+    folder = ddp_broadcast(brain.checkpointer.checkpoints_dir)
+    brain.checkpointer.checkpoints_dir = folder
     run_on_main(claim, args=[hparams, brain, used, splits])
     # Pooled features: as recorded, in takes through channels, across channels
     takes = hparams["network_takes"]

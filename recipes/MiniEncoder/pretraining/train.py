@@ -143,7 +143,9 @@ class MiniBrain(sb.Brain):
             train_stats=self.train_stats,
             valid_stats=stats,
         )
-        self.checkpointer.save_and_keep_only(meta={"loss": stats["loss"]})
+        self.checkpointer.save_and_keep_only(
+            meta={"loss": stats["loss"]}, num_to_keep=2
+        )
 
 
 def normalise(wavs, lengths):
