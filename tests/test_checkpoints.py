@@ -47,6 +47,13 @@ def test_the_one_before_a_damaged_one_is_used(tmp_path, name, damage, caplog):
     assert len(warnings) == 1 and "set aside" in warnings[0].getMessage()
 
 
+def test_the_log_names_the_folder_that_there_is(tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        _, _, (path,) = save(tmp_path, 1)
+    (said,) = [r.getMessage() for r in caplog.records if "Saved" in r.msg]
+    assert said == f"Saved a checkpoint in {path}"
+
+
 def test_all_are_damaged(tmp_path):
     _, checkpointer, paths = save(tmp_path)
     for path in paths:

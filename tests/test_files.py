@@ -5,11 +5,13 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from speechbrain_ext.utils import files
 from speechbrain_ext.utils.errors import InputError
 from speechbrain_ext.utils.files import (
     claim_folder,
@@ -112,7 +114,7 @@ def test_a_folder_belongs_to_its_settings(tmp_path):
     (tmp_path / "settings.json").unlink()
     with pytest.raises(InputError, match="holds CKPT.* that was not made here"):
         claim_folder(tmp_path, settings)
-    with pytest.raises(InputError, match="is a file: give another"):
+    with pytest.raises(InputError, match="is a file: a folder is expected"):
         claim_folder(tmp_path / "CKPT+1", settings)
 
 
@@ -146,6 +148,33 @@ def test_leftovers_of_killed_runs_are_removed(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_file_that_was_taken_for_a_leftover_is_made_anew(
+    tmp_path, monkeypatch
+):
+    """Another run removes it between its making and its locking."""
+    taken, lock = [], files._lock
+
+    def late(file, **options):
+        if not taken:
+            taken.append(Path(file.name))
+            taken[0].unlink()
+        return lock(file, **options)
+
+    monkeypatch.setattr(files, "_lock", late)
+    with replacing(tmp_path / "a.txt") as temporary:
+        assert temporary != taken[0] and temporary.exists()
+        with replacing(tmp_path / "a.txt") as other:
+            other.touch()
+        temporary.write_text("whole")
+    assert (tmp_path / "a.txt").read_text() == "whole"
+
+
+def test_a_system_without_locks(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_lock", lambda *_, **__: False)
+    write_json(tmp_path / "a.json", 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
 def test_what_looks_like_leftovers_stays(tmp_path):
     others = [f".a.{n:012x}{end}" for n, end in enumerate((".csv", "x.txt"))]
     others += [".a.123.txt", ".b.00000000000a.txt", ".a.b.00000000000a.txt"]
@@ -173,8 +202,9 @@ def test_a_folder_is_of_one_run_at_a_time(tmp_path):
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 1
         assert done.stderr.startswith("ERROR: Another run is using")
-    with pytest.raises(FileExistsError), locked_folder(__file__):
-        pass
+    with pytest.raises(InputError, match="is a file: .* give another --mine"):
+        with locked_folder(__file__, option="mine"):
+            pass
 
 
 def test_something_to_lose_is_found_beside_the_folder(tmp_path):

@@ -417,6 +417,8 @@ def test_bad_voxceleb(evaluate, voxceleb, option, message, capfd):
     ("content_factor=word", "no column 'word'"),
     ("leakage_factors=[speaker, mood]", "no column 'mood'"),
     ("leakage_factors=[speaker]", "two different columns or more"),
+    ("leakage_factors=[speaker, ID]", "each not one of ID, wav"),
+    ("content_factor=ID", "content_factor is 'ID': expected null or not one"),
     ("leakage_factors=speaker", "two different columns or more"),
     ("domain_statistics=mine", "expected grid or target"),
     ("probe_folds=1", "probe_folds is 1: expected a whole number of 2"),

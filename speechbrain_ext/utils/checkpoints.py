@@ -1,6 +1,7 @@
 """Checkpoints that are never found half-written, and damaged ones set aside."""
 
 import json
+import logging
 import shutil
 
 from speechbrain.utils.checkpoints import Checkpoint, Checkpointer
@@ -42,14 +43,16 @@ class SafeCheckpointer(Checkpointer):
     True
     """
 
-    def save_checkpoint(self, *args, **kwargs):
+    def save_checkpoint(self, *args, verbosity=logging.INFO, **kwargs):
         """Save all recoverables; see the base class."""
         folder = self.checkpoints_dir
         self.checkpoints_dir = folder / WRITING
         try:
             if if_main_process():
                 shutil.rmtree(self.checkpoints_dir, ignore_errors=True)
-            saved = super().save_checkpoint(*args, **kwargs)
+            # Its log would name the folder that is renamed.
+            quiet = {"verbosity": logging.NOTSET}
+            saved = super().save_checkpoint(*args, **kwargs, **quiet)
         finally:
             self.checkpoints_dir = folder
         if saved is not None:  # in the main process
@@ -68,6 +71,7 @@ class SafeCheckpointer(Checkpointer):
                 name: final / p.name for name, p in saved.paramfiles.items()
             }
             saved = Checkpoint(final, saved.meta, files)
+            logger.log(verbosity, f"Saved a checkpoint in {final}")
         ddp_barrier()
         return saved
 

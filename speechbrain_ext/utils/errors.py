@@ -30,10 +30,11 @@ FULL = (
     "|os error 28"
 )
 # Of OSError: what a user can mend.
+AGAIN = "and call the same command again: it goes on"
 MENDABLE = {
-    errno.ENOSPC: "free some space",
-    errno.EDQUOT: "free some space",
-    errno.EFBIG: "allow larger files",
+    errno.ENOSPC: f"free some space {AGAIN}",
+    errno.EDQUOT: f"free some space {AGAIN}",
+    errno.EFBIG: f"allow larger files {AGAIN}",
     errno.ENAMETOOLONG: "give a shorter name",
     errno.EROFS: "give a folder that can be written",
     errno.EACCES: "give one that you may use",
@@ -73,10 +74,7 @@ command again: it goes on'
     if error.errno == errno.ENOENT and error.filename is None:
         return None
     where = f": {error.filename}" if error.filename else ""
-    return (
-        f"{error.strerror}{where}; {MENDABLE[error.errno]} and call the same "
-        "command again: it goes on"
-    )
+    return f"{error.strerror}{where}; {MENDABLE[error.errno]}"
 
 
 @contextlib.contextmanager

@@ -141,8 +141,7 @@ def claim_folder(
     """
     folder = pathlib.Path(folder)
     path = folder / name
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file: give another --{option}")
+    _refuse_file(folder, option)
     settings = json.loads(json.dumps(settings, default=str))
     # What is to be deleted where another run is wanted.
     whole = folder.parent if "../" in "".join(began) else folder
@@ -170,6 +169,14 @@ def claim_folder(
         raise InputError(
             f"{folder} was made with another {differs}: give another "
             f"--{option}, or delete {whole}"
+        )
+
+
+def _refuse_file(folder, option):
+    """Refuse a file where a folder is expected."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(
+            f"{folder} is a file: a folder is expected, give another --{option}"
         )
 
 
@@ -225,13 +232,8 @@ def replacing(path, synced=True):
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(path)
-    # Threads and machines that share the folder may have one process number.
-    own = uuid.uuid4().hex[:12]
-    temporary = path.with_name(f".{path.stem}.{own}{path.suffix}")
-    # Locked while it is written, which tells it from what a killed run left.
-    with open(temporary, "xb") as file:
-        if not _lock(file):
-            file.close()  # Windows renames no open file
+    temporary, file = _make_locked(path)
+    with contextlib.closing(file):
         try:
             yield temporary
             if synced:
@@ -241,6 +243,27 @@ def replacing(path, synced=True):
                 sync(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _make_locked(path):
+    """A new file beside ``path``, locked while it is written.
+
+    The lock tells it from what a killed run left.
+    """
+    while True:
+        # Threads and machines that share the folder may have one process
+        # number.
+        own = uuid.uuid4().hex[:12]
+        temporary = path.with_name(f".{path.stem}.{own}{path.suffix}")
+        file = open(temporary, "xb")
+        if not _lock(file, wait=True):
+            file.close()  # Windows renames no open file
+            return temporary, file
+        # Before it was locked, another run may have taken it for a leftover.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(temporary), os.fstat(file.fileno())):
+                return temporary, file
+        file.close()
 
 
 def _remove_leftovers(path):
@@ -258,14 +281,14 @@ def _remove_leftovers(path):
                     left.unlink()
 
 
-def _lock(file):
+def _lock(file, wait=False):
     """Lock an open file; False if it is locked, or the system has no locks."""
     try:
         import fcntl
     except ImportError:  # Windows
         return False
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError:
         return False
     return True
@@ -305,7 +328,7 @@ def locked_folder(folder, option="output_folder"):
     Raises
     ------
     InputError
-        If another run is using it.
+        If another run is using it, or it is a file.
 
     Example
     -------
@@ -318,6 +341,7 @@ def locked_folder(folder, option="output_folder"):
     speechbrain_ext.utils.errors.InputError: Another run is using ...
     """
     folder = pathlib.Path(folder)
+    _refuse_file(folder, option)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".lock", timeout=0, is_singleton=False):

@@ -217,6 +217,12 @@ def check_run_options(run_opts):
     options["max_grad_norm"] = run_opts.max_grad_norm
     rules = dict.fromkeys(counts, whole(1))
     check_options(options, rules | {"max_grad_norm": number(above=0)})
+    on_cpu = str(run_opts.device).startswith("cpu")
+    for name in ("precision", "eval_precision"):
+        if on_cpu and getattr(run_opts, name) == "fp16":
+            raise InputError(f"{name} is fp16: on cpu expected fp32 or bf16")
+    if on_cpu and run_opts.auto_mix_prec:
+        raise InputError("auto_mix_prec is fp16: on cpu give --precision=bf16")
     try:
         torch.zeros(1, device=run_opts.device)
     except (RuntimeError, AssertionError) as error:

@@ -24,6 +24,7 @@ from speechbrain_ext.utils.options import (
 OTHER_HEADS = ("baseline", "baseline_standardised", "recommended", "grid_lda")
 OTHER_HEADS += ("pca", "random_projection")
 TASKS = ("verification", "content", "keywords", "leakage")
+WIDTH = whole(1, 65536)  # many times what an encoder gives
 LAYERS = list_of((lambda layer: type(layer) is int, "a whole number"))
 
 
@@ -41,7 +42,7 @@ def content_factor(options):
 
 def widths(options):
     """A width for each subspace that is trained, and perhaps for more."""
-    fits, words = mapping(options["grid_factors"], whole(1))
+    fits, words = mapping(options["grid_factors"], WIDTH)
     return (
         lambda given: fits(given) and set(options["factors"]) <= set(given),
         f"{words}; {' and '.join(options['factors'])} are trained",
@@ -99,6 +100,12 @@ def check_layers(layers, recommended):
     check_options(options, dict.fromkeys(options, rule))
 
 
+# Of these columns each utterance has its own value.
+NO_FACTORS = ("ID", "wav", "start", "stop", "duration")
+COLUMN = (
+    lambda name: text()[0](name) and name not in NO_FACTORS,
+    f"not one of {', '.join(NO_FACTORS)}",
+)
 GIVEN = (lambda value: isinstance(value, dict), "{key: value}")
 EXTRACTION = {
     "extraction": GIVEN,
@@ -138,8 +145,8 @@ TRAIN = {
     "rates": list_of(whole(1), 2),
     "grid_factors": (
         lambda names: len(names) == len(set(names))
-        and list_of(text(), 2)[0](names),
-        "a list of two different columns or more",
+        and list_of(COLUMN, 2)[0](names),
+        f"a list of two or more different columns, each {COLUMN[1]}",
     ),
     "verification_factor": factor,
     "content_factor": content_factor,
@@ -164,7 +171,7 @@ TRAIN = {
     "checkpoint": one_of("last", "best"),
     "system_name": system_name,
     "recommended.dims": lambda options: either(
-        whole(1), mapping(options["grid_factors"], whole(1))
+        WIDTH, mapping(options["grid_factors"], WIDTH)
     ),
     "recommended.channel_weight": number(0, 1e6),
     "recommended.shrinkage": either(one_of("auto"), number(0, 1)),
@@ -172,8 +179,8 @@ TRAIN = {
         mapping(options["grid_factors"], LAYERS)
     ),
     "exported": exported,
-    "network.hidden": list_of(whole(1), 0),
-    "network.residual_width": whole(0),
+    "network.hidden": list_of(WIDTH, 0),
+    "network.residual_width": either(one_of(0), WIDTH),
     "network.layer_mixture": flag(),
     "network.standardise": flag(),
     "loss.temperature": number(above=0, most=1e6),
@@ -198,13 +205,14 @@ EVALUATE = {
     "conditions": optional(
         either(one_of("recorded", "channels"), some_of("recorded", "channels"))
     ),
-    "verification_factor": text(),
-    "content_factor": optional(text()),
-    "gender_factor": optional(text()),
+    "verification_factor": COLUMN,
+    "content_factor": optional(COLUMN),
+    "gender_factor": optional(COLUMN),
     "leakage_factors": optional(
         (
-            lambda names: len(set(names)) > 1 and list_of(text(), 2)[0](names),
-            "two different columns or more, as in [speaker, content, rate]",
+            lambda names: len(set(names)) > 1 and list_of(COLUMN, 2)[0](names),
+            "two different columns or more, as in [speaker, content, rate], "
+            f"each {COLUMN[1]}",
         )
     ),
     "evaluated_split": optional(text()),

@@ -265,6 +265,11 @@ def print_plan(hparams, brain, splits, asked, planned):
     )
 
 
+def encode(extract):
+    """Extract features to the disk; run_on_main sends what is returned."""
+    extract()
+
+
 def fit_network(hparams, brain, grids):
     """Contrastive training of the network, from the statistics of its input."""
     network = hparams["network"]
@@ -420,7 +425,7 @@ def run(hparams, run_opts):
     run_on_main(print_plan, args=[hparams, brain, splits, asked, planned])
     features = {}
     for name, extract in planned.items():
-        run_on_main(extract)
+        run_on_main(encode, args=[extract])
         features[name] = extract()  # what the main process wrote
     # Heads, results, exports
     heads, valid = fit_heads(hparams, brain, dataset, splits, grids, features)
