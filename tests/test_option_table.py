@@ -5,9 +5,14 @@ import re
 
 import pytest
 from conftest import ROOT, load_script
+from ruamel.yaml import YAML
 
 from speechbrain_ext.utils.errors import InputError
-from speechbrain_ext.utils.hparams import load_hparams, plain_hparams
+from speechbrain_ext.utils.hparams import (
+    load_hparams,
+    parse_arguments,
+    plain_hparams,
+)
 from speechbrain_ext.utils.options import check_options
 
 RECIPES = ROOT / "recipes"
@@ -68,6 +73,79 @@ def test_options_are_refused_in_one_line_or_fit(file):
         assert refused >= 10, name
         tried += 1
     assert tried > 6
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda text: b"", "has no option at all: take the recipe's own"),
+        (lambda text: b"\xff" + text, "is not UTF-8 .*: save it as UTF-8"),
+        (
+            lambda text: text.replace(b"\nfactors:", b"\n# "),
+            "has no option factors: take",
+        ),
+        (
+            lambda text: text.replace(b"<save_folder>", b"<sav_folder>"),
+            'The reference "sav_folder" is not valid',
+        ),
+        (
+            lambda text: text.replace(b"<save_folder>", b"<seed[0]>"),
+            "argument of type 'int' is not",
+        ),
+        (
+            lambda text: text.replace(b"torch.optim.AdamW", b"torch.optim.Adm"),
+            "There is no such entity as torch.optim.Adm",
+        ),
+        (
+            lambda text: text.replace(b".InterventionalLoss", b".Loss"),
+            "There is no such class as .*Loss",
+        ),
+        (
+            lambda text: text.replace(b"!new:speech", b"!new:torch.randn #"),
+            "!new:torch.randn should be a class",
+        ),
+        (
+            lambda text: text.replace(b"!apply:speech", b"!apply:no.such #"),
+            "There is no such callable as no.such",
+        ),
+    ],
+)
+def test_option_files_that_are_damaged(change, message, tmp_path):
+    path = tmp_path / "hparams" / "train.yaml"
+    path.parent.mkdir()
+    text = (RECIPES / f"{POST}hparams/recorded_grid.yaml").read_bytes()
+    path.write_bytes(change(text))
+    with pytest.raises(InputError, match=f"^{path}.*{message}"):
+        load_hparams(path, "data_folder: x", table.TRAIN)
+
+
+@pytest.mark.parametrize(
+    "words, overrides",
+    [
+        (["--output_folder=/a #b"], {"output_folder": "/a #b"}),
+        (["--output_folder", "#b"], {"output_folder": "#b"}),
+        (["--train_log=!ref <a>/x #1"], {"train_log": "<a>/x #1"}),
+        (["--manifest=a=b", "--seed=1"], {"manifest": "a=b", "seed": 1}),
+        (["--layers=[0, 6] # two"], {"layers": [0, 6]}),
+        (["--columns={a: 'x #y'}"], {"columns": {"a": "x #y"}}),
+        (["--recommended="], {"recommended": None}),
+        (["--debug", "--seed", "-1", "--device=cpu"], {"seed": -1}),
+        (["--seed=1", "foo"], None),
+        (["--seed", "1", "foo"], None),
+        (["--seed=1", "--debug", "foo"], None),
+        (["foo", "--seed=1"], None),
+    ],
+)  # fmt: skip
+def test_values_of_the_command_line(words, overrides):
+    if overrides is None:
+        with pytest.raises(InputError, match="'foo' belongs to no option"):
+            parse_arguments(["a.yaml", *words])
+        return
+    path, _, found = parse_arguments(["a.yaml", *words])
+    assert path == "a.yaml"
+    found = YAML().load(found).items()
+    # A text with a tag is wrapped.
+    assert {k: getattr(v, "value", v) for k, v in found} == overrides
 
 
 def test_what_the_table_lets_through_makes_objects():

@@ -3,6 +3,8 @@
 import contextlib
 import functools
 import inspect
+import json
+import pydoc
 import re
 import sys
 from pathlib import Path
@@ -11,9 +13,16 @@ import ruamel.yaml
 import yaml
 from hyperpyyaml import load_hyperpyyaml, resolve_references
 
+import speechbrain as sb
 import speechbrain_ext
+from speechbrain.utils.run_opts import RunOptions
 from speechbrain_ext.utils.errors import InputError
-from speechbrain_ext.utils.options import Tagged, check_name, check_options
+from speechbrain_ext.utils.options import (
+    MayLack,
+    Tagged,
+    check_name,
+    check_options,
+)
 
 
 def hparams_folder():
@@ -84,6 +93,13 @@ def find_hparams(group, name):
     )
 
 
+# What HyperPyYAML says of tags and of their arguments.
+SAID = (
+    "Invalid argument to|There is no such|The reference|Circular reference"
+    "|argument of type|!(new|name|apply|applyref|module):|Cannot pass args"
+)
+
+
 class _Plain(yaml.SafeLoader):
     """Makes no object: HyperPyYAML gives the base class tags that do."""
 
@@ -115,6 +131,64 @@ def read_plain(text):
     return yaml.load(text, Loader=_Plain)
 
 
+def parse_arguments(arguments):
+    """SpeechBrain's ``parse_arguments``, with values as they were given.
+
+    It would glue a word that follows a value to that value, and lose every
+    ``=`` in it; YAML would cut a text where ``#`` begins a word.
+
+    Arguments
+    ---------
+    arguments : list of str
+        The command line, without the script.
+
+    Returns
+    -------
+    path : str
+        The option file.
+    run_opts : speechbrain.utils.run_opts.RunOptions
+        SpeechBrain's own options.
+    overrides : str
+        All others, as YAML.
+
+    Raises
+    ------
+    InputError
+        If a word belongs to no option.
+
+    Example
+    -------
+    >>> parse_arguments(["train.yaml", "--output_folder=a #1", "--seed=1"])[2]
+    'output_folder: "a #1"\\nseed: 1'
+    """
+    path, run_opts, _ = sb.parse_arguments(arguments)
+    options = []
+    for word in RunOptions._create_parser().parse_known_args(arguments)[1]:
+        if word.startswith("--"):
+            name, has_value, value = word[2:].partition("=")
+            options.append((name, value if has_value else None))
+        elif options and options[-1][1] is None:
+            options[-1] = (options[-1][0], word)
+        else:
+            raise InputError(
+                f"'{word}' belongs to no option: expected --name=value, in "
+                "quotes where the value has blanks"
+            )
+    lines = [
+        f"{name}: {_uncut(value or '')}".strip() for name, value in options
+    ]
+    return path, run_opts, "\n".join(lines)
+
+
+def _uncut(value):
+    """A value of the command line, in quotes where YAML would cut it."""
+    # Lists, mappings and what has quotes are YAML's.
+    text = re.fullmatch(r"""(!\S+\s+)?([^\[{"'!].*\s#.*|#.*)""", value)
+    if text is None:
+        return value
+    return (text[1] or "") + json.dumps(text[2], ensure_ascii=False)
+
+
 def load_hparams(path, overrides=None, rules=None, debug=None):
     """Load a recipe's option file; what a user can mend is an InputError.
 
@@ -127,7 +201,7 @@ def load_hparams(path, overrides=None, rules=None, debug=None):
     path : str or Path
         A HyperPyYAML file.
     overrides : str or dict
-        From ``speechbrain.parse_arguments``.
+        From :func:`parse_arguments`.
     rules : dict
         What :func:`~speechbrain_ext.utils.options.check_options` checks
         before any object is made.
@@ -143,8 +217,9 @@ def load_hparams(path, overrides=None, rules=None, debug=None):
     Raises
     ------
     InputError
-        If the file is missing, an option is unknown, does not fit the file or
-        breaks its rule, or one that has no default was not given.
+        If the file is missing, damaged or lacks an option, an option is
+        unknown, does not fit the file or breaks its rule, or one that has no
+        default was not given.
 
     Example
     -------
@@ -159,7 +234,8 @@ mean --seed?
     recipe = str(Path(path).resolve().parent.parent)
     if recipe not in sys.path:
         sys.path.append(recipe)
-    plain = plain_hparams(path, overrides, None if debug else rules)
+    first = {"smoke_run": None} if debug else rules
+    plain = plain_hparams(path, overrides, first)
     if debug:
         overrides, smaller = _smoke_run(plain, overrides, debug)
         plain_hparams(path, overrides, rules)
@@ -211,8 +287,21 @@ def plain_hparams(path, overrides=None, rules=None):
     path = Path(path)
     if not path.is_file():
         raise InputError(f"No option file {path}: give a .yaml of hparams/")
-    text = path.read_text(encoding="utf-8")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 ({error}): save it as UTF-8")
     options = dict(re.findall(r"^([\w-]+):(.*)", text, re.MULTILINE))
+    missing = [
+        name
+        for name, rule in (rules or {}).items()
+        if not ("." in name or name in options or isinstance(rule, MayLack))
+    ]
+    if missing or not options:
+        raise InputError(
+            f"{path} has no option {missing[0] if options else 'at all'}: take "
+            "the recipe's own .yaml of hparams/, or copy what is missing"
+        )
     given = _given(overrides or {})
     for name in given:
         check_name("Unknown option", f"--{name}", [f"--{o}" for o in options])
@@ -233,10 +322,11 @@ def _mendable(path):
     except (yaml.YAMLError, ruamel.yaml.YAMLError) as error:
         problem = " ".join(str(error).split())
         raise InputError(f"{path} cannot be read as YAML: {problem}")
-    except (TypeError, ValueError) as error:
+    except pydoc.ErrorDuringImport as error:
+        raise InputError(f"{path}: {error}")
+    except (TypeError, ValueError, ImportError) as error:
         said = str(error.args[0]) if error.args else ""
-        # What HyperPyYAML says of a key that a class does not take.
-        if said.startswith("Invalid argument to"):
+        if re.match(SAID, said):
             raise InputError(f"{path}: {'; '.join(map(str, error.args))}")
         # {key: value} where the file has none. Other causes have no override.
         if said.startswith("The structure of the overrides"):

@@ -3,7 +3,8 @@
 A script declares a table: name of an option -> rule. A dot in a name leads into
 a mapping (``extraction.batch_size``). A rule is a pair, a test of the value and
 what is expected in words; or a function that makes a pair of all options, where
-one depends on others; None leaves the option unchecked.
+one depends on others; None leaves the option unchecked. The file of the options
+must have all names without a dot, but for those whose rule is a ``MayLack``.
 """
 
 import difflib
@@ -56,6 +57,10 @@ def number(least=-math.inf, most=math.inf, above=-math.inf):
 def flag():
     """Rule of yes or no."""
     return lambda value: type(value) is bool, "True or False"
+
+
+class MayLack(tuple):
+    """Rule of an option that not all files of a script have."""
 
 
 class Tagged(dict):

@@ -46,7 +46,11 @@ from speechbrain_ext.metrics.trials import (
 )
 from speechbrain_ext.utils.errors import InputError, one_line_errors
 from speechbrain_ext.utils.files import locked_folder, write_csv
-from speechbrain_ext.utils.hparams import load_hparams, run_label
+from speechbrain_ext.utils.hparams import (
+    load_hparams,
+    parse_arguments,
+    run_label,
+)
 from speechbrain_ext.utils.options import check_run_options
 
 logger = get_logger(__name__)
@@ -292,7 +296,7 @@ def write_predictions(folder, ids, task):
 
 def main(arguments):
     """Load the exports, in a folder that no other evaluation is using."""
-    hparams_file, run_opts, overrides = sb.parse_arguments(arguments)
+    hparams_file, run_opts, overrides = parse_arguments(arguments)
     check_run_options(run_opts)
     hparams = load_hparams(hparams_file, overrides, EVALUATE)
     check(hparams)

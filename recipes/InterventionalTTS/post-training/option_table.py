@@ -6,6 +6,7 @@ the class that takes it allows.
 
 from speechbrain_ext.dataio.manifest import DIVISION, SPLITS
 from speechbrain_ext.utils.options import (
+    MayLack,
     check_options,
     either,
     flag,
@@ -135,14 +136,16 @@ TRAIN = {
     **dict.fromkeys(OBJECTS, made()),
     "modules": mapping(["network"], made()),
     "recommended": optional(made()),
-    "encoder": text(),
-    "encoder_source": optional(text()),
-    "encoder_revision": optional(text()),
-    "skip_prep": flag(),
-    **{f"n_{split}_voices": whole(2) for split in SPLITS},
-    **{f"n_{split}_sentences": whole(2) for split in SPLITS},
-    "grid_seed": whole(0),
-    "rates": list_of(whole(1), 2),
+    "encoder": MayLack(text()),
+    "encoder_source": MayLack(optional(text())),
+    "encoder_revision": MayLack(optional(text())),
+    "encoder_label": text(),
+    "save_folder": text(),
+    "skip_prep": MayLack(flag()),
+    **{f"n_{split}_voices": MayLack(whole(2)) for split in SPLITS},
+    **{f"n_{split}_sentences": MayLack(whole(2)) for split in SPLITS},
+    "grid_seed": MayLack(whole(0)),
+    "rates": MayLack(list_of(whole(1), 2)),
     "grid_factors": (
         lambda names: len(names) == len(set(names))
         and list_of(COLUMN, 2)[0](names),
@@ -166,8 +169,8 @@ TRAIN = {
         options["grid_factors"], optional(whole(1))
     ),
     "number_of_epochs": whole(0),
-    "max_lr": number(above=0, most=1e6),
-    "max_grad_norm": number(above=0),
+    "max_lr": MayLack(number(above=0, most=1e6)),
+    "max_grad_norm": MayLack(number(above=0)),
     "checkpoint": one_of("last", "best"),
     "system_name": system_name,
     "recommended.dims": lambda options: either(
@@ -236,6 +239,9 @@ EVALUATE = {
 }
 SEVERAL_LAYERS = list_of(LAYERS, 0)
 EXPERIMENTS = {
+    "systems": GIVEN,
+    "train_options": optional(GIVEN),
+    "evaluations": GIVEN,
     "output_folder": text(),
     "cache_folder": text(),
     "experiments": lambda options: some_of(*options["systems"]),

@@ -22,7 +22,11 @@ import speechbrain as sb
 from speechbrain_ext.evaluation.summary import write_summary
 from speechbrain_ext.utils.errors import one_line_errors
 from speechbrain_ext.utils.files import locked_folder
-from speechbrain_ext.utils.hparams import load_hparams, plain_hparams
+from speechbrain_ext.utils.hparams import (
+    load_hparams,
+    parse_arguments,
+    plain_hparams,
+)
 from speechbrain_ext.utils.jobs import (
     plan_evaluations,
     plan_trainings,
@@ -33,14 +37,14 @@ from speechbrain_ext.utils.jobs import (
 def check(jobs, rules):
     """Refuse options that a job would refuse, before the first one starts."""
     for job in jobs:
-        path, _, overrides = sb.parse_arguments(job.command[1:])
+        path, _, overrides = parse_arguments(job.command[1:])
         plain_hparams(path, overrides, rules)
 
 
 def main(arguments):
     """Train, evaluate, summarise; whatever is finished is left alone."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
-    hparams_file, _, overrides = sb.parse_arguments(arguments[:end])
+    hparams_file, _, overrides = parse_arguments(arguments[:end])
     hparams = load_hparams(hparams_file, overrides, EXPERIMENTS)
     # Relative, so that finished runs stay known in another checkout.
     scripts = Path(os.path.relpath(Path(__file__).parent))

@@ -53,7 +53,12 @@ from speechbrain_ext.lobes.subspaces import BaselineHead
 from speechbrain_ext.metrics.trials import generate_trials
 from speechbrain_ext.utils.errors import InputError, one_line_errors
 from speechbrain_ext.utils.files import claim_folder, digest, locked_folder
-from speechbrain_ext.utils.hparams import describe, load_hparams, run_label
+from speechbrain_ext.utils.hparams import (
+    describe,
+    load_hparams,
+    parse_arguments,
+    run_label,
+)
 from speechbrain_ext.utils.options import check_run_options
 
 # What makes a run another one, beside the data.
@@ -446,7 +451,7 @@ def run(hparams, run_opts):
 
 def main(arguments):
     """The whole job, in a folder that no other run is using."""
-    hparams_file, run_opts, overrides = sb.parse_arguments(arguments)
+    hparams_file, run_opts, overrides = parse_arguments(arguments)
     check_run_options(run_opts)
     sb.utils.distributed.ddp_init_group(run_opts)
     debug = "." if run_opts.debug_persistently else "debug"

@@ -17,9 +17,8 @@ import sys
 
 import torch
 
-import speechbrain as sb
 from speechbrain_ext.utils.errors import one_line_errors
-from speechbrain_ext.utils.hparams import load_hparams
+from speechbrain_ext.utils.hparams import load_hparams, parse_arguments
 from speechbrain_ext.utils.options import list_of, number, optional, whole
 
 SIZES = [
@@ -47,7 +46,7 @@ RULES = dict.fromkeys(SIZES, whole(0)) | {
 def main(arguments):
     """Render this process's share of the grid."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    hparams_file, _, overrides = sb.parse_arguments(arguments)
+    hparams_file, _, overrides = parse_arguments(arguments)
     hparams = load_hparams(hparams_file, overrides, RULES)
     rank = int(os.environ.get("RANK", 0))
     ranks = int(os.environ.get("WORLD_SIZE", 1))

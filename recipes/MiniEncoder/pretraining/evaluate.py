@@ -31,7 +31,7 @@ from speechbrain_ext.metrics.probes import linear_probe
 from speechbrain_ext.metrics.trials import generate_trials
 from speechbrain_ext.utils.errors import InputError, one_line_errors
 from speechbrain_ext.utils.files import write_text
-from speechbrain_ext.utils.hparams import load_hparams
+from speechbrain_ext.utils.hparams import load_hparams, parse_arguments
 from speechbrain_ext.utils.options import (
     either,
     list_of,
@@ -226,7 +226,7 @@ def heading(row):
 def main(arguments):
     """Load the recordings, measure the encoders, report."""
     # Options
-    hparams_file, _, overrides = sb.parse_arguments(arguments)
+    hparams_file, _, overrides = parse_arguments(arguments)
     hparams = load_hparams(hparams_file, overrides, RULES)
     folder = hparams["output_folder"]
     sb.create_experiment_directory(folder, hparams_file, overrides)

@@ -36,7 +36,11 @@ from speechbrain_ext.utils.files import (
     locked_folder,
     write_text,
 )
-from speechbrain_ext.utils.hparams import describe, load_hparams
+from speechbrain_ext.utils.hparams import (
+    describe,
+    load_hparams,
+    parse_arguments,
+)
 from speechbrain_ext.utils.options import (
     check_run_options,
     flag,
@@ -308,7 +312,7 @@ def run(hparams, run_opts):
 
 def main(arguments):
     """The whole job, in a folder that no other run is using."""
-    hparams_file, run_opts, overrides = sb.parse_arguments(arguments)
+    hparams_file, run_opts, overrides = parse_arguments(arguments)
     check_run_options(run_opts)
     sb.utils.distributed.ddp_init_group(run_opts)
     debug = "." if run_opts.debug_persistently else "debug"
