@@ -1,6 +1,7 @@
 """evaluate.py on exports of heads that were never trained."""
 
 import functools
+import re
 
 import numpy as np
 import pytest
@@ -417,6 +418,9 @@ def test_bad_voxceleb(evaluate, voxceleb, option, message, capfd):
     ("content_factor=word", "no column 'word'"),
     ("leakage_factors=[speaker, mood]", "no column 'mood'"),
     ("leakage_factors=[speaker]", "two different columns or more"),
+    ("trials=FOLDER/same.txt --tasks=[content]", "No task reads the trials"),
+    ("output_folder=FOLDER/training", "settings.json is of a training or of"),
+    ("precision=bf16", "This script does not read --precision: leave it out"),
     ("leakage_factors=[speaker, ID]", "each not one of ID, wav"),
     ("content_factor=ID", "content_factor is 'ID': expected null or not one"),
     ("leakage_factors=speaker", "two different columns or more"),
@@ -441,8 +445,11 @@ def test_bad_input(evaluate, small_grid, tmp_path, option, message, capfd):
         "single.csv": [header, *(row for row in rows if ",s6," in row)],
     }.items():
         (tmp_path / name).write_text("\n".join(lines) + "\n")
+    (tmp_path / "training/save").mkdir(parents=True)
+    (tmp_path / "training/save/settings.json").touch()
+    option = f"--{option}".replace("FOLDER", str(tmp_path))
     with pytest.raises(SystemExit) as ended:
-        evaluate(f"--{option}".replace("FOLDER", str(tmp_path)))
+        evaluate(*re.split(" (?=--)", option))
     assert ended.value.code == 1
     [line] = [x for x in capfd.readouterr().err.splitlines() if "ERROR" in x]
     assert message in line

@@ -407,6 +407,7 @@ def test_broken_grid(message, small_grid, tmp_path, capfd):
     ("device=cuda:7", "device is cuda:7: "),
     ("device=abc", "device is abc: "),
     ("max_grad_norm=-1", "max_grad_norm is -1.0: expected a number above 0"),
+    ("grad_accumulation_factor=9", "but an epoch has 4 blocks: give at most"),
     ("grad_accumulation_factor=0", "grad_accumulation_factor is 0: expected"),
     ("precision=fp16", "precision is fp16: on cpu expected fp32 or bf16"),
     ("channel=null", "channel is None: expected an object, as !new:"),
@@ -428,7 +429,9 @@ def test_wrong_option(option, message, small_grid, tmp_path, capfd):
 
 def test_a_folder_holds_one_run(finished, small_grid, tmp_path, capfd):
     """Checkpoints of other options are not taken for those of this run."""
-    before = (finished[0] / "out/results.json").read_bytes()
+    kept = ("results.json", "hyperparams.yaml")
+    before = [(finished[0] / "out" / name).read_bytes() for name in kept]
+    assert b"\nnumber_of_epochs: 3\n" in before[1]
     for option, name in (
         ("--augmented_takes=1", "augmented_takes"),
         ("--recommended={shrinkage: 0.5}", "recommended"),
@@ -443,7 +446,8 @@ def test_a_folder_holds_one_run(finished, small_grid, tmp_path, capfd):
         with pytest.raises(SystemExit):
             train(*folders(small_grid, finished[0]), option)
         assert f"another {name}" in capfd.readouterr().err
-    assert (finished[0] / "out/results.json").read_bytes() == before
+    after = [(finished[0] / "out" / name).read_bytes() for name in kept]
+    assert after == before
     # A call that fails, or only tries, takes no folder.
     both = folders(small_grid, tmp_path)
     with pytest.raises(SystemExit):

@@ -17,6 +17,7 @@ import speechbrain as sb
 import speechbrain_ext
 from speechbrain.utils.run_opts import RunOptions
 from speechbrain_ext.utils.errors import InputError
+from speechbrain_ext.utils.files import write_text
 from speechbrain_ext.utils.options import (
     MayLack,
     Tagged,
@@ -359,6 +360,32 @@ def _given(overrides):
             raise InputError(f"Option --{key.value} is given twice")
         given.add(key.value)
     return given
+
+
+def save_hparams(folder, path, overrides):
+    """Keep the options of a run in its folder, as hyperparams.yaml.
+
+    SpeechBrain would do so before it is known that the folder is this run's.
+
+    Arguments
+    ---------
+    folder : str or Path
+        The run's.
+    path, overrides
+        As of :func:`load_hparams`.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> _ = (folder / "train.yaml").write_text("seed: 1")
+    >>> save_hparams(folder, folder / "train.yaml", "seed: 2")
+    >>> (folder / "hyperparams.yaml").read_text().splitlines()[-1]
+    'seed: 2'
+    """
+    with open(path, encoding="utf-8") as file:
+        text = resolve_references(file, overrides).getvalue()
+    text = f"# From {Path(path).absolute()}\n# yamllint disable\n{text}"
+    write_text(Path(folder, "hyperparams.yaml"), text)
 
 
 def describe(value):

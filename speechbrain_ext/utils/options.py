@@ -204,19 +204,26 @@ number of 0 or more
             )
 
 
-def check_run_options(run_opts):
+def check_run_options(run_opts, reads=None):
     """Refuse run options of SpeechBrain that would only fail later on.
 
     Arguments
     ---------
     run_opts : speechbrain.utils.run_opts.RunOptions
-        From ``speechbrain.parse_arguments``.
+        From :func:`speechbrain_ext.utils.hparams.parse_arguments`.
+    reads : list of str
+        Those that the script reads. Default: all.
 
     Raises
     ------
     InputError
         Naming the option.
     """
+    for name in sorted(run_opts.overridden_args):
+        if reads is not None and name not in reads:
+            raise InputError(
+                f"This script does not read --{name}: leave it out"
+            )
     counts = ("grad_accumulation_factor", "debug_batches")
     options = {name: getattr(run_opts, name) for name in counts}
     options["max_grad_norm"] = run_opts.max_grad_norm

@@ -16,6 +16,7 @@ baselines.
 
 import sys
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -57,11 +58,22 @@ logger = get_logger(__name__)
 
 
 def check(hparams):
-    """Refuse tasks that need contents where there are none."""
+    """Refuse what no task could use, and folders of other scripts."""
     if isinstance(hparams["tasks"], str):
         hparams["tasks"] = [hparams["tasks"]]
     if isinstance(hparams["conditions"], str):
         hparams["conditions"] = [hparams["conditions"]]
+    if hparams["trials"] and "verification" not in hparams["tasks"]:
+        raise InputError(
+            f"No task reads the trials {hparams['trials']}: add verification "
+            "to --tasks, or leave --trials out"
+        )
+    for mark in ("save/settings.json", "export*", "summary.md"):
+        for found in Path(hparams["output_folder"]).glob(mark):
+            raise InputError(
+                f"{found} is of a training or of experiments, whose results "
+                "would be overwritten: give another --output_folder"
+            )
     for task in hparams["tasks"]:
         given = task == "leakage" and hparams["leakage_factors"] is not None
         if task == "verification" or given or hparams["content_factor"]:
@@ -297,7 +309,7 @@ def write_predictions(folder, ids, task):
 def main(arguments):
     """Load the exports, in a folder that no other evaluation is using."""
     hparams_file, run_opts, overrides = parse_arguments(arguments)
-    check_run_options(run_opts)
+    check_run_options(run_opts, ["device", "noprogressbar"])
     hparams = load_hparams(hparams_file, overrides, EVALUATE)
     check(hparams)
     protocol = load_protocol(hparams)

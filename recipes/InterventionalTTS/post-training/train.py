@@ -20,6 +20,7 @@ import logging
 import os
 import sys
 from contextlib import nullcontext
+from functools import partial
 
 import torch
 from option_table import TRAIN, check_layers
@@ -58,6 +59,7 @@ from speechbrain_ext.utils.hparams import (
     load_hparams,
     parse_arguments,
     run_label,
+    save_hparams,
 )
 from speechbrain_ext.utils.options import check_run_options
 
@@ -141,23 +143,12 @@ class InterventionalBrain(sb.Brain):
         train, valid : GridFeatures
             Features with their factors.
         """
-        # Two blocks per process: where one is left, SpeechBrain's sampler for
-        # several processes takes its utterances for batches.
-        world_size = int(os.environ.get("WORLD_SIZE", 1))
-        blocks = BlockSampler(
+        blocks, steps = training_blocks(
             train.grid,
             self.hparams.train_block,
-            seed=self.hparams.seed,
-            multiple_of=1 if world_size == 1 else 2 * world_size,
+            self.hparams.seed,
+            self.grad_accumulation_factor,
         )
-        # SpeechBrain drops what an epoch accumulates without a step.
-        steps = len(blocks) // world_size // self.grad_accumulation_factor
-        if not steps:
-            raise InputError(
-                f"grad_accumulation_factor is {self.grad_accumulation_factor}, "
-                f"but an epoch has {len(blocks) // world_size} blocks: give at "
-                "most as many"
-            )
         self.total_steps = steps * self.hparams.number_of_epochs
         # Tells the sampler the epoch; under DDP the wrapper takes this place.
         self.train_sampler = blocks
@@ -186,7 +177,43 @@ class InterventionalBrain(sb.Brain):
             )
 
 
-def dataio_prep(hparams, debug):
+def training_blocks(grid, block, seed, accumulated):
+    """Blocks of a grid to train on, and the steps of an epoch.
+
+    Arguments
+    ---------
+    grid : Grid
+        Of the training.
+    block, seed
+        See BlockSampler.
+    accumulated : int
+        Blocks of each step.
+
+    Returns
+    -------
+    blocks : BlockSampler
+    steps : int
+    """
+    # Two blocks per process: where one is left, SpeechBrain's sampler for
+    # several processes takes its utterances for batches.
+    world_size = int(os.environ.get("WORLD_SIZE", 1))
+    blocks = BlockSampler(
+        grid,
+        block,
+        seed=seed,
+        multiple_of=1 if world_size == 1 else 2 * world_size,
+    )
+    # SpeechBrain drops what an epoch accumulates without a step.
+    own = len(blocks) // world_size
+    if accumulated > own:
+        raise InputError(
+            f"grad_accumulation_factor is {accumulated}, but an epoch has "
+            f"{own} blocks: give at most as many"
+        )
+    return blocks, own // accumulated
+
+
+def dataio_prep(hparams, run_opts):
     """The manifest as a dataset, its splits, and grids to train on."""
     factors = hparams["grid_factors"]
     dataset = load_manifest(
@@ -196,7 +223,7 @@ def dataio_prep(hparams, debug):
         hparams["columns"],
     )
     splits = split_manifest(dataset, **hparams["split"])
-    if debug:
+    if run_opts.debug:
         splits = {
             split: first_values(dataset, ids, factors, SMOKE_VALUES)
             for split, ids in splits.items()
@@ -211,8 +238,14 @@ def dataio_prep(hparams, debug):
         )
         for split in ("train", "valid")
     }
-    for split, grid in grids.items():  # refuses blocks that do not fit
-        BlockSampler(grid, hparams[f"{split}_block"])
+    # What does not fit is refused now.
+    training_blocks(
+        grids["train"],
+        hparams["train_block"],
+        hparams["seed"],
+        run_opts.grad_accumulation_factor,
+    )
+    BlockSampler(grids["valid"], hparams["valid_block"])
     return dataset, splits, grids
 
 
@@ -388,13 +421,13 @@ def export(hparams, heads, valid, pairs, rows, about):
         shared = folder  # its copy of a local encoder serves all
 
 
-def run(hparams, run_opts):
+def run(hparams, run_opts, save_options):
     """Prepare, encode, fit the heads, evaluate, export."""
     encoder, debug = hparams["encoder_model"], run_opts.debug
     # Grid: synthesised, or as recorded
     if "prepare" in hparams:
         run_on_main(hparams["prepare"])
-    dataset, splits, grids = dataio_prep(hparams, debug)
+    dataset, splits, grids = dataio_prep(hparams, run_opts)
     asked, pairs = make_tasks(hparams, dataset, splits, grids)
     used = subset(dataset, [key for ids in splits.values() for key in ids])
     check_audio(used, encoder.sample_rate, hparams["resample"])
@@ -409,6 +442,7 @@ def run(hparams, run_opts):
     folder = ddp_broadcast(brain.checkpointer.checkpoints_dir)
     brain.checkpointer.checkpoints_dir = folder
     run_on_main(claim, args=[hparams, brain, used, splits])
+    run_on_main(save_options)
     # Pooled features: as recorded, in takes through channels, across channels
     takes = hparams["network_takes"]
     if hparams["recommended"]:
@@ -464,12 +498,10 @@ def main(arguments):
     check_layers(hparams["layers"], hparams["recommended"])
     folder = hparams["output_folder"]
     with locked_folder(folder) if if_main_process() else nullcontext():
-        sb.create_experiment_directory(
-            experiment_directory=folder,
-            hyperparams_to_save=hparams_file,
-            overrides=overrides,
-        )
-        run(hparams, run_opts)
+        # The options are saved when the folder is known to be this run's.
+        sb.create_experiment_directory(folder)
+        save_options = partial(save_hparams, folder, hparams_file, overrides)
+        run(hparams, run_opts, save_options)
 
 
 if __name__ == "__main__":

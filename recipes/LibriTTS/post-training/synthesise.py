@@ -19,7 +19,13 @@ import torch
 
 from speechbrain_ext.utils.errors import one_line_errors
 from speechbrain_ext.utils.hparams import load_hparams, parse_arguments
-from speechbrain_ext.utils.options import list_of, number, optional, whole
+from speechbrain_ext.utils.options import (
+    check_run_options,
+    list_of,
+    number,
+    optional,
+    whole,
+)
 
 SIZES = [
     f"n_{split}_{what}"
@@ -46,7 +52,8 @@ RULES = dict.fromkeys(SIZES, whole(0)) | {
 def main(arguments):
     """Render this process's share of the grid."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    hparams_file, _, overrides = parse_arguments(arguments)
+    hparams_file, run_opts, overrides = parse_arguments(arguments)
+    check_run_options(run_opts, [])
     hparams = load_hparams(hparams_file, overrides, RULES)
     rank = int(os.environ.get("RANK", 0))
     ranks = int(os.environ.get("WORLD_SIZE", 1))

@@ -33,6 +33,7 @@ from speechbrain_ext.utils.errors import InputError, one_line_errors
 from speechbrain_ext.utils.files import write_text
 from speechbrain_ext.utils.hparams import load_hparams, parse_arguments
 from speechbrain_ext.utils.options import (
+    check_run_options,
     either,
     list_of,
     number,
@@ -226,7 +227,8 @@ def heading(row):
 def main(arguments):
     """Load the recordings, measure the encoders, report."""
     # Options
-    hparams_file, _, overrides = parse_arguments(arguments)
+    hparams_file, run_opts, overrides = parse_arguments(arguments)
+    check_run_options(run_opts, [])
     hparams = load_hparams(hparams_file, overrides, RULES)
     folder = hparams["output_folder"]
     sb.create_experiment_directory(folder, hparams_file, overrides)

@@ -40,6 +40,7 @@ from speechbrain_ext.utils.hparams import (
     describe,
     load_hparams,
     parse_arguments,
+    save_hparams,
 )
 from speechbrain_ext.utils.options import (
     check_run_options,
@@ -264,7 +265,7 @@ def write_model(student, folder):
     write_text(folder / "SHA256SUMS", "".join(sums))
 
 
-def run(hparams, run_opts):
+def run(hparams, run_opts, save_options):
     """Synthesise, teach, train, write the model."""
     # Synthetic speech
     if not hparams["skip_prep"]:
@@ -273,6 +274,7 @@ def run(hparams, run_opts):
     # Crops with the teacher's frames
     clips, crops = dataio_prep(hparams)
     run_on_main(claim, args=[hparams, clips])
+    run_on_main(save_options)
 
     # Tasks, and a student that starts from the teacher
     tasks = make_tasks(hparams, clips, crops["train"].targets)
@@ -321,8 +323,12 @@ def main(arguments):
     )
     folder = hparams["output_folder"]
     with locked_folder(folder) if if_main_process() else nullcontext():
-        sb.create_experiment_directory(folder, hparams_file, overrides)
-        run(hparams, run_opts)
+        # The options are saved when the folder is known to be this run's.
+        sb.create_experiment_directory(folder)
+        save_options = functools.partial(
+            save_hparams, folder, hparams_file, overrides
+        )
+        run(hparams, run_opts, save_options)
 
 
 if __name__ == "__main__":
