@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import ROOT, call_script
 from helpers import read_table
 
 from speechbrain_ext.evaluation.results import (
@@ -94,14 +95,6 @@ def test_own_layers_and_options():
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"experiments": ["jiont"]}, "jiont.*: expected .*baseline, joint"),
-        ({"seeds": []}, r"seeds is \[\]: expected a list"),
-        ({"layers": []}, r"layers is \[\]: expected a list"),
-        ({"encoders": []}, r"encoders is \[\]: expected a list"),
-        ({"layers": [0, 6]}, "layers is 0: expected a list"),
-        ({"sweep": [6]}, "layers is 6: expected a list"),
-        ({"seeds": 1}, "seeds is 1: expected a list"),
-        ({"encoders": "log_mel"}, "encoders is 'log_mel': expected a list"),
         ({"seeds": [1, 1]}, "Two runs .*layers_2/joint/1:"),
         (
             {"encoders": [{"encoder": "e", "encoder_source": f"{a}/m"}
@@ -119,6 +112,49 @@ def test_own_layers_and_options():
 def test_lists_that_cannot_be_meant(changes, message):
     with pytest.raises(InputError, match=message):
         plan(**{"experiments": ["joint"]} | changes)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (
+            ["--experiments=[jiont]"],
+            "experiments is ['jiont']: expected a list",
+        ),
+        (["--seeds=[]"], "seeds is []: expected a list"),
+        (["--seeds=1"], "seeds is 1: expected a list"),
+        (["--layers=[0, 6]"], "layers is [0, 6]: expected a list of 1 or more"),
+        (["--sweep=[6]"], "sweep is [6]: expected a list of 0 or more"),
+        (["--encoders=log_mel"], "encoders is 'log_mel': expected a list"),
+        (["--devices=cuda"], "devices is 'cuda': expected a list"),
+        (["--device=cpu"], "This script does not read --device: leave it out"),
+        # What the first trainings would not find
+        (["--encoders=[log_mel, lgo_mel]"], "Unknown name 'lgo_mel'"),
+        (["--sweep=[[0], [7]]"], "layers_7/joint/1: Layer 7 does not exist"),
+        (
+            ["--train_options={train_block: {speaker: 5}}"],
+            "A block of 5 values of 'speaker'",
+        ),
+        (["--", "--grad_accumulation_factor=99"], "but an epoch has 2 blocks"),
+        (["--", "--subspace_widths={speaker: -1}"], "subspace_widths is "),
+        (["--", "--precision=fp16", "--device=cpu"], "precision is fp16: on"),
+    ],
+)
+def test_all_cells_are_checked_first(
+    options, message, small_grid, tmp_path, capfd
+):
+    with pytest.raises(SystemExit):
+        call_script(
+            ROOT / "recipes/InterventionalTTS/post-training/run_experiments.py",
+            "hparams/experiments.yaml",
+            *(f"--data_folder={small_grid}", f"--output_folder={tmp_path}/a"),
+            *("--experiments=[joint]", "--seeds=[1]"),
+            "--train_options={train_block: {speaker: 2, content: 6}}",
+            *options,
+        )
+    (line,) = capfd.readouterr().err.strip().splitlines()[-1:]
+    assert line.startswith("ERROR: ") and message in line
+    assert not (tmp_path / "a").exists()
 
 
 def test_evaluations():
@@ -176,13 +212,6 @@ def test_what_reads_a_job_that_was_run_again_is_run_again(tmp_path):
     run_jobs([training])
     run_jobs([evaluation])
     assert (tmp_path / "log").read_text() == "tvtv"
-
-
-@pytest.mark.parametrize("devices", ["cuda", []])
-def test_devices_are_a_list(devices, tmp_path):
-    with pytest.raises(InputError, match="devices"):
-        run_jobs([writer(tmp_path / "a", "a")], devices=devices)
-    assert not (tmp_path / "log").exists()
 
 
 def test_a_failure_stops_no_other_job_and_is_run_again(tmp_path):

@@ -17,7 +17,6 @@ from speechbrain.utils.logger import get_logger
 from speechbrain_ext.utils.errors import InputError
 from speechbrain_ext.utils.files import write_json
 from speechbrain_ext.utils.hparams import run_label
-from speechbrain_ext.utils.options import check_options, filled_list, some_of
 
 logger = get_logger(__name__)
 
@@ -138,9 +137,8 @@ def plan_trainings(
     Raises
     ------
     InputError
-        On an unknown experiment, an empty list, two runs of one folder, an
-        argument that is among the options, or an option that tells the runs
-        apart.
+        On two runs of one folder, an argument that is among the options, or an
+        option that tells the runs apart.
 
     Example
     -------
@@ -150,10 +148,6 @@ def plan_trainings(
     >>> [str(job.folder) for job in cells[Path("out/log_mel/layers_0")]]
     ['out/log_mel/layers_0/joint/1', 'out/log_mel/layers_0/joint/2']
     """
-    lists = {"encoders": encoders, "layers": layers, "seeds": seeds}
-    rules = dict.fromkeys(lists, filled_list())
-    rules["experiments"] = some_of(*systems)
-    check_options(lists | {"experiments": experiments}, rules)
     for name in OF_A_RUN & (options or {}).keys():
         raise InputError(
             f"train_options sets {name}, which differs from run to run: give "
@@ -161,8 +155,6 @@ def plan_trainings(
         )
     wanted = [(one, seeds) for one in layers]
     wanted += [(one, seeds[:1]) for one in sweep if one not in layers]
-    for one, _ in wanted:
-        check_options({"layers": one}, {"layers": filled_list()})
     cells = {}
     for encoder, experiment in itertools.product(encoders, experiments):
         encoder = {"encoder": encoder} if isinstance(encoder, str) else encoder
@@ -291,8 +283,8 @@ def run_jobs(jobs, devices=(None,), renew=False, description="runs"):
     Raises
     ------
     InputError
-        If a folder is of another command, there is no device, or jobs failed:
-        names the first and the last line that it wrote.
+        If a folder is of another command, or jobs failed: names the first and
+        the last line that it wrote.
 
     Example
     -------
@@ -303,7 +295,6 @@ def run_jobs(jobs, devices=(None,), renew=False, description="runs"):
     >>> (folder / "a.txt").read_text()
     'x'
     """
-    check_options({"devices": devices}, {"devices": filled_list()})
     waiting = []
     for job in jobs:
         before = job.done()

@@ -14,13 +14,16 @@ sets itself, as the baseline its 0 epochs.
 
 import os
 import sys
+from functools import lru_cache
 from pathlib import Path
 
 from option_table import EVALUATE, EXPERIMENTS, TRAIN
+from train import dataio_prep
 
 import speechbrain as sb
 from speechbrain_ext.evaluation.summary import write_summary
-from speechbrain_ext.utils.errors import one_line_errors
+from speechbrain_ext.lobes.encoders import choose_layers, load_encoder
+from speechbrain_ext.utils.errors import InputError, one_line_errors
 from speechbrain_ext.utils.files import locked_folder
 from speechbrain_ext.utils.hparams import (
     load_hparams,
@@ -32,19 +35,48 @@ from speechbrain_ext.utils.jobs import (
     plan_trainings,
     run_jobs,
 )
+from speechbrain_ext.utils.options import check_run_options
+
+# What decides whether the blocks of a training fit.
+OF_GRID = ("manifest", "data_folder", "columns", "split", "grid_factors")
+OF_GRID += ("network_takes", "train_block", "valid_block")
 
 
-def check(jobs, rules):
-    """Refuse options that a job would refuse, before the first one starts."""
+def check_options(job, rules):
+    """Refuse options that a job would refuse; returns them."""
+    path, run_opts, overrides = parse_arguments(job.command[1:])
+    check_run_options(run_opts)
+    return plain_hparams(path, overrides, rules), run_opts
+
+
+def check_trainings(jobs):
+    """Refuse what a training would refuse, before the first one starts."""
+    # Those of one encoder, and of one grid, come one after the other.
+    load, grid = lru_cache(maxsize=1)(load_encoder), None
     for job in jobs:
-        path, _, overrides = parse_arguments(job.command[1:])
-        plain_hparams(path, overrides, rules)
+        plain, run_opts = check_options(job, TRAIN)
+        if job.done() is not None:
+            continue
+        try:
+            if "encoder" in plain:
+                names = ("encoder", "encoder_source", "encoder_revision")
+                encoder = load(*map(plain.get, names))
+                choose_layers(encoder, plain["layers"])
+            # Else it is still to be made.
+            recorded = "prepare" not in plain or plain.get("skip_prep")
+            of_grid = {key: plain[key] for key in OF_GRID}
+            if recorded and of_grid != grid:
+                dataio_prep(plain, run_opts)
+                grid = of_grid
+        except InputError as error:
+            raise InputError(f"{job.folder}: {error}")
 
 
 def main(arguments):
     """Train, evaluate, summarise; whatever is finished is left alone."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
-    hparams_file, _, overrides = parse_arguments(arguments[:end])
+    hparams_file, run_opts, overrides = parse_arguments(arguments[:end])
+    check_run_options(run_opts, [])
     hparams = load_hparams(hparams_file, overrides, EXPERIMENTS)
     # Relative, so that finished runs stay known in another checkout.
     scripts = Path(os.path.relpath(Path(__file__).parent))
@@ -68,8 +100,9 @@ def main(arguments):
         hparams["evaluate_hparams"],
     )
     trainings = [job for jobs in cells.values() for job in jobs]
-    check(trainings, TRAIN)
-    check(evaluations.values(), EVALUATE)
+    check_trainings(trainings)
+    for job in evaluations.values():
+        check_options(job, EVALUATE)
     with locked_folder(folder):
         sb.create_experiment_directory(
             experiment_directory=folder,
