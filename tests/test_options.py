@@ -11,6 +11,11 @@ from speechbrain_ext.utils.errors import InputError
     [
         (options.whole(2), [2, 9], [1, 2.0, True, "2", None]),
         (options.one_of("a", None), ["a", None], ["b", ["a"]]),
+        (
+            options.folder(),
+            ["absent/b", "/", "a #1"],
+            [__file__, f"{__file__}/a", " ", None],
+        ),
         (options.some_of("a"), [["a"], ("a",)], [[], "a", ["c"], None, [[]]]),
         (options.filled_list(), [[0], (1, 2)], [[], "ab", None]),
     ],

@@ -490,7 +490,7 @@ def test_a_file_where_a_folder_is_expected(small_grid, tmp_path, option, capfd):
     with pytest.raises(SystemExit):
         train(*both, f"--{option}={tmp_path}/file")
     (line,) = capfd.readouterr().err.strip().splitlines()[-1:]
-    assert line.startswith("ERROR: ") and "folder is expected" in line
+    assert line.startswith(f"ERROR: {option} is '{tmp_path}/file': expected a")
 
 
 def test_missing_data_folder_is_said(capfd):

@@ -10,6 +10,7 @@ must have all names without a dot, but for those whose rule is a ``MayLack``.
 import difflib
 import math
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 
@@ -78,6 +79,18 @@ def made():
 def text():
     """Rule of a text that is not empty."""
     return lambda value: isinstance(value, str) and value.strip(), "a text"
+
+
+def folder():
+    """Rule of a folder, which need not be there."""
+
+    def fits(path):
+        places = [Path(path), *Path(path).parents]
+        return text()[0](path) and not any(
+            place.exists() and not place.is_dir() for place in places
+        )
+
+    return fits, "a folder, not a file"
 
 
 def one_of(*choices):

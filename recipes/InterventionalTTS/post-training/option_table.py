@@ -10,6 +10,7 @@ from speechbrain_ext.utils.options import (
     check_options,
     either,
     flag,
+    folder,
     list_of,
     made,
     mapping,
@@ -117,9 +118,9 @@ EXTRACTION = {
 }
 DATA = {
     "seed": whole(0),
-    "data_folder": text(),
-    "output_folder": text(),
-    "cache_folder": text(),
+    "data_folder": folder(),
+    "output_folder": folder(),
+    "cache_folder": folder(),
     "manifest": text(),
     "columns": (
         lambda names: all(map(text()[0], [*names, *names.values()])),
@@ -140,7 +141,7 @@ TRAIN = {
     "encoder_source": MayLack(optional(text())),
     "encoder_revision": MayLack(optional(text())),
     "encoder_label": text(),
-    "save_folder": text(),
+    "save_folder": folder(),
     "skip_prep": MayLack(flag()),
     **{f"n_{split}_voices": MayLack(whole(2)) for split in SPLITS},
     **{f"n_{split}_sentences": MayLack(whole(2)) for split in SPLITS},
@@ -242,8 +243,8 @@ EXPERIMENTS = {
     "systems": GIVEN,
     "train_options": optional(GIVEN),
     "evaluations": GIVEN,
-    "output_folder": text(),
-    "cache_folder": text(),
+    "output_folder": folder(),
+    "cache_folder": folder(),
     "experiments": lambda options: some_of(*options["systems"]),
     "encoders": list_of(
         either(

@@ -35,6 +35,7 @@ from speechbrain_ext.utils.hparams import load_hparams, parse_arguments
 from speechbrain_ext.utils.options import (
     check_run_options,
     either,
+    folder,
     list_of,
     number,
     one_of,
@@ -55,6 +56,7 @@ TABLES = {
 
 
 RULES = {
+    "output_folder": folder(),
     "seed": whole(0),
     "min_clips": whole(1),
     "probe_folds": whole(2),

@@ -45,6 +45,7 @@ from speechbrain_ext.utils.hparams import (
 from speechbrain_ext.utils.options import (
     check_run_options,
     flag,
+    folder,
     list_of,
     number,
     optional,
@@ -63,6 +64,8 @@ SETTINGS = (
 
 RULES = {
     "seed": whole(0),
+    "output_folder": folder(),
+    "save_folder": folder(),
     "teacher_source": text(),
     "skip_prep": flag(),
     "n_speakers": whole(2),
