@@ -127,7 +127,7 @@ def test_lists_that_cannot_be_meant(changes, message):
         (["--sweep=[6]"], "sweep is [6]: expected a list of 0 or more"),
         (["--encoders=log_mel"], "encoders is 'log_mel': expected a list"),
         (["--devices=cuda"], "devices is 'cuda': expected a list"),
-        (["--device=cpu"], "This script does not read --device: leave it out"),
+        (["--precision=bf16"], "This script does not read --precision: leave"),
         # What the first trainings would not find
         (["--encoders=[log_mel, lgo_mel]"], "Unknown name 'lgo_mel'"),
         (["--sweep=[[0], [7]]"], "layers_7/joint/1: Layer 7 does not exist"),

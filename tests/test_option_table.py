@@ -89,6 +89,10 @@ def test_options_are_refused_in_one_line_or_fit(file):
             'The reference "sav_folder" is not valid',
         ),
         (
+            lambda text: text.replace(b"\nseed: 1986", b"\nseed: !ref <seed>"),
+            "a !ref leads to itself",
+        ),
+        (
             lambda text: text.replace(b"<save_folder>", b"<seed[0]>"),
             "argument of type 'int' is not",
         ),

@@ -235,7 +235,8 @@ mean --seed?
     recipe = str(Path(path).resolve().parent.parent)
     if recipe not in sys.path:
         sys.path.append(recipe)
-    first = {"smoke_run": None} if debug else rules
+    smaller = (lambda value: type(value) is dict, "{option: value}")
+    first = {"smoke_run": smaller} if debug else rules
     plain = plain_hparams(path, overrides, first)
     if debug:
         overrides, smaller = _smoke_run(plain, overrides, debug)
@@ -323,6 +324,8 @@ def _mendable(path):
     except (yaml.YAMLError, ruamel.yaml.YAMLError) as error:
         problem = " ".join(str(error).split())
         raise InputError(f"{path} cannot be read as YAML: {problem}")
+    except RecursionError:
+        raise InputError(f"{path}: a !ref leads to itself")
     except pydoc.ErrorDuringImport as error:
         raise InputError(f"{path}: {error}")
     except (TypeError, ValueError, ImportError) as error:

@@ -309,7 +309,7 @@ def write_predictions(folder, ids, task):
 def main(arguments):
     """Load the exports, in a folder that no other evaluation is using."""
     hparams_file, run_opts, overrides = parse_arguments(arguments)
-    check_run_options(run_opts, ["device", "noprogressbar"])
+    check_run_options(run_opts, trains=False)
     hparams = load_hparams(hparams_file, overrides, EVALUATE)
     check(hparams)
     protocol = load_protocol(hparams)

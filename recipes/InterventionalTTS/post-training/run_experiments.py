@@ -76,7 +76,7 @@ def main(arguments):
     """Train, evaluate, summarise; whatever is finished is left alone."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
     hparams_file, run_opts, overrides = parse_arguments(arguments[:end])
-    check_run_options(run_opts, [])
+    check_run_options(run_opts, trains=False)
     hparams = load_hparams(hparams_file, overrides, EXPERIMENTS)
     # Relative, so that finished runs stay known in another checkout.
     scripts = Path(os.path.relpath(Path(__file__).parent))

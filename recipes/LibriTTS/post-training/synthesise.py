@@ -53,7 +53,7 @@ def main(arguments):
     """Render this process's share of the grid."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     hparams_file, run_opts, overrides = parse_arguments(arguments)
-    check_run_options(run_opts, [])
+    check_run_options(run_opts, trains=False)
     hparams = load_hparams(hparams_file, overrides, RULES)
     rank = int(os.environ.get("RANK", 0))
     ranks = int(os.environ.get("WORLD_SIZE", 1))

@@ -230,7 +230,7 @@ def main(arguments):
     """Load the recordings, measure the encoders, report."""
     # Options
     hparams_file, run_opts, overrides = parse_arguments(arguments)
-    check_run_options(run_opts, [])
+    check_run_options(run_opts, trains=False)
     hparams = load_hparams(hparams_file, overrides, RULES)
     folder = hparams["output_folder"]
     sb.create_experiment_directory(folder, hparams_file, overrides)
