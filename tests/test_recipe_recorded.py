@@ -303,14 +303,14 @@ def test_one_factor_on_takes(finished, small_grid, utterances):
     """As an experiment wants it: no other head; takes for the network too."""
     work = finished[0]
     train(
-        *folders(small_grid, work, "one"),
+        *folders(small_grid, work, "one #1"),
         *("--factors=[speaker]", "--system_name=only", "--exported=only"),
         *("--recommended=null", "--augmented_takes=1", "--network_takes=1"),
     )
-    rows = read_results(work / "one")["rows"]
+    rows = read_results(work / "one #1")["rows"]
     assert not select(rows, system="recommended")
     assert {r["subspace"] for r in select(rows, system="only")} == {"speaker"}
-    network = load(work / "one/export").mods.embedding_model.network
+    network = load(work / "one #1/export").mods.embedding_model.network
     ids, _ = utterances["train"]
     features = cached_features(work / "features")
     both = torch.cat([features[seed].select(ids) for seed in (None, 7001)])
