@@ -39,6 +39,13 @@ def test_csv_and_json_agree(tmp_path):
     assert from_csv.data["u2"]["start"] == 10
 
 
+@pytest.mark.parametrize("name", ["m.JSON", "m.CSV"])
+def test_capital_suffixes(tmp_path, name):
+    text = '{"u1": {"wav": "a"}}' if name == "m.JSON" else "ID,wav\nu1,a\n"
+    (tmp_path / name).write_text(text)
+    assert list(load_manifest(tmp_path / name).data) == ["u1"]
+
+
 def test_other_headings(tmp_path):
     """A mapped name hides a column of that name."""
     rows = [{"utt": "u1", "path": "a", "spk": "x", "speaker": "y", "text": "z"}]
@@ -74,6 +81,14 @@ def test_bad_rows(tmp_path, rows, message):
         ("twice.csv", "ID,wav,s,s\nu1,a.wav,x,y\n", "column 's' occurs twi"),
         ("broken.json", "{", "cannot be read"),
         ("twice.json", '{"u": {"wav": "a"}, "u": {"wav": "a"}}', "occurs tw"),
+        ("list.json", '[{"ID": "u", "wav": "a"}]', r"expected {ID: {column"),
+        ("list.json", '[["u", [["wav", "a"]]]]', r"expected {ID: {column"),
+        ("flat.json", '{"u": "a.wav"}', r"expected {ID: {column: value"),
+        ("one.json", "3", r"expected {ID: {column: value"),
+        ("many.json", '{"u": {"wav": ["a", "b"]}}', r"wav is \['a', 'b'\]: ex"),
+        ("deep.json", '{"u": {"wav": "a", "split": {"a": 1}}}', "split is .*a"),
+        ("nul.csv", "ID,wav\nu\0,a.wav\n", "NUL bytes, expected text in UTF-8"),
+        ("nul.json", '{"u\0": {"wav": "a"}}', "NUL bytes, expected text"),
     ],
 )
 def test_bad_files(tmp_path, name, text, message):

@@ -7,6 +7,7 @@ with the columns ``ID`` and ``wav``, one column per factor (``speaker``,
 """
 
 import csv
+import io
 import json
 import math
 import unicodedata
@@ -46,22 +47,25 @@ DIVISION = {
 }
 
 
-def _read_csv(path):
+def _read_csv(text):
     """Rows of a CSV file as (line number, dict)."""
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file, skipinitialspace=True)
-        names = [name for name in reader.fieldnames or () if name]
-        for name in set(names):
-            if names.count(name) > 1:
-                raise ValueError(f"column '{name}' occurs twice")
-        return [(reader.line_num, row) for row in reader]
+    file = io.StringIO(text, newline="")
+    reader = csv.DictReader(file, skipinitialspace=True)
+    names = [name for name in reader.fieldnames or () if name]
+    for name in set(names):
+        if names.count(name) > 1:
+            raise ValueError(f"column '{name}' occurs twice")
+    return [(reader.line_num, row) for row in reader]
 
 
-def _read_json(path):
+def _read_json(text):
     """Rows of a ``{ID: row}`` JSON file as (position, dict)."""
-    with open(path, encoding="utf-8") as file:
-        # Pairs, because a dict would swallow a repeated ID.
-        pairs = json.load(file, object_pairs_hook=list)
+    # Pairs, because a dict would swallow a repeated ID; lists stay lists.
+    pairs = json.loads(text, object_pairs_hook=tuple)
+    if not isinstance(pairs, tuple) or not all(
+        isinstance(row, tuple) for _, row in pairs
+    ):
+        raise ValueError("expected {ID: {column: value, ...}, ...}")
     return [
         (i, {"ID": key, **dict(row)}) for i, (key, row) in enumerate(pairs, 1)
     ]
@@ -111,10 +115,13 @@ def load_manifest(path, data_root=None, factors=(), columns=None):
             "--data_folder with a manifest.csv in it"
         )
     root = Path(data_root if data_root is not None else path.parent).absolute()
-    reader = _read_json if path.suffix == ".json" else _read_csv
+    reader = _read_json if path.suffix.lower() == ".json" else _read_csv
     try:
-        rows = reader(path)
-    except (ValueError, TypeError, AttributeError, csv.Error) as error:
+        text = path.read_bytes().decode("utf-8-sig")
+        if "\0" in text:
+            raise ValueError("it has NUL bytes, expected text in UTF-8")
+        rows = reader(text)
+    except (ValueError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read as {path.suffix}: {error}")
     if not rows:
         raise InputError(f"{path}: the manifest has no rows")
@@ -195,6 +202,12 @@ def _rename(row, columns, needed, path, where):
             )
         if item[name] is None or str(item[name]).strip() == "":
             raise InputError(f"{where}: empty '{name}'")
+    for name in (*needed, "split"):
+        if isinstance(item.get(name), (list, tuple)):
+            raise InputError(
+                f"{where}: {name} is {item[name]!r}: expected one text or "
+                "number"
+            )
     return item
 
 
