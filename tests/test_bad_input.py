@@ -1,5 +1,6 @@
 """Manifests and audio that are not what they seem."""
 
+import contextlib
 import logging
 import time
 import unicodedata
@@ -115,6 +116,39 @@ def test_silence_is_warned_of(tmp_path, samples, caplog):
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert "'utt1'" in record.message and "silent" in record.message
+
+
+@pytest.mark.parametrize("subtype", ["PCM_16", "FLOAT"])
+def test_cut_off_files_are_warned_of(wav, subtype, caplog):
+    samples = soundfile.read(wav)[0]
+    soundfile.write(wav, samples, 16000, subtype=subtype)
+    whole = wav.read_bytes()
+    (wav.parent / "b.wav").write_bytes(whole)
+    path = manifest(wav.parent, "u,a.wav,ann", "v,a.wav,ann", "w,b.wav,ann")
+    size = whole.index(b"data") + 4
+    # Whole, and as programs that write to a pipe say it.
+    for promised in (None, 0xFFFFFFFF, 0x7FFFF000):
+        if promised:
+            said = promised.to_bytes(4, "little")
+            wav.write_bytes(whole[:size] + said + whole[size + 4 :])
+        check_audio(load_manifest(path))
+    assert not caplog.text
+    wav.write_bytes(whole[:20000])
+    check_audio(load_manifest(path))
+    (record,) = caplog.records
+    assert "1 of 2 audio files are cut off" in record.message
+    assert f"a.wav, which has {soundfile.info(wav).frames}" in record.message
+    assert "samples of 16000" in record.message
+
+
+@pytest.mark.parametrize("gain, fits", [(20, True), (32768, False)])
+def test_samples_that_were_never_scaled(wav, gain, fits):
+    samples = soundfile.read(wav)[0]
+    soundfile.write(wav, gain * samples, 16000, subtype="FLOAT")
+    message = "'u': .*a.wav has samples up to .* expected -1 to 1"
+    refused = pytest.raises(InputError, match=message)
+    with contextlib.nullcontext() if fits else refused:
+        read_audio("u", str(wav))
 
 
 def test_a_missing_file_is_said(tmp_path):

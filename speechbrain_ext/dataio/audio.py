@@ -1,6 +1,7 @@
 """Audio of the utterances of a manifest: checked, read, resampled."""
 
 import math
+import re
 from pathlib import Path
 
 import soundfile
@@ -21,6 +22,9 @@ RATES = (1000, 768000)
 # Of the rates without their common divisor; beyond it the filters of torchaudio
 # take gigabytes.
 MAX_RATIO = 1000
+# Of samples that are to be in [-1, 1], which the peaks of floats may exceed;
+# whole numbers that were stored as floats are far beyond.
+MAX_SAMPLE = 10
 
 
 def audio_info(path):
@@ -54,6 +58,29 @@ def audio_info(path):
         return soundfile.info(str(path))
     except (RuntimeError, OSError) as error:
         raise InputError(f"{path} is not readable audio ({error})")
+
+
+def warn_of_cut_off(infos):
+    """Warn of WAV files that end before what their headers promise.
+
+    Arguments
+    ---------
+    infos : dict
+        Path -> what :func:`audio_info` says of it.
+    """
+    cut_off = {}
+    for path, info in infos.items():
+        # What libsndfile notes. A stream, of unknown length, says 2 or 4 GB.
+        said = re.search(r"data : (\d+) \(should be (\d+)\)", info.extra_info)
+        if said and int(said[2]) + 1 < int(said[1]) < 2e9:  # 1: a pad byte
+            cut_off[path] = info.frames * int(said[1]) // int(said[2])
+    if cut_off:
+        path, promised = next(iter(cut_off.items()))
+        logger.warning(
+            f"{len(cut_off)} of {len(infos)} audio files are cut off, e.g. "
+            f"{path}, which has {infos[path].frames} samples of {promised}: "
+            "copy them again, if they are to be whole"
+        )
 
 
 def check_audio(dataset, sample_rate=16000, resample=True):
@@ -109,6 +136,7 @@ def check_audio(dataset, sample_rate=16000, resample=True):
                 f"{sample_rate}; convert it or set --resample=True"
             )
         row["duration"] = (stop - start) / info.samplerate
+    warn_of_cut_off(infos)
 
 
 def _check_rate(key, wav, rate):
@@ -144,7 +172,7 @@ def read_audio(key, wav, start=None, stop=None, sample_rate=16000):
     ------
     InputError
         If the file cannot be decoded, is empty, has a rate that speech has
-        not, or samples that are not finite.
+        not, or samples that are not finite or far beyond [-1, 1].
     """
     if not Path(wav).is_file():
         raise InputError(f"Utterance '{key}': there is no file {wav}")
@@ -161,6 +189,12 @@ def read_audio(key, wav, start=None, stop=None, sample_rate=16000):
     if not torch.isfinite(signal).all():
         raise InputError(
             f"Utterance '{key}': {wav} has samples that are NaN or infinite"
+        )
+    if (peak := signal.abs().max()) > MAX_SAMPLE:
+        raise InputError(
+            f"Utterance '{key}': {wav} has samples up to {peak:.0f}, expected "
+            "-1 to 1: divide them by 32768 if they were 16-bit numbers, and "
+            "write the file again"
         )
     if signal.max() - signal.min() < 1e-4:  # some steps of 16 bits
         logger.warning(
