@@ -118,7 +118,15 @@ def test_selection_is_uniform(maximum):
         (["a", "a", "b"], [1, 1, 2], {}, "no target pair of different content"),
         (["a", "a", "b"], [1, 2], {}, "contents: expected"),
         (["a", "a", "b"], None, {"same_gender": True}, "needs the genders"),
-        (["a", "a", "b"], None, {"max_targets": 0}, "maximum"),
+        (["a", "a", "b"], None, {"max_targets": 0}, "max_targets is 0: exp"),
+        (["a", "a", "b"], None, {"max_targets": 1.5}, "max_targets is 1.5"),
+        (["a", "a", "b"], None, {"max_nontargets": "2"}, "nontargets is '2'"),
+        (["a", "a", "b"], None, {"seed": -1}, "seed is -1: expected a whole"),
+        ([1, "1", 2], None, {}, "speakers: '1' in row 1 after 1 in row 0"),
+        (["a", "a", None], None, {}, "speakers: None in row 2 .* none missing"),
+        ([1.0, np.nan, 1.0], None, {}, "speakers: nan in row 1 after 1.0"),
+        (["a", np.nan, "a"], None, {}, "speakers: nan in row 1 after 'a'"),
+        ([["a"], ["b", "c"]], None, {}, "speakers: expected one value for ea"),
         ([], None, {}, "no utterances"),
     ],
 )
@@ -144,6 +152,13 @@ def test_trial_lists_survive_a_round_trip(tmp_path):
         again = read_trials(path, [f"{name}{suffix}" for name in ids])
         for field in ("enrol", "test", "label"):
             assert np.array_equal(getattr(again, field), getattr(trials, field))
+
+
+def test_pairs_that_are_repeated_are_warned_of(tmp_path, caplog):
+    path = tmp_path / "trials.txt"
+    path.write_text("1 a b\n1 b a\n1 a b\n0 a c\n")
+    assert len(read_trials(path, "abc")) == 4
+    assert caplog.text.count("2 of 4 trials repeat the pair of another") == 1
 
 
 @pytest.mark.parametrize(

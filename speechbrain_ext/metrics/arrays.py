@@ -89,7 +89,8 @@ def to_codes(labels, count, name="labels"):
     Raises
     ------
     InputError
-        If there are more or fewer labels than ``count``.
+        If there are more or fewer labels than ``count``, texts beside
+        numbers, or some are None or NaN.
 
     Example
     -------
@@ -97,12 +98,27 @@ def to_codes(labels, count, name="labels"):
     >>> codes.tolist()
     [1, 0, 1]
     """
-    labels = to_numpy(labels)
+    given = labels
+    try:
+        labels = to_numpy(given)
+    except ValueError:  # values that are lists of several lengths
+        labels = np.empty((0, 0))
     if labels.ndim != 1 or (count is not None and len(labels) != count):
+        each = "utterance" if count is None else f"of {count} utterances"
         raise InputError(
-            f"{name}: expected one value for each of {count} utterances, "
-            f"got shape {labels.shape}"
+            f"{name}: expected one value for each {each}, got shape "
+            f"{labels.shape}"
         )
+    # NumPy makes texts of numbers beside texts: one class of 1 and '1'.
+    kind = labels.dtype.kind
+    values = labels.tolist() if kind == "f" else list(given) * (kind in "UO")
+    for row, value in enumerate(values):
+        is_other = isinstance(value, str) != isinstance(values[0], str)
+        if is_other or value is None or value != value:
+            raise InputError(
+                f"{name}: {value!r} in row {row} after {values[0]!r} in row 0: "
+                "expected only texts or only numbers, and none missing"
+            )
     classes, codes = np.unique(labels, return_inverse=True)
     return classes, codes.astype(np.int64)
 

@@ -9,6 +9,7 @@ import os
 
 import numpy as np
 
+from speechbrain.utils.logger import get_logger
 from speechbrain_ext.metrics.arrays import (
     to_codes,
     to_matrix,
@@ -17,6 +18,9 @@ from speechbrain_ext.metrics.arrays import (
 )
 from speechbrain_ext.utils.errors import InputError
 from speechbrain_ext.utils.files import write_text
+from speechbrain_ext.utils.options import check_options, optional, whole
+
+logger = get_logger(__name__)
 
 # Above this, "all pairs" is taken for an oversight: 24 bytes per trial.
 MAX_PAIRS = 200_000_000
@@ -201,7 +205,15 @@ def read_trials(path, ids):
             f"with itself, first trial {same[0]}: take them out, they cannot "
             "fail"
         )
-    return Trials(*np.array(parts, dtype=np.int64).T.copy())
+    trials = Trials(*np.array(parts, dtype=np.int64).T.copy())
+    low, high = np.sort([trials.enrol, trials.test], axis=0)
+    repeated = len(trials) - len(np.unique(low * len(ids) + high))
+    if repeated:  # published lists have some, too
+        logger.warning(
+            f"{path}: {repeated} of {len(trials)} trials repeat the pair of "
+            "another, in either order, and count again"
+        )
+    return trials
 
 
 def check_labels(trials, speakers, path="trials"):
@@ -391,8 +403,8 @@ def generate_trials(
     Raises
     ------
     InputError
-        If there is no target or no non-target pair, or more pairs than fit in
-        memory and no maximum.
+        If there is no target or no non-target pair, more pairs than fit in
+        memory and no maximum, or a maximum or the seed is no whole number.
 
     Example
     -------
@@ -405,6 +417,15 @@ def generate_trials(
     ... ]
     True
     """
+    most = optional(whole(1))
+    check_options(
+        {
+            "max_targets": max_targets,
+            "max_nontargets": max_nontargets,
+            "seed": seed,
+        },
+        {"max_targets": most, "max_nontargets": most, "seed": whole(0)},
+    )
     rng = np.random.default_rng(seed)
     speaker = to_codes(speakers, None, "speakers")[1]
     count = len(speaker)
@@ -434,8 +455,6 @@ def generate_trials(
         ("target", targets, None, targets.size, max_targets, 1),
         ("non-target", nontargets, content, eligible, max_nontargets, 0),
     ):
-        if maximum is not None and maximum < 1:
-            raise InputError(f"the maximum of {kind} trials is {maximum}")
         if not number:
             raise InputError(
                 f"no {kind} pair{restriction} among {count} utterances of "
