@@ -40,9 +40,10 @@ def test_inference_imports_no_plots_and_no_scikit_learn():
 
 
 def test_exports_of_a_table(tmp_path):
+    half = {"speaker": 0.5}
     folders = [
         write(tmp_path / "one", name="joint", seed=1, encoder_label="mel"),
-        write(tmp_path / "two", name="joint", seed=2, thresholds={"a": 0.5}),
+        write(tmp_path / "two", name="joint", seed=2, thresholds=half),
         write(tmp_path / "three", seed=1, card="# It"),
     ]
     assert (tmp_path / "three/README.md").read_text() == "# It"
@@ -56,22 +57,41 @@ def test_exports_of_a_table(tmp_path):
         ("joint", 2, "log_mel"),
         ("subspaces", 1, "log_mel"),
     ]
-    assert found[1].thresholds == {"a": 0.5}
+    assert found[1].thresholds == half
     (model,) = load_exports(folders[0], names=["mine"])
     assert model.hparams.name == "mine"
     twice = [folders[0], folders[0]]
     assert len(load_exports(twice, names=["a", "b"])) == 2
-    other = write(tmp_path / "four", layers=[-1], name="joint", seed=1)
+    mel = load_encoder("log_mel", overrides={"encoder": {"floor": 1e-5}})
+    other = write(tmp_path / "four", mel, name="joint", seed=1)
+    last = write(tmp_path / "five", layers=[-1], name="joint", seed=1)
     for exports, names, message in (
         (twice, None, "one are both called 'joint'"),
         (twice, ["x", "x"], "both called 'x'"),
         (twice, "ab", "2 exports, but 1 names"),
         ([folders[0], other], None, "seeds 1 and 1, on other features"),
+        ([folders[0], last], None, "seeds 1 and 1, on the same features"),
+        (twice, ["a", "b|c"], "export_names is .* without | and /"),
+        (folders[0], ["b\nc"], "export_names is .* in one line"),
+        (folders[0], [3], r"export_names is \[3\]"),
         (folders, ["x"], "3 exports, but 1 names"),
         ([], None, "No export_folder"),
     ):
         with pytest.raises(InputError, match=message):
             load_exports(exports, names=names)
+    path = last / "hyperparams.yaml"
+    path.write_text(path.read_text().replace('"joint"', '"a\\nb"'))
+    with pytest.raises(InputError, match="five: name is .* in one line"):
+        load_exports(last)
+
+
+@pytest.mark.parametrize(
+    "options", [{"name": "a/b"}, {"name": "a\nb"}, {"encoder_label": "a|b"}]
+)
+def test_names_that_are_none(tmp_path, options):
+    with pytest.raises(InputError, match=f"{min(options)} is .* in one line"):
+        write(tmp_path / "export", **options)
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_export_is_written_whole_or_not_at_all(tmp_path):

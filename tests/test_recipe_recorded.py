@@ -114,7 +114,7 @@ def test_results(finished):
         if row["system"]:
             baseline = row["system"].startswith("baseline")
             assert row["seed"] == ("" if baseline else 1986)
-            assert (row["encoder"], row["layers"]) == ("log_mel", "-1")
+            assert (row["encoder"], row["layers"]) == ("log_mel", "0")
     # 2 speakers x 6 contents x 2 takes, across contents.
     counts = {row["n"] for row in select(rows, measure=("eer", "min_dcf"))}
     assert counts == {2 * 60 + 12 * 10}

@@ -149,6 +149,44 @@ def test_damaged_options(export, text):
         load_export(export)
 
 
+@pytest.mark.parametrize(
+    "load", [load_export, SubspaceEncoder.from_hparams], ids=["load", "class"]
+)
+@pytest.mark.parametrize(
+    "old, new, message",
+    [
+        ("rate: 16000", "rate: 8000", "sample_rate is 8000: expected 16000"),
+        ("layers: [-1]", "layers: [7]", r"layers is \[7\]: .* from -1 to 0"),
+        ("layers: [-1]", "layers: null", "Cannot load the export"),
+        ("thresholds: {}", "thresholds: [1]", r"thresholds is \[1\]: expected"),
+        ("thresholds: {}", "thresholds: {speaker: no}", "thresholds is .*each"),
+        ("thresholds: {}", "thresholds: {speakr: 0.5}", "some of speaker, con"),
+    ],
+)
+def test_options_that_do_not_fit(export, load, old, new, message):
+    rewrite(export, old, new)
+    with pytest.raises(InputError, match=message):
+        load(str(export))
+
+
+def test_options_that_are_no_text(export):
+    with pytest.raises(InputError, match="no.yaml cannot be read as text"):
+        SubspaceEncoder.from_hparams(export, "no.yaml")
+    path = export / "hyperparams.yaml"
+    path.write_bytes(path.read_bytes() + "# café".encode("latin-1"))
+    for load in (load_export, SubspaceEncoder.from_hparams):
+        for trust in (False, True):
+            with pytest.raises(InputError, match="read as text in UTF-8"):
+                load(export, trust=trust)
+
+
+@pytest.mark.parametrize("trust", ["no", 1, None])
+def test_trust_is_yes_or_no(export, trust):
+    for load in (load_export, subspace_embedding, SubspaceEncoder.from_hparams):
+        with pytest.raises(InputError, match="trust is .* True or False"):
+            load(export, trust=trust)
+
+
 def test_encoders_that_need_no_trust():
     """All of the package but the one that reads the file of another model."""
     refused = []
@@ -331,7 +369,7 @@ def test_waveforms_that_are_none(export, wavs, message):
                 call(wavs)
 
 
-def test_batches_and_files_of_users(export, tmp_path):
+def test_batches_and_files_of_users(export, tmp_path, caplog):
     model = load_export(export)
     wavs = np.random.default_rng(0).normal(size=(2, 8000)) / 9
     found = model.encode_batch(wavs)
@@ -347,6 +385,11 @@ def test_batches_and_files_of_users(export, tmp_path):
     ):
         with pytest.raises(InputError, match=message):
             model.encode_file(path)
+    soundfile.write(tmp_path / "a.wav", wavs[0], 16000)
+    whole = (tmp_path / "a.wav").read_bytes()
+    (tmp_path / "a.wav").write_bytes(whole[:9000])
+    model.encode_file(tmp_path / "a.wav")
+    assert "a.wav, which has 4478 samples of 8000" in caplog.text
 
 
 def test_a_threshold_of_other_voices_is_warned_of_once(

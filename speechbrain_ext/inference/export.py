@@ -11,7 +11,15 @@ import torch
 from speechbrain_ext.lobes.archive import encoder_reference, pack_encoder
 from speechbrain_ext.utils.errors import InputError
 from speechbrain_ext.utils.files import file_digest, write_text
+from speechbrain_ext.utils.options import check_options, optional
 
+# Rule of a name, which tables and the names of folders are made of.
+NAME = (
+    lambda name: (
+        name.strip() and name.isprintable() and not set(name) & set("|/\\")
+    ),
+    "a name in one line, without | and /",
+)
 _HYPERPARAMS = """\
 # Subspaces of a frozen speech encoder: {subspaces}.
 # Load it with speechbrain_ext.inference.SubspaceEncoder, or with SpeechBrain's
@@ -160,7 +168,7 @@ def export_subspaces(
     Raises
     ------
     InputError
-        If the encoder cannot be copied, see
+        If a name is none, or the encoder cannot be copied, see
         :func:`speechbrain_ext.lobes.archive.pack_encoder`.
 
     Example
@@ -173,6 +181,8 @@ def export_subspaces(
     >>> sorted(path.name for path in folder.iterdir())
     ['hyperparams.yaml', 'network.ckpt']
     """
+    names = {"name": name, "encoder_label": encoder_label}
+    check_options(names, {"name": NAME, "encoder_label": optional(NAME)})
     kind, reference = type(head), encoder_reference(encoder)
     if reference is None:
         made = "!new:speechbrain_ext.lobes.encoders.PackedEncoder"

@@ -8,12 +8,30 @@ import torch
 from speechbrain.inference.interfaces import Pretrained
 from speechbrain.utils.fetching import FetchConfig, LocalStrategy
 from speechbrain.utils.logger import get_logger
-from speechbrain_ext.dataio.audio import AudioDataset, check_audio, read_audio
+from speechbrain_ext.dataio.audio import (
+    AudioDataset,
+    audio_info,
+    check_audio,
+    read_audio,
+    warn_of_cut_off,
+)
 from speechbrain_ext.dataio.manifest import load_manifest
+from speechbrain_ext.inference.export import NAME
+from speechbrain_ext.lobes.encoders import choose_layers
 from speechbrain_ext.lobes.model_files import SPEECHBRAIN_FILES, find_model
 from speechbrain_ext.lobes.trust import EXPORT, check_constructors, trusted
 from speechbrain_ext.utils.errors import InputError
 from speechbrain_ext.utils.files import digest, file_digest
+from speechbrain_ext.utils.options import (
+    check_options,
+    flag,
+    list_of,
+    mapping,
+    number,
+    one_of,
+    optional,
+    whole,
+)
 
 logger = get_logger(__name__)
 
@@ -87,13 +105,15 @@ class SubspaceEncoder(Pretrained):
         ------
         InputError
             If there is nothing, it would run something else, its weights are
-            not its own, or ``savedir`` holds another export.
+            not its own, its options do not fit its encoder or head, or
+            ``savedir`` holds another export.
         """
+        check_options({"trust": trust}, {"trust": flag()})
         files = find_model(source, fetch_config.revision, SPEECHBRAIN_FILES)
+        path = files.folder / hparams_file
+        text = _read_options(path)
         if not trust:
-            path = files.folder / hparams_file
-            text, overrides = path.read_text("utf-8"), kwargs.get("overrides")
-            check_constructors(text, EXPORT, path, overrides)
+            check_constructors(text, EXPORT, path, kwargs.get("overrides"))
         for name in {hparams_file, *files.files} if savedir else ():
             there = Path(savedir) / name
             if there.is_file() and file_digest(there) != file_digest(
@@ -107,11 +127,37 @@ class SubspaceEncoder(Pretrained):
         kwargs.setdefault("local_strategy", LocalStrategy.COPY)
         before = trusted.set(trust)
         try:
-            return super().from_hparams(
+            model = super().from_hparams(
                 str(files.folder), hparams_file, savedir=savedir, **kwargs
             )
+        except InputError:
+            raise
+        # What damaged files raise depends on where the damage is.
+        except Exception as error:
+            reason = (str(error).strip() or repr(error)).splitlines()[0]
+            raise InputError(f"Cannot load the export '{source}': {reason}")
         finally:
             trusted.reset(before)
+        if model is not None:  # with download_only
+            model._check(path)
+        return model
+
+    def _check(self, path):
+        """Refuse options that do not fit the encoder or the head."""
+        hparams, module = self.hparams, self.mods.embedding_model
+        encoder, n = module.encoder, module.encoder.n_layers
+        options = {
+            "layers": module.layers,
+            "sample_rate": hparams.sample_rate,
+            "thresholds": getattr(hparams, "thresholds", None),
+        }
+        rules = {
+            "layers": list_of(whole(-n, n - 1)),
+            "sample_rate": one_of(encoder.sample_rate),
+            "thresholds": optional(mapping(self.subspaces, number(-1, 1))),
+        }
+        check_options(options, rules, f"{path}: ")
+        module.layers = choose_layers(encoder, module.layers)
 
     @property
     def subspaces(self):
@@ -190,6 +236,7 @@ class SubspaceEncoder(Pretrained):
         wav = read_audio(
             str(path), str(path), sample_rate=self.hparams.sample_rate
         )
+        warn_of_cut_off({path: audio_info(path)})
         return self.encode_batch(wav, subspace=subspace)
 
     def verify_files(self, path_a, path_b, subspace=None):
@@ -275,6 +322,14 @@ class SubspaceEncoder(Pretrained):
         return self
 
 
+def _read_options(path):
+    """Text of the options of an export."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read as text in UTF-8: {error}")
+
+
 def load_exports(folders, names=None, device=None, trust=False):
     """Several exports, to be compared.
 
@@ -299,7 +354,7 @@ def load_exports(folders, names=None, device=None, trust=False):
     ------
     InputError
         If a folder holds no export, there are more or fewer names than
-        exports, or two exports cannot be told apart.
+        exports, a name is none, or two exports cannot be told apart.
 
     Example
     -------
@@ -317,12 +372,15 @@ def load_exports(folders, names=None, device=None, trust=False):
             f"{len(folders)} exports, but {len(names)} names: give each a "
             "name, as in --export_names='[a, b]'"
         )
+    rule = optional(list_of(NAME))
+    check_options({"export_names": names}, {"export_names": rule})
     models = [load_export(folder, device, trust) for folder in folders]
     known = {}
     for i, model in enumerate(models):
         hparams, module = model.hparams, model.mods.embedding_model
         if names is not None:
             hparams.name = names[i]
+        check_options(vars(hparams), {"name": NAME}, f"{folders[i]}: ")
         features = digest([module.encoder.identity, module.layers])
         # Only seeds of one system may share a name: tables tell them apart.
         for folder, other, seed in known.setdefault(hparams.name, []):
@@ -384,23 +442,17 @@ def load_export(folder, device=None, trust=False):
             "hub id of such a folder"
         )
     # Another model's file may download things while it is read.
-    options = (files.folder / "hyperparams.yaml").read_text(encoding="utf-8")
-    if "SubspaceEmbedding" not in options:
+    if "SubspaceEmbedding" not in _read_options(
+        files.folder / "hyperparams.yaml"
+    ):
         raise InputError(
             f"'{folder}' is a SpeechBrain model but not an export of a "
             "post-training recipe; for an encoder to compare with, give "
             "--system pooled --encoder ecapa --encoder_source FOLDER_OR_HUB_ID"
         )
-    try:
-        model = SubspaceEncoder.from_hparams(
-            source=str(files.folder), trust=trust, run_opts={"device": device}
-        )
-    except InputError:
-        raise
-    # What damaged files raise depends on where the damage is.
-    except Exception as error:
-        reason = (str(error).strip() or repr(error)).splitlines()[0]
-        raise InputError(f"Cannot load the export '{folder}': {reason}")
+    model = SubspaceEncoder.from_hparams(
+        source=str(files.folder), trust=trust, run_opts={"device": device}
+    )
     # What older exports do not have.
     label = model.mods.embedding_model.encoder.identity.get("name")
     defaults = {"name": "subspaces", "seed": None, "encoder_label": label}

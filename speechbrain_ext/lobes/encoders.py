@@ -341,7 +341,7 @@ def choose_layers(encoder, layers=None):
     Returns
     -------
     list of int
-        The layers.
+        The layers, each from 0 on.
 
     Raises
     ------
@@ -350,8 +350,8 @@ def choose_layers(encoder, layers=None):
 
     Example
     -------
-    >>> choose_layers(load_encoder("log_mel"))
-    [-1]
+    >>> choose_layers(load_encoder("log_mel"), [-1])
+    [0]
     """
     if layers is None:
         layers = encoder.default_layers
@@ -364,7 +364,7 @@ def choose_layers(encoder, layers=None):
                 f"Layer {layer!r} does not exist: this encoder has {n} "
                 f"layer{'s' * (n > 1)}, 0 to {n - 1} or -1 to -{n}"
             )
-    return list(layers)
+    return [layer % n for layer in layers]
 
 
 def feature_shape(encoder, layers=None):
