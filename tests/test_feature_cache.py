@@ -179,6 +179,23 @@ def test_digests_are_remembered_and_know_segments(dataset, tmp_path):
     assert audio_digests(part) != whole == digests[:1]
 
 
+def test_a_dataset_that_was_not_checked(dataset, small_grid, tmp_path):
+    plain = load_manifest(small_grid / "manifest.csv")
+    for row in plain.data.values():
+        del row["duration"]
+    assert missing_hours(plain, Statistics(), tmp_path) > 0
+    for row in plain.data.values():
+        del row["duration"]
+    found = extract(plain, tmp_path).array
+    assert np.array_equal(found, extract(dataset, tmp_path / "b").array)
+    next(iter(plain.data.values())).pop("duration")
+    plain.data["s0_c1_1"]["wav"] = "no.wav"
+    with pytest.raises(InputError, match="'s0_c1_1': no file no.wav"):
+        extract(plain, tmp_path)
+    with pytest.raises(InputError, match="got 'm.csv': give what load_manif"):
+        extract("m.csv", tmp_path)
+
+
 def flip(path):
     content = bytearray(path.read_bytes())
     content[-9] ^= 1

@@ -6,12 +6,8 @@ import torch
 
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain_ext.dataio.feature_cache import PooledFeatures
-from speechbrain_ext.dataio.grid import (
-    BlockSampler,
-    Grid,
-    GridFeatures,
-    grid_features,
-)
+from speechbrain_ext.dataio.grid import BlockSampler, Grid, GridFeatures
+from speechbrain_ext.dataio.manifest import factor_labels
 from speechbrain_ext.utils.errors import InputError
 
 
@@ -137,9 +133,11 @@ def test_each_source_of_features_is_a_take():
         PooledFeatures(offset + np.arange(6.0).reshape(2, 3, 1), "vu")
         for offset in (0, 10)
     ]
-    found = grid_features(dataset, ["u", "v"], sources, ["speaker"], [2, 0])
+    labels = factor_labels(dataset, ["u", "v"] * 2, ["speaker"])
+    takes = torch.cat([one.select(["u", "v"], [2, 0]) for one in sources])
+    found = GridFeatures(takes, Grid(labels))
     values = [[5, 3], [2, 0], [15, 13], [12, 10]]
     assert found.features[..., 0].tolist() == values
     assert found.grid.labels("speaker").tolist() == ["a", "b", "a", "b"]
     with pytest.raises(InputError, match="Factor 'speaker' of the x has 1"):
-        grid_features(dataset, ["u"], sources, ["speaker"], name="x")
+        Grid({"speaker": ["a", "a"]}, "x")

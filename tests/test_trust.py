@@ -416,3 +416,15 @@ def test_the_row_with_nan_is_named():
     features[5, 0, 2] = torch.nan
     with pytest.raises(InputError, match=r"1 of 24 rows .* row 5"):
         FeatureStandardiser([1, 4]).fit(features)
+
+
+@pytest.mark.parametrize("other", ["a", "b"])
+def test_statistics_of_one_recording(export, tmp_path, other):
+    """Listed twice, or copied."""
+    wav = np.random.default_rng(0).normal(size=16000) / 9
+    for name in {"a", other}:
+        soundfile.write(tmp_path / f"{name}.wav", wav, 16000)
+    path = tmp_path / "manifest.csv"
+    path.write_text(f"ID,wav\nu,a.wav\nv,{other}.wav\n")
+    with pytest.raises(InputError, match="All 2 utterances have the same fea"):
+        load_export(export).estimate_statistics(path)

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.utils.logger import get_logger
-from speechbrain_ext.dataio.audio import AudioDataset
+from speechbrain_ext.dataio.audio import AudioDataset, check_audio
 from speechbrain_ext.dataio.manifest import subset
 from speechbrain_ext.utils.errors import InputError, explain
 from speechbrain_ext.utils.files import digest, file_digest, sync, write_json
@@ -173,6 +173,13 @@ def _is_whole(folder, spec):
 
 def _cache_of(dataset, encoder, cache_folder, name, channel, dtype):
     """Folder of a cache, and what must be in it."""
+    if not hasattr(dataset, "data"):
+        raise InputError(
+            f"Features are of a dataset, got {dataset!r}: give what "
+            "load_manifest makes of a manifest"
+        )
+    if any("duration" not in row for row in dataset.data.values()):
+        check_audio(dataset, encoder.sample_rate)
     ids = list(dataset.data)
     spec = {
         "format": CACHE_FORMAT,
@@ -214,7 +221,7 @@ def missing_hours(
     folder, spec = _cache_of(
         dataset, encoder, cache_folder, name, channel, dtype
     )
-    if folder.is_dir():
+    if folder.is_dir():  # not read: that would take as long as to use it
         return 0.0
     durations = np.array([row["duration"] for row in dataset.data.values()])
     there = _rows_there(_partial(folder), spec)
@@ -275,8 +282,8 @@ def extract_features(
     Arguments
     ---------
     dataset : DynamicItemDataset
-        From :func:`speechbrain_ext.dataio.manifest.load_manifest`, checked by
-        ``check_audio`` (which fills in the durations).
+        From :func:`speechbrain_ext.dataio.manifest.load_manifest`; checked by
+        ``check_audio`` where it has no durations yet.
     encoder : speechbrain_ext.lobes.encoders.PooledEncoder
         The frozen encoder.
     cache_folder : str or Path

@@ -4,7 +4,6 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from speechbrain_ext.dataio.manifest import factor_labels
 from speechbrain_ext.utils.errors import InputError
 
 
@@ -268,40 +267,3 @@ class GridFeatures(Dataset):
     def collate(block):
         """Blocks come whole: nothing to collate."""
         return block
-
-
-def grid_features(dataset, ids, features, factors, layers=None, name="grid"):
-    """Utterances of a grid; each source of features is a further take.
-
-    Arguments
-    ---------
-    dataset : DynamicItemDataset
-        Has the values of the factors.
-    ids : list of str
-        Utterances.
-    features : list of PooledFeatures
-        Sources that have these utterances: as recorded, augmented, ...
-    factors : list of str
-        Factors of the grid.
-    layers : list of int
-        Layers to keep. Default: all.
-    name : str
-        What the grid is, for messages.
-
-    Returns
-    -------
-    GridFeatures
-        Of ``len(features) * len(ids)`` utterances.
-
-    Example
-    -------
-    >>> from speechbrain.dataio.dataset import DynamicItemDataset
-    >>> dataset = DynamicItemDataset({"u1": {"s": "a"}, "u2": {"s": "b"}})
-    >>> from speechbrain_ext.dataio.feature_cache import PooledFeatures
-    >>> source = PooledFeatures(np.zeros((2, 1, 4)), ["u1", "u2"])
-    >>> len(grid_features(dataset, ["u1", "u2"], [source, source], ["s"]))
-    4
-    """
-    rows = [source.select(ids, layers) for source in features]
-    labels = factor_labels(dataset, ids * len(features), factors)
-    return GridFeatures(torch.cat(rows), Grid(labels, name))

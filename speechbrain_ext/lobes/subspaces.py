@@ -45,6 +45,11 @@ class FeatureStandardiser(torch.nn.Module):
         -------
         FeatureStandardiser
             Itself.
+
+        Raises
+        ------
+        InputError
+            If they are fewer, not finite, or all the same.
         """
         if len(features) < 2:
             raise InputError(
@@ -59,6 +64,11 @@ class FeatureStandardiser(torch.nn.Module):
                 f"infinite values (first: row {int(bad.nonzero()[0])})"
             )
         std, mean = torch.std_mean(features, dim=0)
+        if not (std > 1e-6).any():
+            raise InputError(
+                f"All {len(features)} utterances have the same features: "
+                "statistics need different recordings"
+            )
         self.mean.copy_(mean)
         # A dimension that never changes is left alone, not blown up.
         self.std.copy_(torch.where(std > 1e-6, std, torch.ones_like(std)))

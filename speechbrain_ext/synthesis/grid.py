@@ -222,7 +222,7 @@ def check_manifest(path, cells, folder):
     Arguments
     ---------
     path : Path
-        The manifest. If audio is missing, it is removed.
+        The manifest. If audio is missing or cut off, it is removed.
     cells : list of tuple
         (row, voice), all that may be in the manifest.
     folder : Path
@@ -231,7 +231,7 @@ def check_manifest(path, cells, folder):
     Returns
     -------
     bool
-        Whether the manifest and all audio is there.
+        Whether the manifest and all audio is there, whole.
 
     Raises
     ------
@@ -256,7 +256,7 @@ def check_manifest(path, cells, folder):
             "not overwritten: give another --manifest, or use it with "
             "--skip_prep True"
         )
-    if all((folder / row["wav"]).is_file() for row, _ in cells):
+    if all(_duration(folder / row["wav"]) for row, _ in cells):
         return path.exists()
     path.unlink(missing_ok=True)
     return False
