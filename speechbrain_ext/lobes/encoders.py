@@ -204,13 +204,16 @@ def count_samples(wavs, wav_lens=None):
     counts = (lens * time).round().long().clamp(max=time)
     if counts.min() < 1:
         raise InputError("An utterance of the batch has no samples")
-    steps = torch.arange(time, device=wavs.device)
-    bad = ~wavs.isfinite() & (steps < counts.to(wavs.device)[:, None])
-    if bad.any():
-        row = bad.any(dim=1).nonzero()[0].item()
-        raise InputError(
-            f"Utterance {row} of the batch has samples that are NaN or infinite"
-        )
+    # One number tells whether all are finite, cheaper than one for each.
+    if not wavs.sum(dtype=torch.float32).isfinite():
+        steps = torch.arange(time, device=wavs.device)
+        bad = ~wavs.isfinite() & (steps < counts.to(wavs.device)[:, None])
+        if bad.any():
+            row = bad.any(dim=1).nonzero()[0].item()
+            raise InputError(
+                f"Utterance {row} of the batch has samples that are NaN or "
+                "infinite"
+            )
     return counts.tolist()
 
 
