@@ -18,6 +18,7 @@ from speechbrain_ext.processing.closed_form import (
     random_subspaces,
     within_covariance,
 )
+from speechbrain_ext.processing.discriminants import discriminants
 from speechbrain_ext.utils.errors import InputError
 
 SPEAKERS, CONTENTS = np.divmod(np.arange(8 * 30), 30)
@@ -63,10 +64,8 @@ def test_covariance_is_that_of_ledoit_and_wolf():
     within = vectors - means[SPEAKERS]
     expected, shrinkage = ledoit_wolf(within, assume_centered=True)
     assert np.allclose(covariance, expected) and 0.001 < shrinkage < 0.5
-    # What else is to be told from the classes is added before the shrinkage.
-    other = np.diag(np.arange(20.0))
-    found = within_covariance(vectors, SPEAKERS, 0.3, other)[2]
-    expected = within.T @ within / 240 + other
+    found = within_covariance(vectors, SPEAKERS, 0.3)[2]
+    expected = within.T @ within / 240
     ridge = 0.3 * np.trace(expected) / 20 * np.eye(20)
     assert np.allclose(found, 0.7 * expected + ridge)
 
@@ -175,8 +174,11 @@ def test_channel_lda_adds_the_mean_covariance_of_the_differences():
     moved = [np.cov((take - vectors[0]).T, bias=True) for take in vectors[1:]]
     nuisance = 1.5 * np.mean(moved, axis=0)
     for factor, values in BOTH.items():
-        expected = lda_directions(vectors[0], values, 8, 0.3, nuisance)
-        expected = expected[: network.widths[factor]]
+        centred = vectors[0] - vectors[0].mean(axis=0)
+        within = within_covariance(centred, values, 0.0)[2]
+        between = centred.T @ centred / 240 - within
+        dims = network.widths[factor]
+        expected = discriminants(within + nuisance, between, dims, 0.3)
         found = network.projections[factor].weight
         assert equal_but_for_signs(found, expected)
     assert network(takes[0])["speaker"].mean(dim=0).abs().max() < 1e-4

@@ -1,6 +1,5 @@
 """Random recording channels, made from numbers alone."""
 
-import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,12 +7,11 @@ import torch
 from scipy import fft
 from scipy.interpolate import PchipInterpolator
 
-# Raised when a change of this module changes the signals it makes.
-VERSION = 1
+from speechbrain_ext.augment.interventions import Intervention
 
 
 @dataclass
-class RandomChannel:
+class RandomChannel(Intervention):
     """Send every clip through a recording channel of its own.
 
     An equaliser with smooth random gains over the logarithm of frequency and
@@ -75,15 +73,6 @@ class RandomChannel:
     direct_to_reverb_db: tuple = (0.0, 20.0)
     noise_slope_db: tuple = (-6.0, 0.0)
     snr_db: tuple = (5.0, 30.0)
-
-    @property
-    def identity(self):
-        """What determines the signals."""
-        ranges = {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in vars(self).items()
-        }
-        return {"class": type(self).__name__, "version": VERSION, **ranges}
 
     def _equaliser(self, rng):
         """Gain at the frequencies of ``_grid``."""
@@ -152,8 +141,7 @@ class RandomChannel:
             float32, of the same length and root mean square, on the CPU.
             Silence stays silence.
         """
-        digest = hashlib.blake2b(f"{self.seed}\0{key}".encode()).digest()
-        rng = np.random.default_rng(int.from_bytes(digest[:16], "little"))
+        rng = self.generator(key)
         clean = wav.detach().cpu().numpy().astype(np.float32)
         rms = np.sqrt(np.mean(clean**2, dtype=np.float64))
         if not rms > 0:

@@ -79,6 +79,41 @@ class FeatureStandardiser(torch.nn.Module):
         return (features - self.mean) / self.std
 
 
+def load_state(path, digest=None):
+    """What ``torch.save`` wrote, where it is tensors and plain values alone.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file. Nothing in it is run.
+    digest : str
+        SHA-256 of the file. Default: not checked.
+
+    Raises
+    ------
+    InputError
+        If the file is another one, damaged, or holds anything else.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "a.ckpt"
+    >>> torch.save({"a": torch.ones(1)}, path)
+    >>> load_state(path)
+    {'a': tensor([1.])}
+    """
+    check_file(path, digest)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    # What damaged files raise depends on where the damage is; torch would
+    # advise to run what is in them.
+    except Exception as error:
+        kind = type(error).__name__
+        raise InputError(
+            f"{path} is damaged, or holds more than weights ({kind}): make it "
+            "anew"
+        )
+
+
 def load_weights(head, path, digest=None):
     """Load the weights of a head: all of them, and only these.
 
@@ -86,11 +121,8 @@ def load_weights(head, path, digest=None):
     ---------
     head : torch.nn.Module
         Of the same class and configuration as the one that was saved.
-    path : str or Path
-        Its ``state_dict``, saved by ``torch.save``. Nothing else in the file
-        is run.
-    digest : str
-        SHA-256 of the file. Default: not checked.
+    path, digest
+        See :func:`load_state`.
 
     Raises
     ------
@@ -106,17 +138,7 @@ def load_weights(head, path, digest=None):
     ...
     speechbrain_ext.utils.errors.InputError: ... does not have the weights...
     """
-    check_file(path, digest)
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    # What damaged files raise depends on where the damage is; torch would
-    # advise to run what is in them.
-    except Exception as error:
-        kind = type(error).__name__
-        raise InputError(
-            f"{path} is damaged, or holds more than weights ({kind}): make it "
-            "anew"
-        )
+    state = load_state(path, digest)
     try:
         head.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError) as error:

@@ -139,7 +139,7 @@ def unit_rows(matrix):
     return matrix / np.where(norm > 0, norm, 1)
 
 
-def group_sums(matrix, codes):
+def group_sums(matrix, codes, groups=None):
     """Sum of the rows of each group.
 
     Arguments
@@ -148,6 +148,8 @@ def group_sums(matrix, codes):
         [N, D].
     codes : numpy.ndarray
         [N] int, the group of each row, from 0 up.
+    groups : int
+        How many there are. Default: up to the highest of ``codes``.
 
     Returns
     -------
@@ -162,4 +164,6 @@ def group_sums(matrix, codes):
     """
     ones = np.ones(len(codes), dtype=matrix.dtype)
     rows = np.arange(len(codes))
-    return csr_matrix((ones, (codes, rows))) @ np.asarray(matrix, float)
+    shape = None if groups is None else (groups, len(codes))
+    members = csr_matrix((ones, (codes, rows)), shape)
+    return members @ np.asarray(matrix, float)

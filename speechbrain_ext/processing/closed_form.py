@@ -7,18 +7,24 @@ evaluated, exported and loaded like a trained network.
 
 import numpy as np
 import torch
-from scipy.linalg import eigh, svd
 from sklearn.covariance import ledoit_wolf_shrinkage
 from sklearn.decomposition import PCA
 from sklearn.random_projection import GaussianRandomProjection
 
-from speechbrain_ext.lobes.linear_subspaces import LinearSubspaces
 from speechbrain_ext.lobes.subspaces import FeatureStandardiser
 from speechbrain_ext.metrics.arrays import group_sums, to_codes, to_matrix
+from speechbrain_ext.processing.discriminants import (
+    check_values,
+    discriminants,
+    fit_sources,
+    grid_source,
+    make_head,
+    shrunk,
+)
 from speechbrain_ext.utils.errors import InputError
 
 
-def within_covariance(vectors, values, shrinkage="auto", nuisance=None):
+def within_covariance(vectors, values, shrinkage="auto"):
     """Class means and shrunk within-class covariance.
 
     The pooled within-class covariance S is replaced by
@@ -34,9 +40,6 @@ def within_covariance(vectors, values, shrinkage="auto", nuisance=None):
         [N] value of the factor of each row.
     shrinkage : float or "auto"
         The ``a`` above, in [0, 1]; ``"auto"`` estimates it.
-    nuisance : array, optional
-        [D, D] covariance of what else is to be told from the classes; it is
-        added to S before the shrinkage.
 
     Returns
     -------
@@ -59,15 +62,9 @@ def within_covariance(vectors, values, shrinkage="auto", nuisance=None):
     >>> means.tolist(), covariance.round(3).tolist()
     ([[-2.0], [2.0]], [[1.0]])
     """
-    count, size = vectors.shape
+    count = len(vectors)
     names, codes = to_codes(values, count, "values")
-    if not 2 <= len(names) < count:
-        raise InputError(
-            f"LDA needs 2 values or more and repeats of them, got {len(names)} "
-            f"values in {count} utterances"
-        )
-    if shrinkage != "auto" and not 0 <= shrinkage <= 1:
-        raise InputError(f"shrinkage must be in [0, 1], got {shrinkage}")
+    check_values(len(names), count)
     counts = np.bincount(codes)
     means = group_sums(vectors, codes) / counts[:, None]
     means = means.astype(vectors.dtype)
@@ -75,17 +72,12 @@ def within_covariance(vectors, values, shrinkage="auto", nuisance=None):
     if shrinkage == "auto":
         shrinkage = ledoit_wolf_shrinkage(within, assume_centered=True)
     covariance = (within.T @ within).astype(np.float64) / count
-    if nuisance is not None:
-        covariance += nuisance
-    ridge = shrinkage * np.trace(covariance) / size
     # A floor, for factors that leave no variance within their values.
-    floor = max(1e-6 * np.mean(vectors**2), 1e-30)
-    covariance *= 1 - shrinkage
-    covariance[np.diag_indices(size)] += max(ridge, floor)
-    return counts, means, covariance
+    floor = 1e-6 * np.mean(vectors**2)
+    return counts, means, shrunk(covariance, shrinkage, floor)
 
 
-def lda_directions(vectors, values, dims, shrinkage="auto", nuisance=None):
+def lda_directions(vectors, values, dims, shrinkage="auto"):
     """Directions of a linear discriminant analysis with a shrunk covariance.
 
     Arguments
@@ -96,7 +88,7 @@ def lda_directions(vectors, values, dims, shrinkage="auto", nuisance=None):
         [N] value of the factor of each row.
     dims : int
         Dimensions wanted; at most one less than there are values.
-    shrinkage, nuisance
+    shrinkage : float or "auto"
         See :func:`within_covariance`.
 
     Returns
@@ -120,14 +112,10 @@ def lda_directions(vectors, values, dims, shrinkage="auto", nuisance=None):
     """
     vectors = to_matrix(vectors, "features").astype(np.float64)
     vectors = vectors - vectors.mean(axis=0)
-    counts, means, covariance = within_covariance(
-        vectors, values, shrinkage, nuisance
-    )
-    variances, axes = eigh(covariance)
-    whiten = axes / np.sqrt(variances)
-    between = np.sqrt(counts)[:, None] * (means @ whiten)
-    rotation = svd(between, full_matrices=False)[2]
-    return rotation[: min(dims, len(counts) - 1)] @ whiten.T
+    counts, means, covariance = within_covariance(vectors, values, shrinkage)
+    between = (means.T * counts) @ means / len(vectors)
+    dims = min(dims, len(counts) - 1)
+    return discriminants(covariance, between, dims, 0.0)
 
 
 def _standardised(features):
@@ -188,7 +176,7 @@ def grid_lda(features, labels, dims=512, shrinkage="auto"):
         factor: lda_directions(vectors, values, dims[factor], shrinkage)
         for factor, values in labels.items()
     }
-    return _head(standardiser, directions, vectors.mean(axis=0))
+    return make_head(standardiser.mean, standardiser.std, directions)
 
 
 def channel_lda(
@@ -220,8 +208,8 @@ def channel_lda(
         at most one less than its factor has values.
     channel_weight : float
         Weight of the covariance of the channel; not negative.
-    shrinkage : float or "auto"
-        See :func:`within_covariance`.
+    shrinkage : float
+        See :func:`~speechbrain_ext.processing.discriminants.discriminants`.
     layers : dict
         Factor -> positions of the layers that it is read from, e.g.
         ``{"content": [-1]}``. Default: all.
@@ -246,56 +234,15 @@ def channel_lda(
     >>> head(takes[0])["speaker"].shape
     torch.Size([12, 3])
     """
-    if not labels:
-        raise InputError("no factor to make a subspace for")
-    if channel_weight < 0:
-        raise InputError(
-            f"channel_weight must not be negative, got {channel_weight}"
-        )
+    grid = grid_source(takes, labels, channel_weight, layers)
     dims = _widths(dims, labels)
-    n_layers, dim = takes.shape[2:]
-    standardiser, vectors = _standardised(takes[0])
-    directions = {}
-    for factor, values in labels.items():
-        columns = _columns(factor, (layers or {}).get(factor), n_layers, dim)
-        recorded, nuisance = vectors[:, columns], None
-        for take in takes[1:]:
-            moved = standardiser(take.double()).flatten(1)
-            moved = to_matrix(moved[:, columns]) - recorded
-            covariance = np.cov(moved.T, bias=True) / (len(takes) - 1)
-            nuisance = covariance + (0 if nuisance is None else nuisance)
-        weight = lda_directions(
-            recorded,
-            values,
-            dims.get(factor, vectors.shape[1]),
-            shrinkage,
-            None if nuisance is None else channel_weight * nuisance,
-        )
-        directions[factor] = np.zeros((len(weight), vectors.shape[1]))
-        directions[factor][:, columns] = weight
-    return _head(standardiser, directions, vectors.mean(axis=0))
-
-
-def _columns(factor, layers, n_layers, dim):
-    """Columns of some layers in features that are flattened."""
-    columns = np.arange(n_layers * dim).reshape(n_layers, dim)
-    try:
-        return columns[slice(None) if layers is None else layers].ravel()
-    except IndexError:
-        raise InputError(
-            f"layers {layers} of factor '{factor}': there are {n_layers}, "
-            "counted from 0 among those that were chosen"
-        )
-
-
-def _head(standardiser, directions, mean):
-    """A head of these projections of ``x - mean``, after standardisation."""
-    widths = {name: len(weight) for name, weight in directions.items()}
-    head = LinearSubspaces(standardiser.mean.shape, widths)
-    head.standardiser = standardiser
-    for name, weight in directions.items():
-        head.set_projection(name, weight, -weight @ mean)
-    return head.requires_grad_(False).eval()
+    return fit_sources(
+        [grid],
+        dict.fromkeys(labels, [1.0]),
+        dims,
+        dict.fromkeys(labels, shrinkage),
+        layers,
+    )
 
 
 def pca_subspaces(features, dims):
@@ -327,7 +274,7 @@ def pca_subspaces(features, dims):
     pca = PCA(min(max(dims.values()), *vectors.shape), random_state=0)
     pca.fit(vectors)
     directions = {name: pca.components_[:n] for name, n in dims.items()}
-    return _head(standardiser, directions, pca.mean_)
+    return make_head(standardiser.mean, standardiser.std, directions)
 
 
 def random_subspaces(features, dims, seed=0):
@@ -366,4 +313,4 @@ def random_subspaces(features, dims, seed=0):
             random_state=np.random.RandomState([seed, number]),
         )
         directions[name] = projection.fit(vectors[:1]).components_
-    return _head(standardiser, directions, vectors.mean(axis=0))
+    return make_head(standardiser.mean, standardiser.std, directions)

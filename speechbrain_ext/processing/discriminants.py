@@ -1,0 +1,509 @@
+"""Discriminant directions from the covariances of several data sets.
+
+A linear discriminant analysis asks two things of the data: what a factor
+changes (the covariance between its values) and what everything else changes
+(the covariance within them). A labelled grid tells both by its labels;
+unlabelled recordings tell them by interventions, of which a view of each
+recording is encoded. Covariances of several data sets can be added.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from scipy.linalg import eigh
+
+from speechbrain_ext.lobes.linear_subspaces import LinearSubspaces
+from speechbrain_ext.lobes.subspaces import FeatureStandardiser, load_state
+from speechbrain_ext.metrics.arrays import group_sums, to_codes, to_matrix
+from speechbrain_ext.utils.errors import InputError
+
+BLOCK = 4096  # utterances in memory at a time
+
+
+@dataclass
+class Source:
+    """Covariances of one data set, in the units of the features.
+
+    Arguments
+    ---------
+    name : str
+        Which data set.
+    count : int
+        Its utterances.
+    mean, std : numpy.ndarray
+        Of the features, [layers, dim].
+    between, within : dict
+        Factor -> covariance of what it changes, and of what else does:
+        [D, D] over the layers that the factor is read from, flattened.
+    ranks : dict
+        Factor -> dimensions that can tell its values.
+    """
+
+    name: str
+    count: int
+    mean: np.ndarray
+    std: np.ndarray
+    between: dict = field(default_factory=dict)
+    within: dict = field(default_factory=dict)
+    ranks: dict = field(default_factory=dict)
+
+
+class Sources(list):
+    """Sources that a head was fitted to, as one file of an export.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "sources.ckpt"
+    >>> one = Source("grid", 9, np.zeros((1, 2)), np.ones((1, 2)))
+    >>> one.between["speaker"] = np.array([[2.0, 1], [1, 3]])
+    >>> Sources([one]).save(path)
+    >>> Sources().load(path)[0].between["speaker"].tolist()
+    [[2.0, 1.0], [1.0, 3.0]]
+    """
+
+    def save(self, path):
+        """Write them as float32, of each covariance one triangle."""
+        torch.save(
+            [
+                vars(source)
+                | {name: _tensor(getattr(source, name)) for name in MEANS}
+                | {
+                    name: {
+                        factor: _tensor(matrix[np.tril_indices(len(matrix))])
+                        for factor, matrix in getattr(source, name).items()
+                    }
+                    for name in COVARIANCES
+                }
+                for source in self
+            ],
+            path,
+        )
+
+    def load(self, path, digest=None):
+        """Read them in place of these; returns itself.
+
+        Raises
+        ------
+        InputError
+            If the file is another one, or damaged.
+        """
+        try:
+            self[:] = [_source(state) for state in load_state(path, digest)]
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            raise InputError(f"{path} does not hold sources: {error!r}")
+        return self
+
+
+MEANS = ("mean", "std")
+COVARIANCES = ("between", "within")
+
+
+def _tensor(array):
+    return torch.tensor(np.asarray(array), dtype=torch.float32)
+
+
+def _source(state):
+    """A source as it was saved."""
+    for name in MEANS:
+        state[name] = state[name].double().numpy()
+    for name in COVARIANCES:
+        state[name] = {
+            factor: _square(packed.double().numpy())
+            for factor, packed in state[name].items()
+        }
+    return Source(**state)
+
+
+def _square(triangle):
+    """A symmetric matrix from its lower triangle."""
+    size = int(np.sqrt(2 * len(triangle)))
+    matrix = np.zeros((size, size))
+    matrix[np.tril_indices(size)] = triangle
+    return matrix + np.tril(matrix, -1).T
+
+
+def columns_of(factor, layers, shape):
+    """Columns of some layers in features that are flattened.
+
+    Arguments
+    ---------
+    factor : str
+        For the message.
+    layers : list of int
+        Positions among the layers. Default: all.
+    shape : tuple of int
+        (layers, dim).
+
+    Raises
+    ------
+    InputError
+        If there is no such layer.
+
+    Example
+    -------
+    >>> columns_of("speaker", [-1], (2, 3)).tolist()
+    [3, 4, 5]
+    """
+    columns = np.arange(np.prod(shape)).reshape(shape)
+    try:
+        return columns[slice(None) if layers is None else layers].ravel()
+    except IndexError:
+        raise InputError(
+            f"layers {layers} of factor '{factor}': there are {shape[0]}, "
+            "counted from 0 among those that were chosen"
+        )
+
+
+def _blocks(features, columns, rows=None):
+    """Parts of features [N, layers, dim] as matrices, in double precision."""
+    rows = np.arange(len(features)) if rows is None else rows
+    for start in range(0, len(rows), BLOCK):
+        part = np.asarray(features[rows[start : start + BLOCK]])
+        yield to_matrix(
+            part.reshape(len(part), -1)[:, columns].astype(np.float64),
+            "features",
+        )
+
+
+def _covariance(blocks, centre=0.0, about_mean=False):
+    """Mean outer product of rows minus a centre, or about their mean."""
+    count, total, product = 0, 0.0, 0.0
+    for block in blocks:
+        block = block - centre
+        count += len(block)
+        total = total + block.sum(axis=0)
+        product = product + block.T @ block
+    mean = total / count
+    return product / count - (np.outer(mean, mean) if about_mean else 0.0)
+
+
+def grid_source(takes, labels, channel_weight=1.0, layers=None, name="grid"):
+    """What a labelled grid tells of its factors.
+
+    What a channel does to an utterance counts as variance within the values
+    too: the covariance of the differences between the same utterance through
+    a channel and as recorded.
+
+    Arguments
+    ---------
+    takes : torch.Tensor
+        [takes, utterances, layers, dim]: as recorded, then the same
+        utterances through random channels. Without the latter, the channel
+        is left out.
+    labels : dict
+        Factor -> its value for each utterance.
+    channel_weight : float
+        Weight of the covariance of the channel; not negative.
+    layers : dict
+        Factor -> positions of the layers that it is read from. Default: all.
+    name : str
+        Of the source.
+
+    Returns
+    -------
+    Source
+
+    Raises
+    ------
+    InputError
+        With NaN features, labels that do not fit, a factor of one value, a
+        layer that is not there, or a negative weight.
+
+    Example
+    -------
+    >>> takes = torch.randn(2, 12, 1, 5)
+    >>> grid_source(takes, {"speaker": list("aaabbbcccddd")}).ranks
+    {'speaker': 3}
+    """
+    if not labels:
+        raise InputError("no factor to make a subspace for")
+    if channel_weight < 0:
+        raise InputError(
+            f"channel_weight must not be negative, got {channel_weight}"
+        )
+    count, *shape = takes.shape[1:]
+    found = FeatureStandardiser(shape).fit(takes[0])
+    mean, std = found.mean.double().numpy(), found.std.double().numpy()
+    source = Source(name, count, mean, std)
+    for factor, values in labels.items():
+        names, codes = to_codes(values, count, "values")
+        check_values(len(names), count)
+        columns = columns_of(factor, (layers or {}).get(factor), shape)
+        centre = mean.ravel()[columns]
+        # Between the means of the values, and within: the rest
+        sums, start = 0.0, 0
+        for block in _blocks(takes[0], columns):
+            part = codes[start : start + len(block)]
+            sums = sums + group_sums(block - centre, part, len(names))
+            start += len(block)
+        weighted = sums / np.sqrt(np.bincount(codes))[:, None]
+        between = weighted.T @ weighted / count
+        within = _covariance(_blocks(takes[0], columns), centre) - between
+        # What channels change
+        for take in takes[1:]:
+            moved = _blocks(take, columns)
+            both = zip(moved, _blocks(takes[0], columns))
+            change = _covariance((a - b for a, b in both), about_mean=True)
+            within += channel_weight / (len(takes) - 1) * change
+        source.between[factor], source.within[factor] = between, within
+        source.ranks[factor] = len(names) - 1
+    return source
+
+
+def check_values(n_values, count):
+    """Refuse a factor without several values, or without repeats of them."""
+    if not 2 <= n_values < count:
+        raise InputError(
+            f"LDA needs 2 values or more and repeats of them, got {n_values} "
+            f"values in {count} utterances"
+        )
+
+
+def recordings_source(
+    recorded, views, differ_in, chosen, layers=None, rows=None, name="own"
+):
+    """What unlabelled recordings tell, by interventions on each of them.
+
+    An intervention changes one factor of a recording; the mean square of what
+    it changes is the covariance of that factor. Recordings differ from each
+    other in all, but least of all are they the same in ``differ_in``: their
+    total covariance stands for that factor.
+
+    Arguments
+    ---------
+    recorded : array
+        [N, all layers, dim] of the recordings; may be memory-mapped.
+    views : dict
+        Factor -> arrays as that, each of other draws of the intervention on it.
+    differ_in : str
+        The factor that recordings are taken to differ in.
+    chosen : list of int
+        Layers that the head takes.
+    layers : dict
+        Factor -> positions among them that a subspace is read from, for all
+        factors that get one. Default: all layers, for all factors that can.
+    rows : array
+        Which recordings. Default: all.
+    name : str
+        Of the source.
+
+    Returns
+    -------
+    Source
+
+    Example
+    -------
+    >>> recorded = np.random.randn(9, 3, 4)
+    >>> views = {"content": [recorded + 1], "channel": [recorded + 2]}
+    >>> own = recordings_source(recorded, views, "speaker", [0, 2])
+    >>> {factor: covariance.shape for factor, covariance in own.within.items()}
+    {'speaker': (8, 8), 'content': (8, 8), 'channel': (8, 8)}
+    """
+    rows = np.arange(len(recorded)) if rows is None else np.asarray(rows)
+    shape = len(chosen), recorded.shape[2]
+    found = FeatureStandardiser(shape).fit(
+        torch.from_numpy(np.asarray(recorded[rows][:, chosen]))
+    )
+    mean, std = found.mean.double().numpy(), found.std.double().numpy()
+    source = Source(name, len(rows), mean, std)
+    can = dict.fromkeys([differ_in, *views])
+    for factor, positions in (layers or can).items():
+        if factor not in can:
+            continue
+        own = columns_of(factor, positions, shape)
+        columns = np.asarray(chosen)[own // shape[1]] * shape[1]
+        columns = columns + own % shape[1]
+        total = _covariance(
+            _blocks(recorded, columns, rows), mean.ravel()[own]
+        )
+        changes = {
+            other: sum(
+                _covariance(
+                    view - original
+                    for view, original in zip(
+                        _blocks(view, columns, rows),
+                        _blocks(recorded, columns, rows),
+                    )
+                )
+                for view in drawn
+            )
+            / len(drawn)
+            for other, drawn in views.items()
+        }
+        own_change = changes.pop(factor, 0.0)
+        rest = sum(changes.values(), start=np.zeros_like(total))
+        if factor == differ_in:
+            source.between[factor], source.within[factor] = total, rest
+        else:
+            source.between[factor] = own_change
+            source.within[factor] = rest + total
+        source.ranks[factor] = len(rows) - 1
+    return source
+
+
+def discriminants(within, between, dims, shrinkage, floor=0.0):
+    """Directions of most variance between per variance within.
+
+    The within-class covariance S is replaced by
+    ``(1 - a) S + a trace(S) / D I``, as in :func:`~speechbrain_ext.processing.
+    closed_form.within_covariance`.
+
+    Arguments
+    ---------
+    within, between : array
+        Covariances [D, D].
+    dims : int
+        Directions wanted.
+    shrinkage : float
+        The ``a`` above, in [0, 1].
+    floor : float
+        Least variance that is added within, for what never changes.
+
+    Returns
+    -------
+    numpy.ndarray
+        [min(dims, D), D], best first; the shrunk covariance of the projection
+        is the identity.
+
+    Raises
+    ------
+    InputError
+        With another shrinkage.
+
+    Example
+    -------
+    >>> discriminants(np.diag([1.0, 4]), np.diag([9.0, 9]), 1, 0.0).round(2)
+    array([[1., 0.]])
+    """
+    covariance = shrunk(within, shrinkage, floor)
+    size = len(covariance)
+    wanted = [max(size - dims, 0), size - 1]
+    axes = eigh(between, covariance, subset_by_index=wanted)[1][:, ::-1].T
+    # Of an eigenvector another machine may find the negative.
+    largest = np.abs(axes).argmax(axis=1)[:, None]
+    return axes * np.sign(np.take_along_axis(axes, largest, axis=1))
+
+
+def shrunk(covariance, shrinkage, floor=0.0):
+    """A covariance nearer to the identity, see :func:`discriminants`."""
+    if not 0 <= shrinkage <= 1:
+        raise InputError(f"shrinkage must be in [0, 1], got {shrinkage}")
+    size = len(covariance)
+    ridge = shrinkage * np.trace(covariance) / size
+    covariance = (1 - shrinkage) * covariance
+    covariance[np.diag_indices(size)] += max(ridge, floor, 1e-30)
+    return covariance
+
+
+def source_directions(sources, weights, factor, columns, dims, shrinkage):
+    """Directions of one factor, of features standardised as the last source.
+
+    Arguments
+    ---------
+    sources : list of Source
+        Those that know nothing of the factor are left out.
+    weights : list of float
+        One for each.
+    factor : str
+        The factor.
+    columns : numpy.ndarray
+        Of the layers that it is read from.
+    dims : int
+        Dimensions wanted, at most as many as the sources can tell.
+    shrinkage : float
+        See :func:`discriminants`.
+
+    Returns
+    -------
+    numpy.ndarray
+        [dims, D].
+
+    Example
+    -------
+    >>> takes = torch.randn(1, 12, 1, 5)
+    >>> grid = grid_source(takes, {"speaker": list("aaabbbcccddd")})
+    >>> source_directions([grid], [1], "speaker", np.arange(5), 9, 0.3).shape
+    (3, 5)
+    """
+    scale = sources[-1].std.ravel()[columns]
+    scale = np.outer(scale, scale)
+    used = [
+        (source, weight)
+        for source, weight in zip(sources, weights, strict=True)
+        if weight > 0 and factor in source.between
+    ]
+    within = sum(w * source.within[factor] for source, w in used) / scale
+    between = sum(w * source.between[factor] for source, w in used) / scale
+    dims = min(dims, sum(source.ranks[factor] for source, _ in used))
+    # A floor, for factors that leave no variance within their values.
+    floor = 1e-6 * np.trace(within + between) / len(within)
+    return discriminants(within, between, dims, shrinkage, floor)
+
+
+def fit_sources(sources, weights, dims, shrinkage, layers=None):
+    """A head with one subspace for each factor that a source knows.
+
+    Arguments
+    ---------
+    sources : list of Source
+        The features are standardised as the last one.
+    weights : dict
+        Factor -> a weight for each source.
+    dims : dict
+        Factor -> dimensions wanted; all, if it is not named.
+    shrinkage : dict
+        Factor -> see :func:`discriminants`.
+    layers : dict
+        Factor -> positions of the layers that it is read from. Default: all.
+
+    Returns
+    -------
+    LinearSubspaces
+
+    Example
+    -------
+    >>> takes = torch.randn(1, 12, 1, 5)
+    >>> grid = grid_source(takes, {"speaker": list("aaabbbcccddd")})
+    >>> fit_sources([grid], {"speaker": [1]}, {}, {"speaker": 0.3}).widths
+    {'speaker': 3}
+    """
+    shape = sources[-1].mean.shape
+    size = int(np.prod(shape))
+    directions = {}
+    for factor in weights:
+        columns = columns_of(factor, (layers or {}).get(factor), shape)
+        found = source_directions(
+            sources,
+            weights[factor],
+            factor,
+            columns,
+            dims.get(factor, size),
+            shrinkage[factor],
+        )
+        directions[factor] = np.zeros((len(found), size))
+        directions[factor][:, columns] = found
+    return make_head(sources[-1].mean, sources[-1].std, directions)
+
+
+def make_head(mean, std, directions):
+    """A head that standardises, then projects.
+
+    Arguments
+    ---------
+    mean, std : array
+        [layers, dim].
+    directions : dict
+        Subspace -> [dims, layers * dim].
+
+    Returns
+    -------
+    LinearSubspaces
+    """
+    widths = {name: len(weight) for name, weight in directions.items()}
+    head = LinearSubspaces(mean.shape, widths)
+    head.standardiser.mean.copy_(torch.as_tensor(mean))
+    head.standardiser.std.copy_(torch.as_tensor(std))
+    for name, weight in directions.items():
+        head.set_projection(name, weight, np.zeros(len(weight)))
+    return head.requires_grad_(False).eval()
