@@ -29,6 +29,8 @@ from speechbrain_ext.utils.options import (
 
 logger = get_logger(__name__)
 
+# What is taken for audio in a folder.
+AUDIO = {".wav", ".flac", ".ogg", ".opus", ".mp3"}
 # Names of a split in the column `split`.
 SPLITS = {
     "train": ("train", "training"),
@@ -155,6 +157,59 @@ def load_manifest(path, data_root=None, factors=(), columns=None):
     dataset = DynamicItemDataset(data)
     dataset.manifest_path = path
     return dataset
+
+
+def find_recordings(source, data_root=None):
+    """Recordings without labels as a SpeechBrain dataset.
+
+    Arguments
+    ---------
+    source : str, Path or list
+        A manifest, a folder of audio (all of it, or what a ``manifest.csv`` in
+        it names), or a list of paths.
+    data_root : str or Path
+        Of a manifest, see :func:`load_manifest`.
+
+    Returns
+    -------
+    DynamicItemDataset
+        With ``id`` and ``wav``. One that is given is returned as it is.
+
+    Raises
+    ------
+    InputError
+        If there is nothing.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> (folder / "a.wav").touch()
+    >>> find_recordings(folder).data["a.wav"]["wav"].endswith("a.wav")
+    True
+    """
+    if hasattr(source, "data"):
+        return source
+    if isinstance(source, (str, Path)):
+        folder = Path(source)
+        if (folder / "manifest.csv").is_file():
+            return load_manifest(folder / "manifest.csv", data_root)
+        if not folder.is_dir():
+            return load_manifest(folder, data_root)
+        paths = {
+            str(path.relative_to(folder)): path
+            for path in sorted(folder.rglob("*"))
+            if path.suffix.lower() in AUDIO and path.is_file()
+        }
+    else:
+        paths = {str(path): Path(path) for path in source}
+    if not paths:
+        raise InputError(
+            f"No recordings in {source}: give a folder with audio "
+            f"({', '.join(sorted(AUDIO))}), a manifest or a list of paths"
+        )
+    return DynamicItemDataset(
+        {key: {"wav": str(path.absolute())} for key, path in paths.items()}
+    )
 
 
 def write_manifest(path, rows, columns=None):

@@ -1,12 +1,16 @@
 """Writing a head as a folder that SpeechBrain's inference loads."""
 
+import functools
 import json
+import math
 import os
 import shutil
 import tempfile
+import textwrap
 from pathlib import Path
 
 import torch
+import yaml
 
 from speechbrain_ext.lobes.archive import encoder_reference, pack_encoder
 from speechbrain_ext.utils.errors import InputError
@@ -57,9 +61,15 @@ modules:
     classifier: !ref <modules[compute_features]>
 
 # Cosine score above which two utterances are called the same, for each
-# subspace: where both errors are equal on the validation grid.
+# subspace. Its origin is the validation grid of the training (where both errors
+# are equal), unlabelled recordings (at a rate of false acceptance) or pairs.
 thresholds: {thresholds}
-
+threshold_origin: {threshold_origin}
+# Rate of false acceptance -> threshold, for each subspace.
+false_accepts: {false_accepts}
+# Scale and offset that make a score a natural log-likelihood ratio.
+calibration: {calibration}
+{closed_form}
 label_encoder: !new:speechbrain_ext.inference.export.NoClasses
 
 pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
@@ -68,7 +78,20 @@ pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
 {loadable}    custom_hooks:
         network: !name:speechbrain_ext.lobes.subspaces.load_weights
             digest: {digest}
-{hook}"""
+{hook}{sources_hook}"""
+
+_CLOSED_FORM = """
+# What the closed form was fitted to, and how it is fitted to recordings.
+sources: !new:speechbrain_ext.processing.discriminants.Sources
+adaptation: !new:speechbrain_ext.processing.adaptation.Adaptation
+    interventions:
+{interventions}
+{settings}
+"""
+_SOURCES_HOOK = """\
+        sources: !name:speechbrain_ext.processing.discriminants.Sources.load
+            digest: {digest}
+"""
 
 
 class NoClasses:
@@ -92,6 +115,29 @@ def _block(mapping):
     """A mapping as YAML lines, indented; JSON is YAML in one line."""
     return "\n".join(
         f"    {key}: {json.dumps(mapping[key])}" for key in mapping
+    )
+
+
+def _plain(mapping):
+    """A mapping of mappings in one line of YAML, with numbers as keys."""
+    return yaml.safe_dump(
+        mapping, default_flow_style=True, width=math.inf
+    ).strip()
+
+
+def _closed_form(adaptation):
+    """The YAML that makes an adaptation again."""
+    settings = dict(vars(adaptation))
+    lines = []
+    for factor, made in settings.pop("interventions").items():
+        made = functools.partial(made)  # or one that is
+        lines += [
+            f"{factor}: !name:{made.func.__module__}.{made.func.__qualname__}"
+        ]
+        lines += [_block(made.keywords)] if made.keywords else []
+    return _CLOSED_FORM.format(
+        interventions=textwrap.indent("\n".join(lines), " " * 8),
+        settings=_block(settings),
     )
 
 
@@ -130,6 +176,10 @@ def export_subspaces(
     seed=None,
     subspace=None,
     thresholds=None,
+    threshold_origin="grid",
+    false_accepts=None,
+    calibration=None,
+    adaptation=None,
     card=None,
     shared=None,
 ):
@@ -159,6 +209,14 @@ def export_subspaces(
         Default subspace of the export. Default: the first.
     thresholds : dict
         Subspace -> cosine threshold of a verification decision.
+    threshold_origin : str
+        What they come from: "grid", "recordings" or "pairs".
+    false_accepts : dict
+        Subspace -> rate of false acceptance -> threshold.
+    calibration : dict
+        Subspace -> [scale, offset] of the log-likelihood ratio.
+    adaptation : speechbrain_ext.processing.adaptation.Adaptation
+        How a head with ``sources`` can be fitted to recordings.
     card : str
         The model card, Markdown for ``README.md``.
     shared : str or Path
@@ -184,6 +242,7 @@ def export_subspaces(
     names = {"name": name, "encoder_label": encoder_label}
     check_options(names, {"name": NAME, "encoder_label": optional(NAME)})
     kind, reference = type(head), encoder_reference(encoder)
+    sources = getattr(head, "sources", None) if adaptation else None
     if reference is None:
         made = "!new:speechbrain_ext.lobes.encoders.PackedEncoder"
         loadable, hook = "        encoder: !ref <encoder>\n", _ENCODER_HOOK
@@ -191,6 +250,9 @@ def export_subspaces(
         made = "!apply:speechbrain_ext.lobes.encoders.load_encoder\n"
         made += _block(reference)
         loadable = hook = ""
+    sources_hook = ""
+    if sources:
+        loadable += "        sources: !ref <sources>\n"
     fields = dict(
         subspaces=", ".join(head.subspaces),
         name=json.dumps(name),
@@ -203,7 +265,10 @@ def export_subspaces(
         head_config=_block(head.config),
         layers=json.dumps(list(layers)),
         thresholds=json.dumps(thresholds or {}),
-        loadable=loadable,
+        threshold_origin=json.dumps(threshold_origin),
+        false_accepts=_plain(false_accepts or {}),
+        calibration=json.dumps(calibration or {}),
+        closed_form=_closed_form(adaptation) if sources else "",
     )
     weights = {key: value.cpu() for key, value in head.state_dict().items()}
     folder = Path(folder)
@@ -221,8 +286,18 @@ def export_subspaces(
             _pack_once(encoder, new / "encoder.ckpt", shared)
             digest = file_digest(new / "encoder.ckpt", "sha256")
             hook = hook.format(digest=digest)
+        if sources:
+            sources.save(new / "sources.ckpt")
+            digest = file_digest(new / "sources.ckpt", "sha256")
+            sources_hook = _SOURCES_HOOK.format(digest=digest)
         digest = file_digest(new / "network.ckpt", "sha256")
-        text = _HYPERPARAMS.format(digest=digest, hook=hook, **fields)
+        text = _HYPERPARAMS.format(
+            digest=digest,
+            loadable=loadable,
+            hook=hook,
+            sources_hook=sources_hook,
+            **fields,
+        )
         write_text(new / "hyperparams.yaml", text)
         if card is not None:
             write_text(new / "README.md", card)

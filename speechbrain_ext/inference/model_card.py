@@ -1,5 +1,7 @@
 """The README.md of an export: what it is, how it did, how to use it."""
 
+from tabulate import tabulate
+
 from speechbrain_ext.evaluation.report import SMOKE, main_table
 from speechbrain_ext.evaluation.results import format_number, select
 
@@ -53,6 +55,18 @@ own on pairs of your recordings.
 These numbers are of the test grid above: other languages, channels and kinds of
 speech will differ. A subspace that verifies no speakers by cosine may still
 tell a classifier who speaks: do not use it to make anyone anonymous.
+"""
+
+_ADAPTED = """
+## Adapted to {name}
+
+{count} recordings without labels, {hours:.2f} h. The thresholds are estimated
+for {rate:g} % of false acceptance on recordings like these.
+
+{table}
+
+*EER without labels*: versions of one recording, in which all but this factor
+was changed, against versions of others; each half judged by the other's head.
 """
 
 
@@ -117,6 +131,46 @@ def model_card(rows, about, name, subspaces):
         test=_grid(about["test_grid"]),
         table=main_table(select(rows, system=("baseline", name))),
         chance=format_number(chance[0]["value"] if chance else None),
+    )
+
+
+def adaptation_card(source, hours, adapted, false_accepts):
+    """The section of a card on the recordings that a model was adapted to.
+
+    Arguments
+    ---------
+    source : speechbrain_ext.processing.discriminants.Source
+        The recordings.
+    hours : float
+        Their length.
+    adapted : speechbrain_ext.processing.adaptation.Adapted
+        What they made of the head.
+    false_accepts : float
+        Rate of false acceptance of the thresholds.
+
+    Returns
+    -------
+    str
+    """
+    rows = [
+        {
+            "subspace": factor,
+            "earlier data weigh": choice["weight"],
+            "shrinkage": choice["shrinkage"],
+            "EER without labels, %": f"{100 * choice['eer']:.1f}",
+            "threshold": f"{thresholds.get(false_accepts, float('nan')):.3f}",
+        }
+        for (factor, choice), thresholds in zip(
+            adapted.choices.items(), adapted.thresholds.values()
+        )
+    ]
+    table = tabulate(rows, headers="keys", tablefmt="github")
+    return _ADAPTED.format(
+        name=source.name,
+        count=source.count,
+        hours=hours,
+        table=table,
+        rate=100 * false_accepts,
     )
 
 

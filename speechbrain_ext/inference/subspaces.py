@@ -1,5 +1,8 @@
 """Embedding and verifying utterances in the subspaces of an export."""
 
+import contextlib
+import copy
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +18,18 @@ from speechbrain_ext.dataio.audio import (
     read_audio,
     warn_of_cut_off,
 )
-from speechbrain_ext.dataio.manifest import load_manifest
-from speechbrain_ext.inference.export import NAME
+from speechbrain_ext.dataio.manifest import find_recordings
+from speechbrain_ext.inference.export import NAME, export_subspaces
+from speechbrain_ext.inference.model_card import adaptation_card
 from speechbrain_ext.lobes.encoders import choose_layers
 from speechbrain_ext.lobes.model_files import SPEECHBRAIN_FILES, find_model
 from speechbrain_ext.lobes.trust import EXPORT, check_constructors, trusted
+from speechbrain_ext.metrics.calibration import cllr, fit_calibration
+from speechbrain_ext.models import packaged_model
+from speechbrain_ext.processing.adaptation import RATES
 from speechbrain_ext.utils.errors import InputError
 from speechbrain_ext.utils.files import digest, file_digest
+from speechbrain_ext.utils.hparams import run_label
 from speechbrain_ext.utils.options import (
     check_options,
     flag,
@@ -64,7 +72,8 @@ class SubspaceEncoder(Pretrained):
 
     MODULES_NEEDED = ["embedding_model"]
     HPARAMS_NEEDED = ["subspace", "sample_rate"]
-    knows_recordings = False  # whether statistics are those of recordings
+    warned = False  # of a threshold from a grid
+    card = ""  # the export's README.md
 
     @classmethod
     def from_hparams(
@@ -140,12 +149,44 @@ class SubspaceEncoder(Pretrained):
             trusted.reset(before)
         if model is not None:  # with download_only
             model._check(path)
+            card = files.folder / "README.md"
+            if card.is_file():
+                model.card = card.read_text(encoding="utf-8", errors="replace")
         return model
+
+    @classmethod
+    def from_packaged(cls, **kwargs):
+        """The export that comes with this package: nothing is downloaded.
+
+        A closed form on the encoder ``mini``, fitted to a synthetic grid and to
+        unlabelled recordings; see its card, ``README.md`` in
+        ``speechbrain_ext/models/mini_subspaces``.
+
+        Arguments
+        ---------
+        **kwargs : object
+            See :meth:`from_hparams`.
+
+        Returns
+        -------
+        SubspaceEncoder
+        """
+        return cls.from_hparams(packaged_model("mini_subspaces"), **kwargs)
 
     def _check(self, path):
         """Refuse options that do not fit the encoder or the head."""
         hparams, module = self.hparams, self.mods.embedding_model
         encoder, n = module.encoder, module.encoder.n_layers
+        # What older exports do not have.
+        older = {
+            "name": "subspaces",
+            "seed": None,
+            "encoder_label": encoder.identity.get("name"),
+            "threshold_origin": "grid",
+            "false_accepts": {},
+            "calibration": {},
+        }
+        vars(hparams).update(older | vars(hparams))
         options = {
             "layers": module.layers,
             "sample_rate": hparams.sample_rate,
@@ -157,7 +198,10 @@ class SubspaceEncoder(Pretrained):
             "thresholds": optional(mapping(self.subspaces, number(-1, 1))),
         }
         check_options(options, rules, f"{path}: ")
+        hparams.thresholds = getattr(hparams, "thresholds", None) or {}
         module.layers = choose_layers(encoder, module.layers)
+        if hasattr(hparams, "sources"):
+            module.network.sources = hparams.sources
 
     @property
     def subspaces(self):
@@ -239,8 +283,68 @@ class SubspaceEncoder(Pretrained):
         warn_of_cut_off({path: audio_info(path)})
         return self.encode_batch(wav, subspace=subspace)
 
-    def verify_files(self, path_a, path_b, subspace=None):
+    def verify_files(self, path_a, path_b, subspace=None, false_accepts=None):
         """Whether two files agree in the factor of a subspace.
+
+        Arguments
+        ---------
+        path_a, path_b : str or Path
+            Two audio files.
+        subspace : str
+            Which one. Default: the export's ``subspace``.
+        false_accepts : float
+            Wanted rate of false acceptance, of those that :meth:`adapt` keeps
+            thresholds for, e.g. 0.05. Default: the export's threshold.
+
+        Returns
+        -------
+        score : torch.Tensor
+            Cosine similarity, shape [1].
+        decision : torch.Tensor
+            Whether it exceeds the threshold, shape [1]. As long as that is
+            from the validation grid of the training, the first call warns.
+
+        Raises
+        ------
+        InputError
+            If there is no threshold for it.
+        """
+        name = self.mods.embedding_model.choose_subspace(subspace)
+        thresholds = self.hparams.thresholds
+        if false_accepts is not None:
+            known = self.hparams.false_accepts.get(name, {})
+            check_options(
+                {"false_accepts": false_accepts},
+                {"false_accepts": one_of(*known)},
+                "" if known else "without adapt() there are none: ",
+            )
+            thresholds = {name: known[false_accepts]}
+        elif self.hparams.threshold_origin == "grid" and not self.warned:
+            self.warned = True  # said once
+            logger.warning(
+                "The threshold of this export is that of its training's "
+                "validation grid: on other recordings it may accept strangers. "
+                "Call adapt(folder) with unlabelled recordings like yours, or "
+                "calibrate(pairs) with labelled ones"
+            )
+        if name not in thresholds:
+            raise InputError(
+                f"This export has no threshold for subspace '{name}': call "
+                "adapt(folder) or calibrate(pairs), or compare encode_file() "
+                "of both files"
+            )
+        score = self._score(path_a, path_b, name)
+        return score, score > thresholds[name]
+
+    def _score(self, path_a, path_b, name):
+        """Cosine similarity of two files, shape [1]."""
+        return torch.cosine_similarity(
+            self.encode_file(path_a, name)[:, 0],
+            self.encode_file(path_b, name)[:, 0],
+        )
+
+    def log_likelihood_ratio(self, path_a, path_b, subspace=None):
+        """How much likelier two files are if they agree than if not.
 
         Arguments
         ---------
@@ -251,34 +355,196 @@ class SubspaceEncoder(Pretrained):
 
         Returns
         -------
-        score : torch.Tensor
-            Cosine similarity, shape [1].
-        decision : torch.Tensor
-            Whether it exceeds the export's threshold, shape [1]. The
-            threshold comes from the validation grid of the training, of which
-            the first call warns; choose your own for another domain.
+        torch.Tensor
+            Natural logarithm of the ratio, shape [1].
+
+        Raises
+        ------
+        InputError
+            If :meth:`calibrate` was not called for it.
         """
         name = self.mods.embedding_model.choose_subspace(subspace)
-        if not self.knows_recordings:
-            self.knows_recordings = True  # said once
-            logger.warning(
-                "The threshold of this export is that of its training's "
-                "validation grid: on other recordings it may accept strangers. "
-                "Call estimate_statistics(manifest) with unlabelled recordings "
-                "like yours, and choose a threshold on pairs of yours"
-            )
-        thresholds = getattr(self.hparams, "thresholds", None) or {}
-        if name not in thresholds:
+        if name not in self.hparams.calibration:
             raise InputError(
-                f"This export has no threshold for subspace '{name}': add it "
-                "to thresholds in its hyperparams.yaml, or compare "
-                "encode_file() of both files"
+                f"Subspace '{name}' is not calibrated: call calibrate(pairs)"
             )
-        score = torch.cosine_similarity(
-            self.encode_file(path_a, name)[:, 0],
-            self.encode_file(path_b, name)[:, 0],
+        scale, offset = self.hparams.calibration[name]
+        return scale * self._score(path_a, path_b, name) + offset
+
+    def adapt(
+        self,
+        source,
+        data_root=None,
+        *,
+        name=None,
+        false_accepts=0.01,
+        cache_folder=None,
+        progress=True,
+        **extraction,
+    ):
+        """A model that is fitted to unlabelled recordings like yours.
+
+        Each recording is encoded as it is and after interventions on it (parts
+        of it, random channels, other speeds), the closed form is fitted to
+        what they change, and thresholds are estimated. Some hundred recordings
+        of many speakers are good; this model stays as it is.
+
+        Arguments
+        ---------
+        source : str, Path, list or DynamicItemDataset
+            See :func:`~speechbrain_ext.dataio.manifest.find_recordings`.
+        data_root : str or Path
+            Of a manifest: folder that its paths start from.
+        name : str
+            What the recordings are called. Default: the name of the folder.
+        false_accepts : float
+            Rate of false acceptance of the new thresholds, one of
+            :data:`~speechbrain_ext.processing.adaptation.RATES`.
+        cache_folder : str or Path
+            Keeps the features, so that a second call is fast. Default: they
+            are not kept.
+        progress : bool
+            Show a progress bar.
+        **extraction : object
+            As of :func:`~speechbrain_ext.dataio.feature_cache.
+            extract_features`: ``batch_size``, ``num_workers``, ...
+
+        Returns
+        -------
+        SubspaceEncoder
+            Another one; :meth:`save` writes it.
+
+        Raises
+        ------
+        InputError
+            If this is not an export of a closed form, or there are too few
+            recordings, or some cannot be read.
+        """
+        module, hparams = self.mods.embedding_model, self.hparams
+        rules = {"false_accepts": one_of(*RATES), "name": optional(NAME)}
+        check_options({"false_accepts": false_accepts, "name": name}, rules)
+        if getattr(hparams, "adaptation", None) is None:
+            raise InputError(
+                f"'{hparams.name}' is not a closed form with sources: train "
+                "the recommended head anew, or call estimate_statistics"
+            )
+        if name is None:
+            known = isinstance(source, (str, Path))
+            name = run_label(source) if known else "recordings"
+        dataset = find_recordings(source, data_root)
+        check_audio(dataset, hparams.sample_rate)
+        with contextlib.ExitStack() as stack:
+            folder = cache_folder or stack.enter_context(
+                tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+            )
+            planned = hparams.adaptation.plan(
+                dataset,
+                module.encoder,
+                self.subspaces,
+                label=name,
+                cache_folder=folder,
+                device=self.device,
+                progress=progress,
+                **extraction,
+            )
+            adapted = hparams.adaptation.fit(
+                module.network,
+                {view: extract() for view, extract in planned.items()},
+                module.layers,
+                name,
+            )
+        model = self._copy(adapted.head.to(self.device))
+        vars(model.hparams).update(
+            name=f"{hparams.name.removesuffix('_adapted')}_adapted",
+            sources=adapted.head.sources,
+            threshold_origin="recordings",
+            false_accepts=adapted.thresholds,
+            thresholds={
+                subspace: known[false_accepts]
+                for subspace, known in adapted.thresholds.items()
+                if false_accepts in known
+            },
+            calibration={},
         )
-        return score, score > thresholds[name]
+        own = adapted.head.sources[-1]
+        hours = sum(row["duration"] for row in dataset.data.values()) / 3600
+        model.card += adaptation_card(own, hours, adapted, false_accepts)
+        return model
+
+    def _copy(self, head):
+        """The same model with another head and the same encoder."""
+        module = self.mods.embedding_model
+        shared = [module.encoder, getattr(self.hparams, "sources", None)]
+        memo = {id(one): one for one in shared} | {id(module.network): head}
+        return copy.deepcopy(self, memo)
+
+    def calibrate(self, pairs, subspace=None):
+        """A model with a threshold and likelihood ratios from labelled pairs.
+
+        Arguments
+        ---------
+        pairs : list of tuple
+            (path, other path, whether they agree), of both kinds.
+        subspace : str
+            Which one. Default: the export's ``subspace``.
+
+        Returns
+        -------
+        SubspaceEncoder
+            Another one. Its threshold is where both kinds are as likely;
+            :meth:`log_likelihood_ratio` compares two files.
+
+        Raises
+        ------
+        InputError
+            If the pairs are of one kind, or cannot be told apart.
+        """
+        name = self.mods.embedding_model.choose_subspace(subspace)
+        paths = {str(path) for pair in pairs for path in pair[:2]}
+        vectors = {path: self.encode_file(path, name)[0, 0] for path in paths}
+        scores = [
+            torch.cosine_similarity(vectors[str(a)], vectors[str(b)], 0).item()
+            for a, b, _ in pairs
+        ]
+        labels = [int(agree) for *_, agree in pairs]
+        scale, offset = fit_calibration(scores, labels)
+        model = self._copy(self.mods.embedding_model.network)
+        hparams = model.hparams
+        hparams.calibration = hparams.calibration | {name: [scale, offset]}
+        hparams.thresholds = hparams.thresholds | {name: -offset / scale}
+        hparams.threshold_origin = "pairs"
+        ratios = scale * np.array(scores) + offset
+        model.card += (
+            f"\n## Calibration\n\nSubspace `{name}`, on {len(pairs)} pairs: "
+            f"Cllr {cllr(ratios, labels):.3f} bits on these pairs.\n"
+        )
+        return model
+
+    def save(self, folder):
+        """Write this model as an export, complete or not at all.
+
+        Arguments
+        ---------
+        folder : str or Path
+            Where to. An earlier export there is replaced.
+        """
+        module, hparams = self.mods.embedding_model, self.hparams
+        export_subspaces(
+            folder,
+            module.encoder,
+            module.network,
+            module.layers,
+            name=hparams.name,
+            encoder_label=hparams.encoder_label,
+            seed=hparams.seed,
+            subspace=module.subspace,
+            thresholds=hparams.thresholds,
+            threshold_origin=hparams.threshold_origin,
+            false_accepts=hparams.false_accepts,
+            calibration=hparams.calibration,
+            adaptation=getattr(hparams, "adaptation", None),
+            card=self.card or None,
+        )
 
     def estimate_statistics(self, manifest, data_root=None):
         """Replace the input statistics by those of a target domain.
@@ -288,10 +554,8 @@ class SubspaceEncoder(Pretrained):
 
         Arguments
         ---------
-        manifest : str, Path or DynamicItemDataset
-            Utterances with the columns ``ID`` and ``wav``.
-        data_root : str or Path
-            Folder that the paths start from. Default: the manifest's.
+        manifest, data_root
+            See :func:`~speechbrain_ext.dataio.manifest.find_recordings`.
 
         Returns
         -------
@@ -309,8 +573,7 @@ class SubspaceEncoder(Pretrained):
                 "This export takes features as they are (standardise: False "
                 "in its training): there are no statistics to estimate"
             )
-        if not hasattr(manifest, "data"):
-            manifest = load_manifest(manifest, data_root)
+        manifest = find_recordings(manifest, data_root)
         check_audio(manifest, self.hparams.sample_rate)
         audio = AudioDataset(manifest, self.hparams.sample_rate)
         pooled = [
@@ -318,7 +581,6 @@ class SubspaceEncoder(Pretrained):
             for item in audio
         ]
         model.network.fit_statistics(torch.cat(pooled))
-        self.knows_recordings = True
         return self
 
 
@@ -450,11 +712,6 @@ def load_export(folder, device=None, trust=False):
             "post-training recipe; for an encoder to compare with, give "
             "--system pooled --encoder ecapa --encoder_source FOLDER_OR_HUB_ID"
         )
-    model = SubspaceEncoder.from_hparams(
+    return SubspaceEncoder.from_hparams(
         source=str(files.folder), trust=trust, run_opts={"device": device}
     )
-    # What older exports do not have.
-    label = model.mods.embedding_model.encoder.identity.get("name")
-    defaults = {"name": "subspaces", "seed": None, "encoder_label": label}
-    vars(model.hparams).update(defaults | vars(model.hparams))
-    return model

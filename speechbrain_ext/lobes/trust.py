@@ -16,6 +16,8 @@ from speechbrain_ext.utils.errors import InputError
 trusted = contextvars.ContextVar("trusted", default=True)
 
 LOBES = "speechbrain_ext.lobes."
+PROCESSING = "speechbrain_ext.processing."
+AUGMENT = "!name:speechbrain_ext.augment."
 HUGGING_FACE = "!name:speechbrain.integrations.huggingface."
 EXPORT = {
     f"!apply:{LOBES}encoders.load_encoder",
@@ -25,6 +27,12 @@ EXPORT = {
     f"!new:{LOBES}subspaces.SubspaceEmbedding",
     f"!name:{LOBES}subspaces.load_weights",
     f"!name:{LOBES}encoders.PackedEncoder.load",
+    f"!new:{PROCESSING}discriminants.Sources",
+    f"!name:{PROCESSING}discriminants.Sources.load",
+    f"!new:{PROCESSING}adaptation.Adaptation",
+    f"{AUGMENT}channel.RandomChannel",
+    f"{AUGMENT}interventions.RandomCrop",
+    f"{AUGMENT}interventions.RandomSpeed",
     "!new:speechbrain_ext.inference.export.NoClasses",
     "!new:torch.nn.Identity",
     "!new:speechbrain.nnet.containers.LengthsCapableSequential",

@@ -8,7 +8,7 @@ from speechbrain_ext.utils.errors import InputError
 
 # Quantiles of the scores of pairs that surely agree. Above the lowest of them
 # few other pairs are; above the highest too few to count.
-ANCHORS = np.linspace(0.4, 0.8, 9)
+ANCHORS = np.linspace(0.5, 0.8, 7)
 
 
 def impostor_rates(scores, anchors):
@@ -17,10 +17,9 @@ def impostor_rates(scores, anchors):
     Among the pairs of unlabelled recordings a few are of one speaker, and most
     of the highest scores are theirs. Two versions of one recording, of which
     all but the speaker was changed, score as pairs of one speaker do; so their
-    scores tell how many such pairs there are, and what share of each
-    score is theirs. (Estimating the proportion of a known part in a mixture:
-    Blanchard, Lee and Scott, "Semi-supervised novelty detection", 2010; here
-    the median over several scores, instead of the least.)
+    scores tell how many such pairs there can be, and what share of each score
+    is theirs. (The proportion of a known part in a mixture: Blanchard, Lee and
+    Scott, "Semi-supervised novelty detection", 2010.)
 
     Arguments
     ---------
@@ -49,7 +48,7 @@ def impostor_rates(scores, anchors):
     thresholds, anchors = np.sort(scores), np.sort(anchors)
     levels = np.quantile(anchors, ANCHORS)
     above = 1 - np.searchsorted(thresholds, levels) / len(thresholds)
-    agreeing = min(float(np.median(above / (1 - ANCHORS))), 0.5)
+    agreeing = min(float(np.min(above / (1 - ANCHORS))), 0.5)
     every = 1 - np.arange(len(thresholds)) / len(thresholds)
     own = 1 - np.searchsorted(anchors, thresholds) / len(anchors)
     return thresholds, (every - agreeing * own) / (1 - agreeing), agreeing

@@ -314,9 +314,7 @@ def recordings_source(
         own = columns_of(factor, positions, shape)
         columns = np.asarray(chosen)[own // shape[1]] * shape[1]
         columns = columns + own % shape[1]
-        total = _covariance(
-            _blocks(recorded, columns, rows), mean.ravel()[own]
-        )
+        total = _covariance(_blocks(recorded, columns, rows), mean.ravel()[own])
         changes = {
             other: sum(
                 _covariance(
@@ -483,10 +481,10 @@ def fit_sources(sources, weights, dims, shrinkage, layers=None):
         )
         directions[factor] = np.zeros((len(found), size))
         directions[factor][:, columns] = found
-    return make_head(sources[-1].mean, sources[-1].std, directions)
+    return make_head(sources[-1].mean, sources[-1].std, directions, sources)
 
 
-def make_head(mean, std, directions):
+def make_head(mean, std, directions, sources=()):
     """A head that standardises, then projects.
 
     Arguments
@@ -495,6 +493,8 @@ def make_head(mean, std, directions):
         [layers, dim].
     directions : dict
         Subspace -> [dims, layers * dim].
+    sources : list of Source
+        What they come from, kept as ``head.sources`` for an export.
 
     Returns
     -------
@@ -506,4 +506,5 @@ def make_head(mean, std, directions):
     head.standardiser.std.copy_(torch.as_tensor(std))
     for name, weight in directions.items():
         head.set_projection(name, weight, np.zeros(len(weight)))
+    head.sources = Sources(sources)
     return head.requires_grad_(False).eval()

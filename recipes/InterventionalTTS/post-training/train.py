@@ -16,6 +16,7 @@ To run this recipe:
 The second form reads FOLDER/manifest.csv, or what --manifest gives.
 """
 
+import dataclasses
 import logging
 import os
 import sys
@@ -41,6 +42,7 @@ from speechbrain_ext.dataio.feature_cache import (
 from speechbrain_ext.dataio.grid import BlockSampler, Grid, GridFeatures
 from speechbrain_ext.dataio.manifest import (
     factor_labels,
+    find_recordings,
     first_values,
     load_manifest,
     split_manifest,
@@ -49,9 +51,11 @@ from speechbrain_ext.dataio.manifest import (
 from speechbrain_ext.evaluation import plots, report, results, systems, tasks
 from speechbrain_ext.inference.export import export_subspaces, remove_exports
 from speechbrain_ext.inference.model_card import model_card
+from speechbrain_ext.inference.subspaces import load_export
 from speechbrain_ext.lobes.encoders import choose_layers
 from speechbrain_ext.lobes.subspaces import BaselineHead
 from speechbrain_ext.metrics.trials import generate_trials
+from speechbrain_ext.processing.adaptation import MIN_RECORDINGS, check_count
 from speechbrain_ext.utils.errors import InputError, one_line_errors
 from speechbrain_ext.utils.files import claim_folder, digest, locked_folder
 from speechbrain_ext.utils.hparams import (
@@ -249,6 +253,25 @@ def dataio_prep(hparams, run_opts):
     return dataset, splits, grids
 
 
+def find_unlabelled(hparams, debug):
+    """Recordings that the recommended head is adapted to, if any are given."""
+    if hparams.get("unlabelled") is None:
+        return None
+    if hparams["exported"] != "recommended":
+        raise InputError(
+            f"unlabelled is {hparams['unlabelled']}, but only the head "
+            "'recommended' is adapted, and exported is "
+            f"'{hparams['exported']}': leave out one of them"
+        )
+    recordings = find_recordings(hparams["unlabelled"])
+    if debug:
+        recordings = subset(recordings, [*recordings.data][:MIN_RECORDINGS])
+    rate = hparams["encoder_model"].sample_rate
+    check_audio(recordings, rate, hparams["resample"])
+    check_count(recordings)
+    return recordings
+
+
 def make_tasks(hparams, dataset, splits, grids):
     """What the test utterances are asked, and pairs for the thresholds."""
     speaker = hparams["verification_factor"]
@@ -394,14 +417,19 @@ def evaluate(hparams, heads, dataset, splits, features, asked, debug):
 
 def export(hparams, heads, valid, pairs, rows, about):
     """A folder per head, with thresholds of the validation grid and a card."""
-    exported = hparams["exported"]
+    # An adapted head, which comes last, is the one to use.
+    adapted = hparams.get("unlabelled") is not None
+    first = None if adapted else hparams["exported"]
     folders = {
-        name: "export" if name == exported else f"export_{name}"
+        name: "export" if name == first else f"export_{name}"
         for name, head in heads.items()
         if not isinstance(head, BaselineHead)
     }
     remove_exports(hparams["output_folder"], keep=[*folders.values()])
-    shared = None
+    shared, adaptation = None, hparams.get("adaptation")
+    if adaptation and hparams["recommended"]:
+        layers = hparams["recommended"].keywords.get("layers")
+        adaptation = dataclasses.replace(adaptation, layers=layers)
     for name, folder in folders.items():
         head, folder = heads[name], f"{hparams['output_folder']}/{folder}"
         export_subspaces(
@@ -415,15 +443,33 @@ def export(hparams, heads, valid, pairs, rows, about):
             thresholds=systems.equal_error_thresholds(
                 head, valid.features, pairs
             ),
+            adaptation=adaptation,
             card=model_card(rows, about, name, head.subspaces),
             shared=shared,
         )
         shared = folder  # its copy of a local encoder serves all
 
 
+def adapt(hparams, brain, recordings):
+    """The recommended export, adapted to unlabelled recordings."""
+    folder = hparams["output_folder"]
+    model = load_export(
+        f"{folder}/export_recommended", brain.device, trust=True
+    )
+    adapted = model.adapt(
+        recordings,
+        name=run_label(hparams["unlabelled"]),
+        cache_folder=hparams["cache_folder"],
+        progress=not brain.noprogressbar,
+        **hparams["extraction"],
+    )
+    adapted.save(f"{folder}/export")
+
+
 def run(hparams, run_opts, save_options):
     """Prepare, encode, fit the heads, evaluate, export."""
     encoder, debug = hparams["encoder_model"], run_opts.debug
+    recordings = find_unlabelled(hparams, debug)
     # Grid: synthesised, or as recorded
     if "prepare" in hparams:
         run_on_main(hparams["prepare"])
@@ -474,6 +520,8 @@ def run(hparams, run_opts, save_options):
         hparams, heads, dataset, splits, features, asked, debug
     )
     export(hparams, heads, valid, pairs, rows, about)
+    if recordings is not None:
+        adapt(hparams, brain, recordings)
     folder = hparams["output_folder"]
     print(
         f"\n{folder}/report.txt, results.csv and scores_*.png: the results"

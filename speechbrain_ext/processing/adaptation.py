@@ -1,0 +1,330 @@
+"""Fitting a closed form to unlabelled recordings, with thresholds that hold.
+
+Views of each recording are encoded, each after an intervention on one factor,
+and pairs of versions in which all factors but one were changed: the *anchors*
+of that factor. They agree in it as two recordings of one value would. So
+without a label they tell how well a head does, how much an earlier data set is
+to weigh beside these recordings, and where a threshold has to be.
+"""
+
+import functools
+import itertools
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from speechbrain.utils.logger import get_logger
+from speechbrain_ext.augment.interventions import Chain
+from speechbrain_ext.dataio.feature_cache import extract_features
+from speechbrain_ext.dataio.manifest import subset
+from speechbrain_ext.metrics.arrays import unit_rows
+from speechbrain_ext.metrics.calibration import impostor_thresholds
+from speechbrain_ext.metrics.verification import equal_error_rate
+from speechbrain_ext.processing.discriminants import (
+    columns_of,
+    make_head,
+    recordings_source,
+    source_directions,
+)
+from speechbrain_ext.utils.errors import InputError
+
+logger = get_logger(__name__)
+
+# Fewer tell nothing of some hundred dimensions.
+MIN_RECORDINGS = 20
+# Rates of false acceptance that thresholds are kept for.
+RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
+
+
+def check_count(recordings):
+    """Refuse a dataset of fewer recordings than :data:`MIN_RECORDINGS`."""
+    if len(recordings.data) < MIN_RECORDINGS:
+        raise InputError(
+            f"{len(recordings.data)} recordings are too few to adapt to: give "
+            f"{MIN_RECORDINGS} or more, better some hundred"
+        )
+
+
+@dataclass
+class Adapted:
+    """What recordings made of a head.
+
+    Arguments
+    ---------
+    head : LinearSubspaces
+        Fitted to all sources, the last of which are the recordings.
+    thresholds : dict
+        Factor -> rate of false acceptance -> threshold of the cosine.
+    choices : dict
+        Factor -> what was chosen for it: ``weight`` of the earlier sources,
+        ``shrinkage``, and the ``eer`` of its anchors against pairs of
+        different recordings, in [0, 1], of recordings that were not fitted to.
+    """
+
+    head: object
+    thresholds: dict
+    choices: dict
+
+
+@dataclass
+class Adaptation:
+    """How a closed form is fitted to unlabelled recordings.
+
+    Arguments
+    ---------
+    interventions : dict
+        Factor -> what changes it in a recording: a class as
+        :class:`~speechbrain_ext.augment.interventions.Intervention`, to be
+        called with ``seed`` and ``sample_rate``. Factors without a subspace,
+        such as the channel, count too.
+    differ_in : str
+        The factor in which any two recordings are taken to differ.
+    dims : dict
+        Factor -> dimensions wanted.
+    layers : dict
+        Factor -> positions of the layers that it is read from, among those
+        that were chosen. Default: all.
+    weights : list of float
+        Weights of the earlier sources (a grid, other recordings) to choose
+        from; that of the recordings is 1.
+    shrinkages : list of float
+        To choose from, see
+        :func:`~speechbrain_ext.processing.discriminants.discriminants`.
+    n_views : int
+        Views of each recording per intervention.
+    n_anchors : int
+        Recordings at most of which there are anchors.
+    seed : int
+        Of interventions and halves.
+
+    Example
+    -------
+    >>> from speechbrain_ext.augment.interventions import RandomCrop
+    >>> Adaptation({"content": RandomCrop}).n_views
+    2
+    """
+
+    interventions: dict
+    differ_in: str = "speaker"
+    dims: dict = field(default_factory=dict)
+    layers: dict | None = None
+    weights: tuple = (0.0, 0.25)
+    shrinkages: tuple = (0.1, 0.3, 0.6)
+    n_views: int = 2
+    n_anchors: int = 1000
+    seed: int = 8000
+
+    def plan(self, dataset, encoder, factors, label="features", **options):
+        """Views and anchors as calls of ``extract_features``, not yet made.
+
+        Arguments
+        ---------
+        dataset : DynamicItemDataset
+            The recordings.
+        encoder : speechbrain_ext.lobes.encoders.PooledEncoder
+            The frozen encoder.
+        factors : list of str
+            Those that have a subspace.
+        label : str
+            First part of the names of the caches.
+        **options
+            Further arguments of ``extract_features``.
+
+        Returns
+        -------
+        dict
+            ``recorded``, ``(factor, number)`` and ``(factor, "anchor",
+            number)`` -> functools.partial.
+
+        Raises
+        ------
+        InputError
+            If there are too few recordings.
+        """
+        check_count(dataset)
+        seeds = itertools.count(self.seed)
+
+        def draw(factor):
+            return self.interventions[factor](
+                seed=next(seeds), sample_rate=encoder.sample_rate
+            )
+
+        planned = {"recorded": None}
+        for factor in self.interventions:
+            for number in range(self.n_views):
+                planned[factor, number] = draw(factor)
+        for factor in self._known(factors):
+            others = [one for one in self.interventions if one != factor]
+            for number in range(2):
+                planned[factor, "anchor", number] = Chain(*map(draw, others))
+        rng = np.random.default_rng(self.seed)
+        ids = np.array(list(dataset.data))
+        few = rng.permutation(ids)[: self.n_anchors]
+        few = subset(dataset, [key for key in ids.tolist() if key in {*few}])
+        return {
+            name: functools.partial(
+                extract_features,
+                few if "anchor" in name else dataset,
+                encoder,
+                name="-".join([label, *map(str, np.atleast_1d(name))]),
+                channel=intervention,
+                **options,
+            )
+            for name, intervention in planned.items()
+        }
+
+    def _known(self, factors):
+        """Factors with a subspace of which recordings tell something."""
+        return [
+            factor
+            for factor in factors
+            if factor == self.differ_in or factor in self.interventions
+        ]
+
+    def fit(self, head, features, chosen, name="own"):
+        """Fit a head to earlier sources and recordings.
+
+        Arguments
+        ---------
+        head : LinearSubspaces
+            That of the earlier sources, which it has as ``sources``. A
+            subspace of which recordings tell nothing stays as it is.
+        features : dict
+            Of :meth:`plan`: name -> PooledFeatures.
+        chosen : list of int
+            Layers that the head takes.
+        name : str
+            Of the recordings.
+
+        Returns
+        -------
+        Adapted
+        """
+        rows, sources = np.arange(len(features["recorded"].ids)), head.sources
+        source = functools.partial(
+            self._source, features, chosen, head.subspaces
+        )
+        halves = np.array_split(
+            np.random.default_rng(self.seed).permutation(rows), 2
+        )
+        halved = [[*sources, source(half)] for half in halves]
+        own = [*sources, source(rows, name)]
+        mean, std = own[-1].mean, own[-1].std
+        # A subspace of which recordings tell nothing: only its centre moves
+        old = (std / head.standardiser.std.numpy()).ravel()
+        directions = {
+            factor: head.projections[factor].weight.numpy() * old
+            for factor in head.subspaces
+        }
+        choices, thresholds = {}, {}
+        for factor in self._known(head.subspaces):
+            choice = self._choose(
+                factor, sources, halved, halves, features, chosen
+            )
+            thresholds[factor] = choice.pop("thresholds")
+            choices[factor] = choice
+            columns, found = self._directions(own, factor, choice)
+            directions[factor] = np.zeros((len(found), mean.size))
+            directions[factor][:, columns] = found
+        return Adapted(
+            make_head(mean, std, directions, own), thresholds, choices
+        )
+
+    def _source(self, features, chosen, factors, rows, name="own"):
+        """What some of the recordings tell."""
+        views = {
+            factor: [
+                features[factor, number].array for number in range(self.n_views)
+            ]
+            for factor in self.interventions
+        }
+        layers = self.layers or {}
+        return recordings_source(
+            features["recorded"].array,
+            views,
+            self.differ_in,
+            chosen,
+            {factor: layers.get(factor) for factor in factors},
+            rows,
+            name,
+        )
+
+    def _directions(self, sources, factor, choice):
+        """Columns and directions of a factor, with the recordings last."""
+        shape = sources[-1].mean.shape
+        columns = columns_of(factor, (self.layers or {}).get(factor), shape)
+        weights = [choice["weight"]] * (len(sources) - 1) + [1.0]
+        return columns, source_directions(
+            sources,
+            weights,
+            factor,
+            columns,
+            self.dims.get(factor, len(columns)),
+            choice["shrinkage"],
+        )
+
+    def _choose(self, factor, sources, halved, halves, features, chosen):
+        """Weight and shrinkage by anchors of the half that was not fitted.
+
+        Of shrinkages the best; of weights the least that is not worse than the
+        best by more than half the standard error: more recordings have less
+        use for other data, and only half of them were fitted to.
+        """
+        earlier = any(factor in source.between for source in sources)
+        tried = []
+        for weight in self.weights if earlier else [0.0]:
+            choices = (
+                {"weight": weight, "shrinkage": shrinkage}
+                for shrinkage in self.shrinkages
+            )
+            measured = (
+                choice
+                | self._measure(
+                    factor, halved, halves, features, chosen, choice
+                )
+                for choice in choices
+            )
+            tried.append(min(measured, key=lambda choice: choice["eer"]))
+        least = min(choice["eer"] for choice in tried)
+        count = len(features[factor, "anchor", 0].ids)
+        enough = least + np.sqrt(least * (1 - least) / count) / 2
+        return next(choice for choice in tried if choice["eer"] <= enough)
+
+    def _measure(self, factor, halved, halves, features, chosen, choice):
+        """Error of anchors and thresholds, each half judged by the other."""
+        known = {*features[factor, "anchor", 0].ids}
+        anchors, others, pairs = [], [], []
+        for fitted, rows in zip(halved, halves[::-1], strict=True):
+            columns, directions = self._directions(fitted, factor, choice)
+            ids = [features["recorded"].ids[row] for row in rows]
+            ids = [key for key in ids if key in known]
+            vectors = [
+                self._embed(features[name], ids, chosen, fitted[-1], columns)
+                for name in (
+                    (factor, "anchor", 0),
+                    (factor, "anchor", 1),
+                    "recorded",
+                )
+            ]
+            one, other, recorded = (
+                unit_rows(x @ directions.T) for x in vectors
+            )
+            scores, same = one @ other.T, np.eye(len(ids), dtype=bool)
+            anchors.append(scores[same])
+            others.append(scores[~same])
+            above = np.triu_indices(len(ids), 1)
+            pairs.append((recorded @ recorded.T)[above])
+        anchors, others, pairs = map(np.concatenate, (anchors, others, pairs))
+        scores = np.concatenate([anchors, others])
+        eer = equal_error_rate(scores, np.arange(len(scores)) < len(anchors))[0]
+        return {
+            "eer": float(eer),
+            "thresholds": impostor_thresholds(pairs, anchors, RATES),
+        }
+
+    @staticmethod
+    def _embed(pooled, ids, chosen, source, columns):
+        """Features of some recordings as a head takes them, [N, D]."""
+        features = pooled.select(ids, chosen).numpy()
+        features = (features - source.mean) / source.std
+        return features.reshape(len(ids), -1)[:, columns]
