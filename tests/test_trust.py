@@ -404,10 +404,8 @@ def test_a_threshold_of_other_voices_is_warned_of_once(
     for _ in range(2):
         model.verify_files(*pair)
     assert caplog.text.count("may accept strangers") == 1
-    manifest = "ID,wav\n" + "".join(f"{n},{n}.wav\n" for n in "abc")
-    (tmp_path / "manifest.csv").write_text(manifest)
-    model = load_export(export)
-    model.estimate_statistics(tmp_path / "manifest.csv").verify_files(*pair)
+    rewrite(export, 'threshold_origin: "grid"', "threshold_origin: pairs")
+    load_export(export).verify_files(*pair)
     assert caplog.text.count("may accept strangers") == 1
 
 

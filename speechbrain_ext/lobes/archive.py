@@ -7,6 +7,7 @@ from pathlib import Path
 
 import yaml
 
+from speechbrain_ext import models
 from speechbrain_ext.utils.errors import InputError
 from speechbrain_ext.utils.files import replacing
 from speechbrain_ext.utils.hparams import read_plain
@@ -36,7 +37,8 @@ def encoder_reference(encoder):
     if recipe is None or not recipe.named or recipe.overrides:
         return None
     name = encoder.identity["name"]
-    if model is None:
+    # A packaged model never changes: other weights get another name.
+    if model is None or model.folder.is_relative_to(models.FOLDER):
         return {"name": name}
     if model.is_local:
         return None

@@ -1,7 +1,6 @@
 """Thresholds and log-likelihood ratios: from scores to decisions."""
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
 
 from speechbrain_ext.metrics.verification import check_trials
 from speechbrain_ext.utils.errors import InputError
@@ -116,6 +115,9 @@ def fit_calibration(scores, labels):
     >>> bool(scale > 0), round(-offset / scale, 2)
     (True, 0.35)
     """
+    # Imported here: who only embeds does without scikit-learn.
+    from sklearn.linear_model import LogisticRegression
+
     scores, labels = check_trials(scores, labels)
     spread = scores.std() or 1.0  # the regularisation is not to see the unit
     model = LogisticRegression(class_weight="balanced", C=100.0)

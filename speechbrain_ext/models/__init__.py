@@ -5,6 +5,8 @@ from pathlib import Path
 from speechbrain_ext.utils.errors import InputError
 from speechbrain_ext.utils.files import file_digest
 
+FOLDER = Path(__file__).resolve().parent
+
 
 def check_sums(folder):
     """Check the files of a model against its ``SHA256SUMS``.
@@ -66,6 +68,6 @@ def packaged_model(name):
     >>> Path(packaged_model("mini")).name
     'mini'
     """
-    folder = Path(__file__).resolve().parent / name
+    folder = FOLDER / name
     check_sums(folder)
     return str(folder)

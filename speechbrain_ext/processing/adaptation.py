@@ -145,6 +145,7 @@ class Adaptation:
         seeds = itertools.count(self.seed)
 
         def draw(factor):
+            """The next intervention on a factor."""
             return self.interventions[factor](
                 seed=next(seeds), sample_rate=encoder.sample_rate
             )

@@ -100,6 +100,7 @@ COVARIANCES = ("between", "within")
 
 
 def _tensor(array):
+    """An array as it is saved."""
     return torch.tensor(np.asarray(array), dtype=torch.float32)
 
 

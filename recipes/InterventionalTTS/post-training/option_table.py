@@ -183,8 +183,8 @@ TRAIN = {
         mapping(options["grid_factors"], LAYERS)
     ),
     "exported": exported,
-    "unlabelled": MayLack(optional(text())),
-    "adaptation": MayLack(made()),
+    "unlabelled": optional(text()),
+    "adaptation": optional(made()),
     "adaptation.interventions": (
         lambda given: given and all(map(made()[0], given.values())),
         "{factor: !name:module.Class}",

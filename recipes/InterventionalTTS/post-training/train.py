@@ -255,7 +255,7 @@ def dataio_prep(hparams, run_opts):
 
 def find_unlabelled(hparams, debug):
     """Recordings that the recommended head is adapted to, if any are given."""
-    if hparams.get("unlabelled") is None:
+    if hparams["unlabelled"] is None:
         return None
     if hparams["exported"] != "recommended":
         raise InputError(
@@ -418,7 +418,7 @@ def evaluate(hparams, heads, dataset, splits, features, asked, debug):
 def export(hparams, heads, valid, pairs, rows, about):
     """A folder per head, with thresholds of the validation grid and a card."""
     # An adapted head, which comes last, is the one to use.
-    adapted = hparams.get("unlabelled") is not None
+    adapted = hparams["unlabelled"] is not None
     first = None if adapted else hparams["exported"]
     folders = {
         name: "export" if name == first else f"export_{name}"
@@ -426,7 +426,7 @@ def export(hparams, heads, valid, pairs, rows, about):
         if not isinstance(head, BaselineHead)
     }
     remove_exports(hparams["output_folder"], keep=[*folders.values()])
-    shared, adaptation = None, hparams.get("adaptation")
+    shared, adaptation = None, hparams["adaptation"]
     if adaptation and hparams["recommended"]:
         layers = hparams["recommended"].keywords.get("layers")
         adaptation = dataclasses.replace(adaptation, layers=layers)
