@@ -85,8 +85,8 @@ class Adaptation:
         Factor -> positions of the layers that it is read from, among those
         that were chosen. Default: all.
     weights : list of float
-        Weights of the earlier sources (a grid, other recordings) to choose
-        from; that of the recordings is 1.
+        Weights of the earlier sources (a grid without its channels, other
+        recordings) to choose from; that of the recordings is 1.
     shrinkages : list of float
         To choose from, see
         :func:`~speechbrain_ext.processing.discriminants.discriminants`.
@@ -108,8 +108,8 @@ class Adaptation:
     differ_in: str = "speaker"
     dims: dict = field(default_factory=dict)
     layers: dict | None = None
-    weights: tuple = (0.0, 0.25)
-    shrinkages: tuple = (0.1, 0.3, 0.6)
+    weights: tuple = (0.25, 0.5, 1.0)
+    shrinkages: tuple = (0.1, 0.3)
     n_views: int = 2
     n_anchors: int = 1000
     seed: int = 8000
@@ -267,29 +267,34 @@ class Adaptation:
     def _choose(self, factor, sources, halved, halves, features, chosen):
         """Weight and shrinkage by anchors of the half that was not fitted.
 
-        Of shrinkages the best; of weights the least that is not worse than the
-        best by more than half the standard error: more recordings have less
-        use for other data, and only half of them were fitted to.
+        Of shrinkages the strongest that is not worse than the best by more
+        than a standard error. Of weights the least that is not worse by more
+        than half of one: more recordings have less use for other data, and
+        only half of them were fitted to.
         """
         earlier = any(factor in source.between for source in sources)
-        tried = []
-        for weight in self.weights if earlier else [0.0]:
-            choices = (
-                {"weight": weight, "shrinkage": shrinkage}
-                for shrinkage in self.shrinkages
-            )
-            measured = (
-                choice
-                | self._measure(
-                    factor, halved, halves, features, chosen, choice
-                )
-                for choice in choices
-            )
-            tried.append(min(measured, key=lambda choice: choice["eer"]))
-        least = min(choice["eer"] for choice in tried)
         count = len(features[factor, "anchor", 0].ids)
-        enough = least + np.sqrt(least * (1 - least) / count) / 2
-        return next(choice for choice in tried if choice["eer"] <= enough)
+
+        def enough(choices, errors):
+            """The largest error that counts as the least."""
+            least = min(choice["eer"] for choice in choices)
+            return least + errors * np.sqrt(least * (1 - least) / count)
+
+        tried = []
+        for weight in sorted(self.weights) if earlier else [0.0]:
+            measured = []
+            for shrinkage in sorted(self.shrinkages, reverse=True):
+                choice = {"weight": weight, "shrinkage": shrinkage}
+                measured.append(
+                    choice
+                    | self._measure(
+                        factor, halved, halves, features, chosen, choice
+                    )
+                )
+            limit = enough(measured, 1)
+            tried.append(next(c for c in measured if c["eer"] <= limit))
+        limit = enough(tried, 0.5)
+        return next(choice for choice in tried if choice["eer"] <= limit)
 
     def _measure(self, factor, halved, halves, features, chosen, choice):
         """Error of anchors and thresholds, each half judged by the other."""

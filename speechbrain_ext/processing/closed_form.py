@@ -234,14 +234,17 @@ def channel_lda(
     >>> head(takes[0])["speaker"].shape
     torch.Size([12, 3])
     """
-    grid = grid_source(takes, labels, channel_weight, layers)
-    dims = _widths(dims, labels)
+    if channel_weight < 0:
+        raise InputError(
+            f"channel_weight must not be negative, got {channel_weight}"
+        )
     return fit_sources(
-        [grid],
+        [grid_source(takes, labels, layers)],
         dict.fromkeys(labels, [1.0]),
-        dims,
+        _widths(dims, labels),
         dict.fromkeys(labels, shrinkage),
         layers,
+        channel_weight,
     )
 
 

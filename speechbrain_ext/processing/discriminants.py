@@ -36,6 +36,9 @@ class Source:
     between, within : dict
         Factor -> covariance of what it changes, and of what else does:
         [D, D] over the layers that the factor is read from, flattened.
+    channel : dict
+        Factor -> covariance of what random channels change, where a grid has
+        takes through them.
     ranks : dict
         Factor -> dimensions that can tell its values.
     """
@@ -46,6 +49,7 @@ class Source:
     std: np.ndarray
     between: dict = field(default_factory=dict)
     within: dict = field(default_factory=dict)
+    channel: dict = field(default_factory=dict)
     ranks: dict = field(default_factory=dict)
 
 
@@ -96,7 +100,7 @@ class Sources(list):
 
 
 MEANS = ("mean", "std")
-COVARIANCES = ("between", "within")
+COVARIANCES = ("between", "within", "channel")
 
 
 def _tensor(array):
@@ -179,12 +183,11 @@ def _covariance(blocks, centre=0.0, about_mean=False):
     return product / count - (np.outer(mean, mean) if about_mean else 0.0)
 
 
-def grid_source(takes, labels, channel_weight=1.0, layers=None, name="grid"):
-    """What a labelled grid tells of its factors.
+def grid_source(takes, labels, layers=None, name="grid"):
+    """What a labelled grid tells of its factors, and of random channels.
 
-    What a channel does to an utterance counts as variance within the values
-    too: the covariance of the differences between the same utterance through
-    a channel and as recorded.
+    What a channel changes is the covariance of the differences between the
+    same utterance through a channel and as recorded.
 
     Arguments
     ---------
@@ -194,8 +197,6 @@ def grid_source(takes, labels, channel_weight=1.0, layers=None, name="grid"):
         is left out.
     labels : dict
         Factor -> its value for each utterance.
-    channel_weight : float
-        Weight of the covariance of the channel; not negative.
     layers : dict
         Factor -> positions of the layers that it is read from. Default: all.
     name : str
@@ -208,8 +209,8 @@ def grid_source(takes, labels, channel_weight=1.0, layers=None, name="grid"):
     Raises
     ------
     InputError
-        With NaN features, labels that do not fit, a factor of one value, a
-        layer that is not there, or a negative weight.
+        With NaN features, labels that do not fit, a factor of one value, or a
+        layer that is not there.
 
     Example
     -------
@@ -219,10 +220,6 @@ def grid_source(takes, labels, channel_weight=1.0, layers=None, name="grid"):
     """
     if not labels:
         raise InputError("no factor to make a subspace for")
-    if channel_weight < 0:
-        raise InputError(
-            f"channel_weight must not be negative, got {channel_weight}"
-        )
     count, *shape = takes.shape[1:]
     found = FeatureStandardiser(shape).fit(takes[0])
     mean, std = found.mean.double().numpy(), found.std.double().numpy()
@@ -242,11 +239,13 @@ def grid_source(takes, labels, channel_weight=1.0, layers=None, name="grid"):
         between = weighted.T @ weighted / count
         within = _covariance(_blocks(takes[0], columns), centre) - between
         # What channels change
+        changes = []
         for take in takes[1:]:
-            moved = _blocks(take, columns)
-            both = zip(moved, _blocks(takes[0], columns))
-            change = _covariance((a - b for a, b in both), about_mean=True)
-            within += channel_weight / (len(takes) - 1) * change
+            both = zip(_blocks(take, columns), _blocks(takes[0], columns))
+            moved = (block - recorded for block, recorded in both)
+            changes.append(_covariance(moved, about_mean=True))
+        if changes:
+            source.channel[factor] = sum(changes) / len(changes)
         source.between[factor], source.within[factor] = between, within
         source.ranks[factor] = len(names) - 1
     return source
@@ -385,7 +384,15 @@ def discriminants(within, between, dims, shrinkage, floor=0.0):
 
 
 def shrunk(covariance, shrinkage, floor=0.0):
-    """A covariance nearer to the identity, see :func:`discriminants`."""
+    """A covariance nearer to the identity.
+
+    Arguments
+    ---------
+    covariance : array
+        [D, D].
+    shrinkage, floor
+        See :func:`discriminants`.
+    """
     if not 0 <= shrinkage <= 1:
         raise InputError(f"shrinkage must be in [0, 1], got {shrinkage}")
     size = len(covariance)
@@ -395,7 +402,9 @@ def shrunk(covariance, shrinkage, floor=0.0):
     return covariance
 
 
-def source_directions(sources, weights, factor, columns, dims, shrinkage):
+def source_directions(
+    sources, weights, factor, columns, dims, shrinkage, channel_weight=0.0
+):
     """Directions of one factor, of features standardised as the last source.
 
     Arguments
@@ -412,6 +421,9 @@ def source_directions(sources, weights, factor, columns, dims, shrinkage):
         Dimensions wanted, at most as many as the sources can tell.
     shrinkage : float
         See :func:`discriminants`.
+    channel_weight : float
+        Of what random channels change in grids, which counts as variance
+        within the values.
 
     Returns
     -------
@@ -432,7 +444,15 @@ def source_directions(sources, weights, factor, columns, dims, shrinkage):
         for source, weight in zip(sources, weights, strict=True)
         if weight > 0 and factor in source.between
     ]
-    within = sum(w * source.within[factor] for source, w in used) / scale
+    within = sum(
+        w
+        * (
+            source.within[factor]
+            + channel_weight * source.channel.get(factor, 0.0)
+        )
+        for source, w in used
+    )
+    within = within / scale
     between = sum(w * source.between[factor] for source, w in used) / scale
     dims = min(dims, sum(source.ranks[factor] for source, _ in used))
     # A floor, for factors that leave no variance within their values.
@@ -440,7 +460,9 @@ def source_directions(sources, weights, factor, columns, dims, shrinkage):
     return discriminants(within, between, dims, shrinkage, floor)
 
 
-def fit_sources(sources, weights, dims, shrinkage, layers=None):
+def fit_sources(
+    sources, weights, dims, shrinkage, layers=None, channel_weight=0.0
+):
     """A head with one subspace for each factor that a source knows.
 
     Arguments
@@ -455,6 +477,8 @@ def fit_sources(sources, weights, dims, shrinkage, layers=None):
         Factor -> see :func:`discriminants`.
     layers : dict
         Factor -> positions of the layers that it is read from. Default: all.
+    channel_weight : float
+        See :func:`source_directions`.
 
     Returns
     -------
@@ -479,6 +503,7 @@ def fit_sources(sources, weights, dims, shrinkage, layers=None):
             columns,
             dims.get(factor, size),
             shrinkage[factor],
+            channel_weight,
         )
         directions[factor] = np.zeros((len(found), size))
         directions[factor][:, columns] = found
