@@ -299,34 +299,43 @@ class Adaptation:
     def _measure(self, factor, halved, halves, features, chosen, choice):
         """Error of anchors and thresholds, each half judged by the other."""
         known = {*features[factor, "anchor", 0].ids}
-        anchors, others, pairs = [], [], []
+        views = [(factor, "anchor", 0), (factor, "anchor", 1), "recorded"]
+        views.append((self._other(factor), self.n_views - 1))
+        agree, differ, pairs, partly = [], [], [], []
         for fitted, rows in zip(halved, halves[::-1], strict=True):
             columns, directions = self._directions(fitted, factor, choice)
             ids = [features["recorded"].ids[row] for row in rows]
             ids = [key for key in ids if key in known]
-            vectors = [
-                self._embed(features[name], ids, chosen, fitted[-1], columns)
-                for name in (
-                    (factor, "anchor", 0),
-                    (factor, "anchor", 1),
-                    "recorded",
-                )
-            ]
-            one, other, recorded = (
+            vectors = (
+                self._embed(features[view], ids, chosen, fitted[-1], columns)
+                for view in views
+            )
+            one, other, recorded, changed = (
                 unit_rows(x @ directions.T) for x in vectors
             )
             scores, same = one @ other.T, np.eye(len(ids), dtype=bool)
-            anchors.append(scores[same])
-            others.append(scores[~same])
+            agree.append(scores[same])
+            differ.append(scores[~same])
             above = np.triu_indices(len(ids), 1)
             pairs.append((recorded @ recorded.T)[above])
-        anchors, others, pairs = map(np.concatenate, (anchors, others, pairs))
-        scores = np.concatenate([anchors, others])
-        eer = equal_error_rate(scores, np.arange(len(scores)) < len(anchors))[0]
+            partly.append(np.sum(one * changed, axis=1))
+        agree, *rest = map(np.concatenate, (agree, differ, pairs, partly))
+        differ, pairs, partly = rest
+        scores = np.concatenate([agree, differ])
+        eer = equal_error_rate(scores, np.arange(len(scores)) < len(agree))[0]
         return {
             "eer": float(eer),
-            "thresholds": impostor_thresholds(pairs, anchors, RATES),
+            "thresholds": impostor_thresholds(pairs, partly, RATES),
         }
+
+    def _other(self, factor):
+        """Another factor, whose views are compared with anchors.
+
+        Two recordings of one value may share their channel or not: where
+        thresholds are, one version is through a channel, and one is not.
+        """
+        others = [one for one in self.interventions if one != factor]
+        return min(others, key=lambda other: other not in self.dims)
 
     @staticmethod
     def _embed(pooled, ids, chosen, source, columns):
