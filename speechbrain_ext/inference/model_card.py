@@ -22,8 +22,8 @@ models" (Interspeech 2026, arXiv 2606.17967).
 from speechbrain_ext.inference import SubspaceEncoder
 
 model = SubspaceEncoder.from_hparams(source="this folder or its hub id")
-# Recordings like yours, unlabelled (only for heads with input statistics):
-model.estimate_statistics("manifest.csv")
+# With unlabelled recordings like yours:
+{adapting}
 vector = model.encode_file("a.wav", subspace="{first}")
 ```
 
@@ -49,8 +49,9 @@ own.
 
 ## Limits
 
-The thresholds in hyperparams.yaml are those of the validation grid: choose your
-own on pairs of your recordings.
+The thresholds that a training leaves are those of its validation grid: on other
+recordings they may accept strangers. Adapt the model to unlabelled recordings like
+yours, or calibrate it on labelled pairs.
 
 These numbers are of the test grid above: other languages, channels and kinds of
 speech will differ. A subspace that verifies no speakers by cosine may still
@@ -125,6 +126,11 @@ def model_card(rows, about, name, subspaces):
         layers=", ".join(map(str, about["layers"])),
         subspaces=" and ".join(f"`{subspace}`" for subspace in subspaces),
         first=subspaces[0],
+        adapting=(
+            'model = model.adapt("folder of audio")'
+            if name == "recommended"
+            else 'model.estimate_statistics("folder of audio")'
+        ),
         grid=_grid(about["grid"]),
         takes=f", with {takes} augmented take(s) of each" if takes else "",
         seed=about["seed"],
