@@ -49,9 +49,9 @@ own.
 
 ## Limits
 
-The thresholds that a training leaves are those of its validation grid: on other
-recordings they may accept strangers. Adapt the model to unlabelled recordings like
-yours, or calibrate it on labelled pairs.
+The thresholds that a training leaves are those of its validation grid: on
+other recordings they may accept strangers. Adapt the model to unlabelled
+recordings like yours, or calibrate it on labelled pairs.
 
 These numbers are of the test grid above: other languages, channels and kinds of
 speech will differ. A subspace that verifies no speakers by cosine may still
