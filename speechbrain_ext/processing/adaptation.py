@@ -158,7 +158,8 @@ class Adaptation:
             others = [one for one in self.interventions if one != factor]
             for number in range(2):
                 planned[factor, "anchor", number] = Chain(*map(draw, others))
-        rng = np.random.default_rng(self.seed)
+        # Not the order of the halves: both are to have some.
+        rng = np.random.default_rng([self.seed, 1])
         ids = np.array(list(dataset.data))
         few = rng.permutation(ids)[: self.n_anchors]
         few = subset(dataset, [key for key in ids.tolist() if key in {*few}])
