@@ -104,7 +104,17 @@ def further_tables(rows):
     """
     grouped = [r for r in select(rows, task="verification") if r["group"]]
     words = select(rows, task="keywords")
+    decisions = ("false_accepts", "false_rejects")
     parts = [
+        (
+            "Decisions by the thresholds of the exports",
+            pivot(
+                select(rows, task="verification", measure=decisions),
+                SYSTEM,
+                heading,
+                decisions,
+            ),
+        ),
         (
             "Groups of trials",
             pivot(

@@ -392,6 +392,26 @@ def export_systems(models, statistics=None, suffix=""):
     return name_systems(baselines, encoder, module.layers, None) | systems
 
 
+def export_thresholds(models):
+    """What exports decide by.
+
+    Arguments
+    ---------
+    models : list of speechbrain_ext.inference.SubspaceEncoder
+        Exports.
+
+    Returns
+    -------
+    dict
+        (system, seed, subspace) -> threshold.
+    """
+    return {
+        (model.hparams.name, model.hparams.seed, subspace): threshold
+        for model in models
+        for subspace, threshold in model.hparams.thresholds.items()
+    }
+
+
 def statistics_utterances(domain, every, evaluated, trials=None):
     """Which unlabelled utterances the target domain is estimated on.
 

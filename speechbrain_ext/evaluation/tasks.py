@@ -169,6 +169,9 @@ class Verification(Task):
 
     Attributes
     ----------
+    thresholds : dict
+        (system, seed, subspace) -> threshold that an export decides by; those
+        that are known get rows of what they do here.
     scores : dict
         Condition -> Subspace -> [T] scores, for plots.
     """
@@ -193,7 +196,7 @@ class Verification(Task):
         self.columns |= {"backend": backend, "list": list_name}
         self.trials, self.groups = trials, list(groups) or [None]
         self.scoring, self.cohort = scoring, cohort
-        self.scores = {}
+        self.scores, self.thresholds = {}, {}
 
     def __call__(self, embedded):
         """Rows of all subspaces; rates at the equal error threshold too."""
@@ -223,6 +226,7 @@ class Verification(Task):
         rows = self.rows("eer", eers, draws, n=count)
         costs = {origin: min_dcf(one, label) for origin, one in scores.items()}
         rows += self.rows("min_dcf", costs, n=count)
+        rows += self.decisions(scores)
         # A group has the same trials in all subspaces.
         for group, first in next(iter(rates.values())).items():
             both = first["targets"] + first["nontargets"]
@@ -235,6 +239,22 @@ class Verification(Task):
                     continue
                 found = {o: one[group][measure] for o, one in rates.items()}
                 rows += self.rows(measure, found, group=group, n=count)
+        return rows
+
+    def decisions(self, scores):
+        """Rows of the errors that the exports' own thresholds make."""
+        rows, targets = [], np.asarray(self.trials.label) == 1
+        for origin, one in scores.items():
+            key = origin.system, origin.seed, origin.subspace
+            if key not in self.thresholds:
+                continue
+            accepted = np.asarray(one) > self.thresholds[key]
+            for measure, wrong in (
+                ("false_accepts", accepted[~targets]),
+                ("false_rejects", ~accepted[targets]),
+            ):
+                found = {origin: float(np.mean(wrong))}
+                rows += self.rows(measure, found, n=len(wrong))
         return rows
 
 

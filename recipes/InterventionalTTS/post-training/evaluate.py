@@ -342,6 +342,10 @@ def run(hparams, protocol, exports, run_opts):
         hparams, dataset, ids, speakers, protocol["needs_cohort"]
     )
     asked, left_out = make_tasks(hparams, protocol, dataset, uses)
+    if hparams["scoring"] == "cosine":
+        for task in asked:
+            if task.name == "verification":
+                task.thresholds = systems.export_thresholds(exports)
     # Statistics of the target domain
     only_trials = (
         asked[0].trials if hparams["tasks"] == ["verification"] else None
