@@ -187,8 +187,10 @@ def find_recordings(source, data_root=None):
     >>> find_recordings(folder).data["a.wav"]["wav"].endswith("a.wav")
     True
     """
-    if hasattr(source, "data"):
+    if isinstance(getattr(source, "data", None), dict):
         return source
+    if source is None:
+        source = ()
     if isinstance(source, (str, Path)):
         folder = Path(source)
         if (folder / "manifest.csv").is_file():

@@ -49,8 +49,8 @@ own.
 
 ## Limits
 
-The thresholds in hyperparams.yaml are those of the validation grid: choose your
-own on pairs of your recordings.
+The thresholds in hyperparams.yaml are those of the validation grid, unless a
+section below says otherwise: choose your own on pairs of your recordings.
 
 These numbers are of the test grid above: other languages, channels and kinds of
 speech will differ. A subspace that verifies no speakers by cosine may still
@@ -158,7 +158,9 @@ def adaptation_card(source, hours, adapted, false_accepts):
             "earlier data weigh": choice["weight"],
             "shrinkage": choice["shrinkage"],
             "EER without labels, %": f"{100 * choice['eer']:.1f}",
-            "threshold": f"{thresholds.get(false_accepts, float('nan')):.3f}",
+            "threshold": f"{thresholds[false_accepts]:.3f}"
+            if false_accepts in thresholds
+            else "too few",
         }
         for (factor, choice), thresholds in zip(
             adapted.choices.items(), adapted.thresholds.values()

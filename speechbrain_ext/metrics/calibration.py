@@ -8,6 +8,8 @@ from speechbrain_ext.utils.errors import InputError
 # Quantiles of the scores of pairs that surely agree. Above the lowest of them
 # few other pairs are; above the highest too few to count.
 ANCHORS = np.linspace(0.5, 0.8, 7)
+# Share of pairs that agree beyond which none is believed.
+MOST_AGREEING = 0.5
 
 
 def impostor_rates(scores, anchors):
@@ -47,7 +49,7 @@ def impostor_rates(scores, anchors):
     thresholds, anchors = np.sort(scores), np.sort(anchors)
     levels = np.quantile(anchors, ANCHORS)
     above = 1 - np.searchsorted(thresholds, levels) / len(thresholds)
-    agreeing = min(float(np.min(above / (1 - ANCHORS))), 0.5)
+    agreeing = min(float(np.min(above / (1 - ANCHORS))), MOST_AGREEING)
     every = 1 - np.arange(len(thresholds)) / len(thresholds)
     own = 1 - np.searchsorted(anchors, thresholds) / len(anchors)
     return thresholds, (every - agreeing * own) / (1 - agreeing), agreeing

@@ -17,8 +17,12 @@ from speechbrain.utils.logger import get_logger
 from speechbrain_ext.augment.interventions import Chain
 from speechbrain_ext.dataio.feature_cache import extract_features
 from speechbrain_ext.dataio.manifest import subset
-from speechbrain_ext.metrics.arrays import unit_rows
-from speechbrain_ext.metrics.calibration import impostor_thresholds
+from speechbrain_ext.metrics.arrays import to_numpy, unit_rows
+from speechbrain_ext.metrics.calibration import (
+    MOST_AGREEING,
+    impostor_rates,
+    impostor_thresholds,
+)
 from speechbrain_ext.metrics.verification import equal_error_rate
 from speechbrain_ext.processing.discriminants import (
     columns_of,
@@ -57,8 +61,9 @@ class Adapted:
         Factor -> rate of false acceptance -> threshold of the cosine.
     choices : dict
         Factor -> what was chosen for it: ``weight`` of the earlier sources,
-        ``shrinkage``, and the ``eer`` of its anchors against pairs of
-        different recordings, in [0, 1], of recordings that were not fitted to.
+        ``shrinkage``, the ``eer`` of its anchors against pairs of different
+        recordings, in [0, 1], of recordings that were not fitted to, and the
+        share of pairs that are taken to be ``agreeing``.
     """
 
     head: object
@@ -93,7 +98,8 @@ class Adaptation:
     n_views : int
         Views of each recording per intervention.
     n_anchors : int
-        Recordings at most of which there are anchors.
+        Recordings at most of which there are anchors, half of them in each
+        half of the recordings; 20 or more.
     seed : int
         Of interventions and halves.
 
@@ -139,9 +145,11 @@ class Adaptation:
         Raises
         ------
         InputError
-            If there are too few recordings.
+            If there are too few recordings or anchors, or no intervention
+            that leaves a factor as it is.
         """
         check_count(dataset)
+        self._check(factors)
         seeds = itertools.count(self.seed)
 
         def draw(factor):
@@ -158,10 +166,10 @@ class Adaptation:
             others = [one for one in self.interventions if one != factor]
             for number in range(2):
                 planned[factor, "anchor", number] = Chain(*map(draw, others))
-        rng = np.random.default_rng(self.seed)
-        ids = np.array(list(dataset.data))
-        few = rng.permutation(ids)[: self.n_anchors]
-        few = subset(dataset, [key for key in ids.tolist() if key in {*few}])
+        halves = self._halves(len(dataset.data))
+        few = {row for half in halves for row in half[: self.n_anchors // 2]}
+        ids = [key for row, key in enumerate(dataset.data) if row in few]
+        few = subset(dataset, ids)
         return {
             name: functools.partial(
                 extract_features,
@@ -173,6 +181,26 @@ class Adaptation:
             )
             for name, intervention in planned.items()
         }
+
+    def _check(self, factors):
+        """Refuse what anchors cannot be made of."""
+        if self.n_anchors < MIN_RECORDINGS:
+            raise InputError(
+                f"n_anchors is {self.n_anchors}: expected {MIN_RECORDINGS} or "
+                "more"
+            )
+        for factor in self._known(factors):
+            if not set(self.interventions) - {factor}:
+                raise InputError(
+                    f"There is no intervention on anything but '{factor}', so "
+                    "nothing tells what is to leave it as it is: give one on "
+                    "another factor, such as the channel"
+                )
+
+    def _halves(self, count):
+        """Recordings by their rows, in two halves at random."""
+        rows = np.random.default_rng(self.seed).permutation(count)
+        return np.array_split(rows, 2)
 
     def _known(self, factors):
         """Factors with a subspace of which recordings tell something."""
@@ -205,16 +233,14 @@ class Adaptation:
         source = functools.partial(
             self._source, features, chosen, head.subspaces
         )
-        halves = np.array_split(
-            np.random.default_rng(self.seed).permutation(rows), 2
-        )
+        halves = self._halves(len(rows))
         halved = [[*sources, source(half)] for half in halves]
         own = [*sources, source(rows, name)]
         mean, std = own[-1].mean, own[-1].std
         # A subspace of which recordings tell nothing: only its centre moves
-        old = (std / head.standardiser.std.numpy()).ravel()
+        old = (std / to_numpy(head.standardiser.std)).ravel()
         directions = {
-            factor: head.projections[factor].weight.numpy() * old
+            factor: to_numpy(head.projections[factor].weight) * old
             for factor in head.subspaces
         }
         choices, thresholds = {}, {}
@@ -223,6 +249,13 @@ class Adaptation:
                 factor, sources, halved, halves, features, chosen
             )
             thresholds[factor] = choice.pop("thresholds")
+            if choice["agreeing"] >= MOST_AGREEING:
+                logger.warning(
+                    f"Subspace '{factor}': versions of one recording are "
+                    "hardly more alike than different recordings, so its "
+                    "thresholds are a guess: give recordings of more values "
+                    f"of '{factor}'; where there are many, the subspace is bad"
+                )
             choices[factor] = choice
             columns, found = self._directions(own, factor, choice)
             directions[factor] = np.zeros((len(found), mean.size))
@@ -273,7 +306,7 @@ class Adaptation:
         """
         earlier = any(factor in source.between for source in sources)
         tried = []
-        for weight in self.weights if earlier else [0.0]:
+        for weight in sorted(self.weights) if earlier else [0.0]:
             choices = (
                 {"weight": weight, "shrinkage": shrinkage}
                 for shrinkage in self.shrinkages
@@ -320,6 +353,7 @@ class Adaptation:
         eer = equal_error_rate(scores, np.arange(len(scores)) < len(anchors))[0]
         return {
             "eer": float(eer),
+            "agreeing": impostor_rates(pairs, anchors)[2],
             "thresholds": impostor_thresholds(pairs, anchors, RATES),
         }
 

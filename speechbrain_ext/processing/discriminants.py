@@ -293,6 +293,12 @@ def recordings_source(
     -------
     Source
 
+    Raises
+    ------
+    InputError
+        With NaN features, recordings that are all the same, a layer that is
+        not there, or an intervention that changes none of them.
+
     Example
     -------
     >>> recorded = np.random.randn(9, 3, 4)
@@ -330,6 +336,13 @@ def recordings_source(
             / len(drawn)
             for other, drawn in views.items()
         }
+        for other, change in changes.items():
+            if not np.trace(change) > 0:
+                raise InputError(
+                    f"The intervention on '{other}' changes nothing in these "
+                    f"{len(rows)} recordings: they are too short for it (a "
+                    "crop keeps half a second), silent, or it does nothing"
+                )
         own_change = changes.pop(factor, 0.0)
         rest = sum(changes.values(), start=np.zeros_like(total))
         if factor == differ_in:
@@ -386,7 +399,7 @@ def discriminants(within, between, dims, shrinkage, floor=0.0):
 
 def shrunk(covariance, shrinkage, floor=0.0):
     """A covariance nearer to the identity, see :func:`discriminants`."""
-    if not 0 <= shrinkage <= 1:
+    if isinstance(shrinkage, str) or not 0 <= shrinkage <= 1:
         raise InputError(f"shrinkage must be in [0, 1], got {shrinkage}")
     size = len(covariance)
     ridge = shrinkage * np.trace(covariance) / size
@@ -418,6 +431,11 @@ def source_directions(sources, weights, factor, columns, dims, shrinkage):
     numpy.ndarray
         [dims, D].
 
+    Raises
+    ------
+    InputError
+        If sources have the factor in other layers, or with another shrinkage.
+
     Example
     -------
     >>> takes = torch.randn(1, 12, 1, 5)
@@ -432,6 +450,14 @@ def source_directions(sources, weights, factor, columns, dims, shrinkage):
         for source, weight in zip(sources, weights, strict=True)
         if weight > 0 and factor in source.between
     ]
+    for source, _ in used:
+        if len(source.within[factor]) != len(columns):
+            raise InputError(
+                f"The source '{source.name}' has '{factor}' in "
+                f"{len(source.within[factor])} dimensions, expected "
+                f"{len(columns)}: layers of the factor must be the same "
+                "everywhere"
+            )
     within = sum(w * source.within[factor] for source, w in used) / scale
     between = sum(w * source.between[factor] for source, w in used) / scale
     dims = min(dims, sum(source.ranks[factor] for source, _ in used))

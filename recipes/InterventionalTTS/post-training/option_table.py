@@ -194,7 +194,7 @@ TRAIN = {
     "adaptation.weights": list_of(number(0, 1e6)),
     "adaptation.shrinkages": list_of(number(0, 1)),
     "adaptation.n_views": whole(1),
-    "adaptation.n_anchors": whole(1),
+    "adaptation.n_anchors": whole(20),
     "adaptation.seed": whole(0),
     "network.hidden": list_of(WIDTH, 0),
     "network.residual_width": either(one_of(0), WIDTH),
