@@ -189,8 +189,14 @@ def find_recordings(source, data_root=None):
     """
     if isinstance(getattr(source, "data", None), dict):
         return source
-    if source is None:
-        source = ()
+    if not isinstance(source, (str, Path)):
+        try:
+            source = [str(Path(path)) for path in source]
+        except TypeError:
+            raise InputError(
+                f"Recordings are a folder, a manifest or a list of paths, got "
+                f"{source!r}"
+            )
     if isinstance(source, (str, Path)):
         folder = Path(source)
         if (folder / "manifest.csv").is_file():

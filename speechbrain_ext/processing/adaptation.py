@@ -31,6 +31,7 @@ from speechbrain_ext.processing.discriminants import (
     source_directions,
 )
 from speechbrain_ext.utils.errors import InputError
+from speechbrain_ext.utils.options import check_options, list_of, number, whole
 
 logger = get_logger(__name__)
 
@@ -38,6 +39,17 @@ logger = get_logger(__name__)
 MIN_RECORDINGS = 20
 # Rates of false acceptance that thresholds are kept for.
 RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
+RULES = {
+    "dims": (
+        lambda dims: all(map(whole(1)[0], dims.values())),
+        "{factor: a whole number of 1 or more}",
+    ),
+    "weights": list_of(number(0)),
+    "shrinkages": list_of(number(0, 1)),
+    "n_views": whole(1),
+    "n_anchors": whole(MIN_RECORDINGS),
+    "seed": whole(0),
+}
 
 
 def check_count(recordings):
@@ -160,12 +172,12 @@ class Adaptation:
 
         planned = {"recorded": None}
         for factor in self.interventions:
-            for number in range(self.n_views):
-                planned[factor, number] = draw(factor)
+            for take in range(self.n_views):
+                planned[factor, take] = draw(factor)
         for factor in self._known(factors):
             others = [one for one in self.interventions if one != factor]
-            for number in range(2):
-                planned[factor, "anchor", number] = Chain(*map(draw, others))
+            for take in range(2):
+                planned[factor, "anchor", take] = Chain(*map(draw, others))
         halves = self._halves(len(dataset.data))
         few = {row for half in halves for row in half[: self.n_anchors // 2]}
         ids = [key for row, key in enumerate(dataset.data) if row in few]
@@ -184,10 +196,11 @@ class Adaptation:
 
     def _check(self, factors):
         """Refuse what anchors cannot be made of."""
-        if self.n_anchors < MIN_RECORDINGS:
+        check_options(vars(self), RULES, "adaptation: ")
+        if self.differ_in not in {*factors, *self.interventions}:
             raise InputError(
-                f"n_anchors is {self.n_anchors}: expected {MIN_RECORDINGS} or "
-                "more"
+                f"adaptation: differ_in is '{self.differ_in}': expected a "
+                f"factor, such as {', '.join(factors)}"
             )
         for factor in self._known(factors):
             if not set(self.interventions) - {factor}:
@@ -268,7 +281,7 @@ class Adaptation:
         """What some of the recordings tell."""
         views = {
             factor: [
-                features[factor, number].array for number in range(self.n_views)
+                features[factor, take].array for take in range(self.n_views)
             ]
             for factor in self.interventions
         }
@@ -348,7 +361,10 @@ class Adaptation:
             others.append(scores[~same])
             above = np.triu_indices(len(ids), 1)
             pairs.append((recorded @ recorded.T)[above])
-        anchors, others, pairs = map(np.concatenate, (anchors, others, pairs))
+        # Of equal vectors the cosine may be a little more than 1.
+        anchors, others, pairs = (
+            np.clip(np.concatenate(x), -1, 1) for x in (anchors, others, pairs)
+        )
         scores = np.concatenate([anchors, others])
         eer = equal_error_rate(scores, np.arange(len(scores)) < len(anchors))[0]
         return {
