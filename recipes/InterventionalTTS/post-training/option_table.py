@@ -178,7 +178,7 @@ TRAIN = {
         WIDTH, mapping(options["grid_factors"], WIDTH)
     ),
     "recommended.channel_weight": number(0, 1e6),
-    "recommended.shrinkage": either(one_of("auto"), number(0, 1)),
+    "recommended.shrinkage": number(0, 1),
     "recommended.layers": lambda options: optional(
         mapping(options["grid_factors"], LAYERS)
     ),
