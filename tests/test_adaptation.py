@@ -162,7 +162,7 @@ def test_speakers_are_told_apart(work, adapted):
     assert scores.diag().mean() > scores[far].mean() + 0.5
 
 
-def test_saved_and_loaded(work, adapted, tmp_path):
+def test_saved_and_loaded(work, adapted, tmp_path, caplog):
     adapted.save(tmp_path / "saved")
     model = load_export(tmp_path / "saved")
     assert same(model, adapted, work)
@@ -180,6 +180,7 @@ def test_saved_and_loaded(work, adapted, tmp_path):
         assert again[0].hparams.thresholds[name] == pytest.approx(
             again[1].hparams.thresholds[name], abs=1e-3
         )
+    assert caplog.text.count("was fitted to these 26 recordings before") == 2
     names = [source.name for source in again[0].hparams.sources]
     assert names == ["grid", "deine_Ämter", "deine_Ämter"]
     assert again[0].hparams.name == "grid_adapted"
@@ -360,9 +361,12 @@ def test_a_subspace_that_tells_nothing_is_warned_of(work, caplog):
     assert "Subspace 'speaker': versions of one" not in caplog.text
 
 
-@pytest.mark.parametrize("twice", [0, 20])
-def test_rates_hold_for_strangers(work, tmp_path, twice):
-    """Also where some voices are heard twice, which nobody tells."""
+@pytest.mark.parametrize("twice, dims", [(0, 8), (20, 8), (0, 999)])
+def test_rates_hold_for_strangers(work, tmp_path, twice, dims):
+    """Also where some voices are heard twice, which nobody tells.
+
+    And with all dimensions that few recordings can tell.
+    """
 
     def voice(number, words, seed=0):
         rng = np.random.default_rng([seed, number])
@@ -379,11 +383,13 @@ def test_rates_hold_for_strangers(work, tmp_path, twice):
     for number in range(64):
         wave = voice(number % (64 - twice), number)
         soundfile.write(tmp_path / f"{number}.wav", wave, 16000)
-    model = adapt(work, tmp_path)
+    model = load_export(work / "export")
+    model.hparams.adaptation.dims["speaker"] = dims
+    model = model.adapt(tmp_path, progress=False)
     new = np.stack([voice(n, n, 7) for n in range(100)]).astype(np.float32)
     found = torch.nn.functional.normalize(model.encode_batch(new)[:, 0])
     scores = (found @ found.T)[torch.triu_indices(100, 100, 1).unbind()]
-    for rate in (0.05, 0.1, 0.2):
+    for rate in (0.01, 0.02, 0.05, 0.1, 0.2):
         threshold = model.hparams.false_accepts["speaker"][rate]
         assert rate / 2 < (scores > threshold).float().mean() < 2 * rate
 

@@ -35,6 +35,21 @@ def test_rates_hold_whatever_the_share_of_pairs_that_agree(share, seed):
     assert impostor_rates(scores, anchors)[2] == pytest.approx(share, abs=0.02)
 
 
+@pytest.mark.parametrize("separation", [2, 3.5, 5])
+def test_rates_are_right_on_average(separation):
+    """Where a tenth of the pairs agrees, and few anchors tell how many."""
+    reached = {0.01: [], 0.05: []}
+    for seed in range(20):
+        scores, anchors, strangers = simulated(
+            0.1, separation, 10000, 300, seed
+        )
+        found = impostor_thresholds(scores, anchors, [*reached])
+        for rate, threshold in found.items():
+            reached[rate].append(np.mean(strangers[:100000] > threshold))
+    for rate, found in reached.items():
+        assert rate / 2 < np.median(found) < 2 * rate
+
+
 def test_thresholds_follow_the_scale_of_the_scores():
     """And rise where less is to be accepted."""
     scores, anchors, _ = simulated(0.05)

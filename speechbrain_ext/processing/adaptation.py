@@ -73,9 +73,9 @@ class Adapted:
         Factor -> rate of false acceptance -> threshold of the cosine.
     choices : dict
         Factor -> what was chosen for it: ``weight`` of the earlier sources,
-        ``shrinkage``, the ``eer`` of its anchors against pairs of different
-        recordings, in [0, 1], of recordings that were not fitted to, and the
-        share of pairs that are taken to be ``agreeing``.
+        ``shrinkage``, ``dims``, the ``eer`` of its anchors against pairs of
+        different recordings, in [0, 1], of recordings that were not fitted to,
+        and the share of pairs that are taken to be ``agreeing``.
     """
 
     head: object
@@ -250,6 +250,15 @@ class Adaptation:
         halved = [[*sources, source(half)] for half in halves]
         own = [*sources, source(rows, name)]
         mean, std = own[-1].mean, own[-1].std
+        for source in sources:
+            if source.count == len(rows) and np.allclose(
+                source.mean, mean, 1e-4
+            ):
+                logger.warning(
+                    f"The model was fitted to these {len(rows)} recordings "
+                    "before: they judge themselves, and thresholds may accept "
+                    "too many. Adapt the model that it was made of"
+                )
         # A subspace of which recordings tell nothing: only its centre moves
         old = (std / to_numpy(head.standardiser.std)).ravel()
         directions = {
@@ -306,7 +315,7 @@ class Adaptation:
             weights,
             factor,
             columns,
-            self.dims.get(factor, len(columns)),
+            choice.get("dims") or self.dims.get(factor, len(columns)),
             choice["shrinkage"],
         )
 
@@ -340,9 +349,10 @@ class Adaptation:
     def _measure(self, factor, halved, halves, features, chosen, choice):
         """Error of anchors and thresholds, each half judged by the other."""
         known = {*features[factor, "anchor", 0].ids}
-        anchors, others, pairs = [], [], []
+        anchors, others, pairs, dims = [], [], [], []
         for fitted, rows in zip(halved, halves[::-1], strict=True):
             columns, directions = self._directions(fitted, factor, choice)
+            dims.append(len(directions))
             ids = [features["recorded"].ids[row] for row in rows]
             ids = [key for key in ids if key in known]
             vectors = [
@@ -368,6 +378,8 @@ class Adaptation:
         scores = np.concatenate([anchors, others])
         eer = equal_error_rate(scores, np.arange(len(scores)) < len(anchors))[0]
         return {
+            # With more, as all recordings tell, thresholds would be others.
+            "dims": min(dims),
             "eer": float(eer),
             "agreeing": impostor_rates(pairs, anchors)[2],
             "thresholds": impostor_thresholds(pairs, anchors, RATES),

@@ -399,7 +399,29 @@ def discriminants(within, between, dims, shrinkage, floor=0.0):
 
 
 def shrunk(covariance, shrinkage, floor=0.0):
-    """A covariance nearer to the identity, see :func:`discriminants`."""
+    """A covariance nearer to the identity, see :func:`discriminants`.
+
+    Arguments
+    ---------
+    covariance : numpy.ndarray
+        [D, D].
+    shrinkage, floor : float
+        See there.
+
+    Returns
+    -------
+    numpy.ndarray
+
+    Raises
+    ------
+    InputError
+        With another shrinkage than a number in [0, 1].
+
+    Example
+    -------
+    >>> shrunk(np.diag([1.0, 3]), 0.5).tolist()
+    [[1.5, 0.0], [0.0, 2.5]]
+    """
     if isinstance(shrinkage, str) or not 0 <= shrinkage <= 1:
         raise InputError(f"shrinkage must be in [0, 1], got {shrinkage}")
     size = len(covariance)
