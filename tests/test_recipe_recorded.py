@@ -1,6 +1,7 @@
 """train.py as a whole, on a small recorded grid and on the Arabic one."""
 
 import functools
+import itertools
 import json
 import os
 import re
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import ROOT, cached_features, call_script, pick
+from conftest import ROOT, cached_features, call_script, pick, voiced
 from helpers import read_table
 
 from speechbrain_ext.dataio.manifest import (
@@ -547,3 +548,88 @@ def test_arabic_grid_with_moonshine(shared, tmp_path):
     assert (export / "encoder.ckpt").stat().st_size > 1e7  # copied in
     model = load(export)
     assert model.encode_batch(torch.randn(1, 16000)).shape == (1, 1, 17)
+
+
+@pytest.fixture(scope="module")
+def unlabelled(small_grid, tmp_path_factory):
+    """Recordings that are the grid's, without labels, in a folder."""
+    folder = tmp_path_factory.mktemp("mine") / "meine Stimmen"
+    folder.mkdir()
+    for speaker, content in itertools.product(range(8), range(0, 6, 2)):
+        two = [voiced(speaker, content + i, 3, 0.6) for i in (0, 1)]
+        name = f"{speaker} {content}.wav"
+        soundfile.write(folder / name, np.concatenate(two), 16000)
+    return folder
+
+
+QUICK = (
+    "--number_of_epochs=0",
+    "--augmented_takes=1",
+    "--adaptation={n_views: 1}",
+)
+
+
+def test_unlabelled(small_grid, unlabelled, tmp_path):
+    """The export is the adapted head; beside it is the grid's, as without."""
+    printed = train(
+        *folders(small_grid, tmp_path), *QUICK, f"--unlabelled={unlabelled}"
+    )
+    assert f"recommended, adapted to {unlabelled}" in printed
+    out = tmp_path / "out"
+    model, grid = load(out / "export"), load(out / "export_recommended")
+    assert model.hparams.name == "recommended_adapted"
+    assert model.hparams.threshold_origin == "recordings"
+    assert grid.hparams.name == "recommended"
+    assert grid.hparams.threshold_origin == "grid"
+    names = [
+        [source.name for source in one.hparams.sources] for one in (grid, model)
+    ]
+    assert names == [["grid"], ["grid", "meine_Stimmen"]]
+    assert (
+        "## Adapted to meine_Stimmen" in (out / "export/README.md").read_text()
+    )
+    # As it is by hand, from what the recipe chose
+    options = {"progress": False, "cache_folder": tmp_path / "features"}
+    again = grid.adapt(unlabelled, **options)
+    assert again.hparams.thresholds == model.hparams.thresholds
+    wave = torch.tensor(voiced(1, 1))
+    assert torch.allclose(
+        again.encode_batch(wave), model.encode_batch(wave), atol=1e-4
+    )
+    # Without them: the export is the grid's, and nothing is left.
+    before = (out / "export_recommended/network.ckpt").read_bytes()
+    train(*folders(small_grid, tmp_path), *QUICK)
+    assert not (out / "export_recommended").exists()
+    assert (out / "export/network.ckpt").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (
+            ["--exported=published", "--number_of_epochs=1"],
+            "only the head 'recommended' is adapted",
+        ),
+        (["--adaptation=null"], "but adaptation is null"),
+        (["--unlabelled=absent"], "No manifest .*absent"),
+        (["--unlabelled=few"], "3 recordings are too few"),
+        (["--unlabelled=empty"], "No recordings in .*empty"),
+        (["--adaptation={n_anchors: 3}"], "n_anchors is 3: .* of 20 or more"),
+        (["--recommended={shrinkage: auto}"], "shrinkage is 'auto': expected"),
+    ],
+)
+def test_what_cannot_be_adapted(
+    options, message, small_grid, unlabelled, tmp_path, capfd
+):
+    """It is said before anything is encoded."""
+    for folder, count in (("few", 3), ("empty", 0)):
+        (tmp_path / folder).mkdir()
+        for path in sorted(unlabelled.iterdir())[:count]:
+            shutil.copy(path, tmp_path / folder)
+    options = [
+        x.replace("unlabelled=", f"unlabelled={tmp_path}/") for x in options
+    ]
+    options = [f"--unlabelled={unlabelled}", *QUICK[:2], *options]
+    line = refused(capfd, small_grid, tmp_path, *options)
+    assert re.search(message, line)
+    assert not (tmp_path / "features").exists()

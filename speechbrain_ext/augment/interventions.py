@@ -55,6 +55,7 @@ class RandomCrop(Intervention):
 
     Example
     -------
+    >>> import torch
     >>> crop = RandomCrop(seed=1)
     >>> 0.4 * 32000 <= len(crop(torch.zeros(32000), "a")) <= 0.7 * 32000
     True
@@ -91,6 +92,7 @@ class RandomSpeed(Intervention):
 
     Example
     -------
+    >>> import torch
     >>> speed = RandomSpeed(seed=1, factor=(1.25, 1.25))
     >>> speed(torch.zeros(16000), "a").shape
     torch.Size([12800])

@@ -187,8 +187,16 @@ def find_recordings(source, data_root=None):
     >>> find_recordings(folder).data["a.wav"]["wav"].endswith("a.wav")
     True
     """
-    if hasattr(source, "data"):
+    if isinstance(getattr(source, "data", None), dict):
         return source
+    if not isinstance(source, (str, Path)):
+        try:
+            source = [str(Path(path)) for path in source]
+        except TypeError:
+            raise InputError(
+                f"Recordings are a folder, a manifest or a list of paths, got "
+                f"{source!r}"
+            )
     if isinstance(source, (str, Path)):
         folder = Path(source)
         if (folder / "manifest.csv").is_file():

@@ -164,7 +164,9 @@ def adaptation_card(source, hours, adapted, false_accepts):
             "earlier data weigh": choice["weight"],
             "shrinkage": choice["shrinkage"],
             "EER without labels, %": f"{100 * choice['eer']:.1f}",
-            "threshold": f"{thresholds.get(false_accepts, float('nan')):.3f}",
+            "threshold": f"{thresholds[false_accepts]:.3f}"
+            if false_accepts in thresholds
+            else "too few",
         }
         for (factor, choice), thresholds in zip(
             adapted.choices.items(), adapted.thresholds.values()

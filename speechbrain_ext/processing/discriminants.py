@@ -292,6 +292,12 @@ def recordings_source(
     -------
     Source
 
+    Raises
+    ------
+    InputError
+        With NaN features, recordings that are all the same, a layer that is
+        not there, or an intervention that changes none of them.
+
     Example
     -------
     >>> recorded = np.random.randn(9, 3, 4)
@@ -329,6 +335,14 @@ def recordings_source(
             / len(drawn)
             for other, drawn in views.items()
         }
+        for other, change in changes.items():
+            # Encoded in other batches the same is not quite the same.
+            if not np.trace(change) > 1e-8 * np.trace(total):
+                raise InputError(
+                    f"The intervention on '{other}' changes nothing in these "
+                    "recordings: they are too short for it (a crop keeps half "
+                    "a second), silent, or it does nothing; give others"
+                )
         own_change = changes.pop(factor, 0.0)
         rest = sum(changes.values(), start=np.zeros_like(total))
         if factor == differ_in:
@@ -384,16 +398,30 @@ def discriminants(within, between, dims, shrinkage, floor=0.0):
 
 
 def shrunk(covariance, shrinkage, floor=0.0):
-    """A covariance nearer to the identity.
+    """A covariance nearer to the identity, see :func:`discriminants`.
 
     Arguments
     ---------
-    covariance : array
+    covariance : numpy.ndarray
         [D, D].
-    shrinkage, floor
-        See :func:`discriminants`.
+    shrinkage, floor : float
+        See there.
+
+    Returns
+    -------
+    numpy.ndarray
+
+    Raises
+    ------
+    InputError
+        With another shrinkage than a number in [0, 1].
+
+    Example
+    -------
+    >>> shrunk(np.diag([1.0, 3]), 0.5).tolist()
+    [[1.5, 0.0], [0.0, 2.5]]
     """
-    if not 0 <= shrinkage <= 1:
+    if isinstance(shrinkage, str) or not 0 <= shrinkage <= 1:
         raise InputError(f"shrinkage must be in [0, 1], got {shrinkage}")
     size = len(covariance)
     ridge = shrinkage * np.trace(covariance) / size
@@ -430,6 +458,11 @@ def source_directions(
     numpy.ndarray
         [dims, D].
 
+    Raises
+    ------
+    InputError
+        If sources have the factor in other layers, or with another shrinkage.
+
     Example
     -------
     >>> takes = torch.randn(1, 12, 1, 5)
@@ -444,6 +477,14 @@ def source_directions(
         for source, weight in zip(sources, weights, strict=True)
         if weight > 0 and factor in source.between
     ]
+    for source, _ in used:
+        if len(source.within[factor]) != len(columns):
+            raise InputError(
+                f"The source '{source.name}' has '{factor}' in "
+                f"{len(source.within[factor])} dimensions, expected "
+                f"{len(columns)}: layers of the factor must be the same "
+                "everywhere"
+            )
     within = sum(
         w
         * (

@@ -178,7 +178,7 @@ TRAIN = {
         WIDTH, mapping(options["grid_factors"], WIDTH)
     ),
     "recommended.channel_weight": number(0, 1e6),
-    "recommended.shrinkage": either(one_of("auto"), number(0, 1)),
+    "recommended.shrinkage": number(0, 1),
     "recommended.layers": lambda options: optional(
         mapping(options["grid_factors"], LAYERS)
     ),
@@ -194,7 +194,7 @@ TRAIN = {
     "adaptation.weights": list_of(number(0, 1e6)),
     "adaptation.shrinkages": list_of(number(0, 1)),
     "adaptation.n_views": whole(1),
-    "adaptation.n_anchors": whole(1),
+    "adaptation.n_anchors": whole(20),
     "adaptation.seed": whole(0),
     "network.hidden": list_of(WIDTH, 0),
     "network.residual_width": either(one_of(0), WIDTH),

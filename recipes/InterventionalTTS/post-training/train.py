@@ -22,6 +22,7 @@ import os
 import sys
 from contextlib import nullcontext
 from functools import partial
+from pathlib import Path
 
 import torch
 from option_table import TRAIN, check_layers
@@ -263,6 +264,11 @@ def find_unlabelled(hparams, debug):
             "'recommended' is adapted, and exported is "
             f"'{hparams['exported']}': leave out one of them"
         )
+    if hparams["adaptation"] is None:
+        raise InputError(
+            f"unlabelled is {hparams['unlabelled']}, but adaptation is null: "
+            "leave out one of them"
+        )
     recordings = find_recordings(hparams["unlabelled"])
     if debug:
         recordings = subset(recordings, [*recordings.data][:MIN_RECORDINGS])
@@ -458,7 +464,7 @@ def adapt(hparams, brain, recordings):
     )
     adapted = model.adapt(
         recordings,
-        name=run_label(hparams["unlabelled"]),
+        name=run_label(Path(hparams["unlabelled"]).resolve()) or None,
         cache_folder=hparams["cache_folder"],
         progress=not brain.noprogressbar,
         **hparams["extraction"],
@@ -523,9 +529,10 @@ def run(hparams, run_opts, save_options):
     if recordings is not None:
         adapt(hparams, brain, recordings)
     folder = hparams["output_folder"]
+    to = f", adapted to {hparams['unlabelled']}" if recordings else ""
     print(
         f"\n{folder}/report.txt, results.csv and scores_*.png: the results"
-        f"\n{folder}/export: {hparams['exported']}, where it was fitted; "
+        f"\n{folder}/export: {hparams['exported']}{to}, where it was fitted; "
         "export_*: the other heads"
         f"\n{hparams['cache_folder']}: features, which may be deleted"
     )
