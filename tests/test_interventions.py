@@ -54,7 +54,7 @@ def test_identity_has_all_settings():
         {"sample_rate": 8000},
     ):
         assert RandomCrop(1, **options).identity != one
-    assert RandomSpeed(1, factor=(0.9, 1)).identity != RandomSpeed(1).identity
+    assert RandomSpeed(1, speed=(0.9, 1)).identity != RandomSpeed(1).identity
     chain = Chain(RandomCrop(1), RandomSpeed(2)).identity
     assert chain != Chain(RandomSpeed(2), RandomCrop(1)).identity
 
@@ -79,7 +79,7 @@ def test_a_crop_is_a_part(n_samples):
 def test_speed_changes_length_and_pitch(factor):
     time = torch.arange(16000) / 16000
     wav = torch.sin(2 * torch.pi * 400 * time)
-    fast = RandomSpeed(1, factor=(factor, factor))(wav, "a")
+    fast = RandomSpeed(1, speed=(factor, factor))(wav, "a")
     assert len(fast) == pytest.approx(16000 / factor, abs=1)
     peak = torch.fft.rfft(fast).abs().argmax() * 16000 / len(fast)
     assert float(peak) == pytest.approx(400 * factor, abs=2)

@@ -111,7 +111,7 @@ RUNS = "!apply:os.mkdir [{}]"
         ("seed: null", "seed: !include:{}"),
         ("seed: null", "seed: !module:os"),
         ("seed: null", "seed: !name:os.mkdir"),
-        ('name: "log_mel"', "name: {}.yaml"),
+        ('"name": "log_mel"', "name: {}.yaml"),
         ("seed: null", "seed: !!python/object/apply:os.mkdir ['{}']"),
         # HyperPyYAML reads what looks like a tuple once more.
         ("seed: null", "seed: (!!python/object/apply:os.mkdir [{}])"),
@@ -121,7 +121,7 @@ RUNS = "!apply:os.mkdir [{}]"
         ("seed: null", "a: <network\nb: .load>\nseed: !ref <a><b>"),
         # Here one parser sees a list, and another a quoted text.
         ("seed: null", f'seed:\n- x\u2028- "\n- {RUNS}\n- y "'),
-        ('name: "log_mel"', "name: ecapa\n    source: {}"),
+        ('"name": "log_mel"', "name: ecapa\n    source: {}"),
         ("!new:torch.nn.Identity", "!new:subprocess.Popen [ls]"),
     ],
 )

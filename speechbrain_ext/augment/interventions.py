@@ -26,11 +26,11 @@ class Intervention:
     @property
     def identity(self):
         """What determines the signals, JSON-able, for the key of a cache."""
-        ranges = {
+        fields = {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in vars(self).items()
         }
-        return {"class": type(self).__name__, "version": self.version, **ranges}
+        return {"class": type(self).__name__, "version": self.version, **fields}
 
     def generator(self, key):
         """The random numbers of an utterance."""
@@ -87,28 +87,28 @@ class RandomSpeed(Intervention):
         Another seed gives every key another speed.
     sample_rate : int
         In Hz.
-    factor : tuple of float
+    speed : tuple of float
         Range of the speed (drawn uniformly over the logarithm).
 
     Example
     -------
     >>> import torch
-    >>> speed = RandomSpeed(seed=1, factor=(1.25, 1.25))
+    >>> speed = RandomSpeed(seed=1, speed=(1.25, 1.25))
     >>> speed(torch.zeros(16000), "a").shape
     torch.Size([12800])
     """
 
     seed: int
     sample_rate: int = 16000
-    factor: tuple = (0.75, 1.33)
+    speed: tuple = (0.75, 1.33)
 
     def __call__(self, wav, key):
         """[time] -> [other time]."""
-        low, high = np.log(self.factor)
-        factor = np.exp(self.generator(key).uniform(low, high))
+        low, high = np.log(self.speed)
+        speed = np.exp(self.generator(key).uniform(low, high))
         # In steps of 1 %, of which the filters are small.
         return torchaudio.functional.resample(
-            wav, max(round(100 * factor), 1), 100
+            wav, max(round(100 * speed), 1), 100
         )
 
 

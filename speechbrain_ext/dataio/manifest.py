@@ -19,6 +19,7 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.logger import get_logger
 from speechbrain_ext.utils.errors import InputError
 from speechbrain_ext.utils.files import write_csv
+from speechbrain_ext.utils.hparams import run_label
 from speechbrain_ext.utils.options import (
     check_name,
     check_options,
@@ -164,7 +165,7 @@ def find_recordings(source, data_root=None):
 
     Arguments
     ---------
-    source : str, Path or list
+    source : str, Path, list or DynamicItemDataset
         A manifest, a folder of audio (all of it, or what a ``manifest.csv`` in
         it names), or a list of paths.
     data_root : str or Path
@@ -204,8 +205,8 @@ def find_recordings(source, data_root=None):
         if not folder.is_dir():
             return load_manifest(folder, data_root)
         paths = {
-            str(path.relative_to(folder)): path
-            for path in sorted(folder.rglob("*"))
+            path.relative_to(folder).as_posix(): path
+            for path in sorted(folder.rglob("[!.]*"))
             if path.suffix.lower() in AUDIO and path.is_file()
         }
     else:
@@ -218,6 +219,32 @@ def find_recordings(source, data_root=None):
     return DynamicItemDataset(
         {key: {"wav": str(path.absolute())} for key, path in paths.items()}
     )
+
+
+def recordings_name(source):
+    """What tables and caches call recordings.
+
+    Arguments
+    ---------
+    source : object
+        As of :func:`find_recordings`.
+
+    Returns
+    -------
+    str
+        Name of the folder or manifest, in characters of file names.
+
+    Example
+    -------
+    >>> recordings_name("corpus/my odd half.csv")
+    'my_odd_half'
+    """
+    if not isinstance(source, (str, Path)):
+        return "recordings"
+    path = Path(source).resolve()
+    if path.suffix.lower() in (".csv", ".json"):
+        path = path.parent if path.stem == "manifest" else path.with_suffix("")
+    return run_label(path) or "recordings"
 
 
 def write_manifest(path, rows, columns=None):

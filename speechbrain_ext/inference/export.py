@@ -25,7 +25,7 @@ NAME = (
     "a name in one line, without | and /",
 )
 _HYPERPARAMS = """\
-# Subspaces of a frozen speech encoder: {subspaces}.
+# Subspaces of a frozen speech encoder: {subspaces}
 # Load it with speechbrain_ext.inference.SubspaceEncoder, or with SpeechBrain's
 # own EncoderClassifier or SpeakerRecognition, from_hparams(source=FOLDER).
 
@@ -81,7 +81,7 @@ pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
 {hook}{sources_hook}"""
 
 _CLOSED_FORM = """
-# What the closed form was fitted to, and how it is fitted to recordings.
+# What the closed form was fitted to, and the options of adapt().
 sources: !new:speechbrain_ext.processing.discriminants.Sources
 adaptation: !new:speechbrain_ext.processing.adaptation.Adaptation
     interventions:
@@ -114,7 +114,8 @@ _ENCODER_HOOK = """\
 def _block(mapping):
     """A mapping as YAML lines, indented; JSON is YAML in one line."""
     return "\n".join(
-        f"    {key}: {json.dumps(mapping[key])}" for key in mapping
+        f"    {json.dumps(str(key))}: {json.dumps(mapping[key])}"
+        for key in mapping
     )
 
 
@@ -132,7 +133,8 @@ def _closed_form(adaptation):
     for factor, made in settings.pop("interventions").items():
         made = functools.partial(made)  # or one that is
         lines += [
-            f"{factor}: !name:{made.func.__module__}.{made.func.__qualname__}"
+            f"{json.dumps(factor)}: !name:{made.func.__module__}."
+            f"{made.func.__qualname__}"
         ]
         lines += [_block(made.keywords)] if made.keywords else []
     return _CLOSED_FORM.format(
@@ -254,7 +256,7 @@ def export_subspaces(
     if sources:
         loadable += "        sources: !ref <sources>\n"
     fields = dict(
-        subspaces=", ".join(head.subspaces),
+        subspaces=json.dumps(head.subspaces),
         name=json.dumps(name),
         seed=json.dumps(seed),
         encoder_label=json.dumps(encoder_label or encoder.identity.get("name")),

@@ -164,13 +164,9 @@ def adaptation_card(source, hours, adapted, false_accepts):
             "earlier data weigh": choice["weight"],
             "shrinkage": choice["shrinkage"],
             "EER without labels, %": f"{100 * choice['eer']:.1f}",
-            "threshold": f"{thresholds[false_accepts]:.3f}"
-            if false_accepts in thresholds
-            else "too few",
+            "threshold": f"{adapted.thresholds[factor][false_accepts]:.3f}",
         }
-        for (factor, choice), thresholds in zip(
-            adapted.choices.items(), adapted.thresholds.values()
-        )
+        for factor, choice in adapted.choices.items()
     ]
     table = tabulate(rows, headers="keys", tablefmt="github")
     return _ADAPTED.format(

@@ -18,7 +18,7 @@ from speechbrain_ext.dataio.audio import (
     read_audio,
     warn_of_cut_off,
 )
-from speechbrain_ext.dataio.manifest import find_recordings
+from speechbrain_ext.dataio.manifest import find_recordings, recordings_name
 from speechbrain_ext.inference.export import NAME, export_subspaces
 from speechbrain_ext.inference.model_card import adaptation_card
 from speechbrain_ext.lobes.encoders import choose_layers
@@ -26,7 +26,7 @@ from speechbrain_ext.lobes.model_files import SPEECHBRAIN_FILES, find_model
 from speechbrain_ext.lobes.trust import EXPORT, check_constructors, trusted
 from speechbrain_ext.metrics.calibration import cllr, fit_calibration
 from speechbrain_ext.models import packaged_model
-from speechbrain_ext.processing.adaptation import RATES
+from speechbrain_ext.processing.adaptation import RATES, check_rate
 from speechbrain_ext.utils.errors import InputError
 from speechbrain_ext.utils.files import digest, file_digest
 from speechbrain_ext.utils.hparams import run_label
@@ -404,8 +404,9 @@ class SubspaceEncoder(Pretrained):
 
         Each recording is encoded as it is and after interventions on it (parts
         of it, random channels, other speeds), the closed form is fitted to
-        what they change, and thresholds are estimated. Some hundred recordings
-        of many speakers are good; this model stays as it is.
+        what they change, and thresholds are estimated. A few hundred recordings
+        of many speakers are good, best a few of each; this model stays as it
+        is.
 
         Arguments
         ---------
@@ -419,8 +420,8 @@ class SubspaceEncoder(Pretrained):
             Rate of false acceptance of the new thresholds, one of
             :data:`~speechbrain_ext.processing.adaptation.RATES`.
         cache_folder : str or Path
-            Keeps the features, so that a second call is fast. Default: they
-            are not kept.
+            Keeps the features, so that a second call is fast; of very many
+            recordings they are large. Default: a temporary folder.
         progress : bool
             Show a progress bar.
         **extraction : object
@@ -446,9 +447,7 @@ class SubspaceEncoder(Pretrained):
                 f"'{hparams.name}' is not a closed form with sources: train "
                 "the recommended head anew, or call estimate_statistics"
             )
-        if name is None and isinstance(source, (str, Path)):
-            name = run_label(Path(source).absolute().resolve())
-        name = name or "recordings"
+        name = name or recordings_name(source)
         dataset = find_recordings(source, data_root)
         check_audio(dataset, hparams.sample_rate)
         with contextlib.ExitStack() as stack:
@@ -465,31 +464,28 @@ class SubspaceEncoder(Pretrained):
                 progress=progress,
                 **extraction,
             )
+            check_rate(false_accepts, planned)
             adapted = hparams.adaptation.fit(
                 module.network,
                 {view: extract() for view, extract in planned.items()},
                 module.layers,
                 name,
             )
+        # A subspace of which recordings tell nothing keeps its own.
+        thresholds = {
+            subspace: threshold
+            for subspace, threshold in hparams.thresholds.items()
+            if subspace not in adapted.thresholds
+        }
         for subspace, known in adapted.thresholds.items():
-            if false_accepts not in known:
-                logger.warning(
-                    f"{len(dataset.data)} recordings are too few for a "
-                    f"threshold of {subspace} at false_accepts "
-                    f"{false_accepts}: they tell "
-                    f"{', '.join(map(str, known))}; give more, or one of these"
-                )
+            thresholds[subspace] = known[false_accepts]
         model = self._copy(adapted.head.to(self.device))
         vars(model.hparams).update(
             name=f"{hparams.name.removesuffix('_adapted')}_adapted",
             sources=adapted.head.sources,
             threshold_origin="recordings",
             false_accepts=adapted.thresholds,
-            thresholds={
-                subspace: known[false_accepts]
-                for subspace, known in adapted.thresholds.items()
-                if false_accepts in known
-            },
+            thresholds=thresholds,
             calibration={},
         )
         own = adapted.head.sources[-1]

@@ -17,10 +17,10 @@ def impostor_rates(scores, anchors):
 
     Among the pairs of unlabelled recordings a few are of one speaker, and most
     of the highest scores are theirs. Two versions of one recording, of which
-    all but the speaker was changed, score as pairs of one speaker do; so their
-    scores tell how many such pairs there can be, and what share of each score
-    is theirs. (The proportion of a known part in a mixture: Blanchard, Lee and
-    Scott, "Semi-supervised novelty detection", 2010.)
+    all but the speaker was changed, score much as pairs of one speaker do; so
+    their scores tell how many such pairs there can be, and what share of each
+    score is theirs. (The proportion of a known part in a mixture: Blanchard,
+    Lee and Scott, "Semi-supervised novelty detection", 2010.)
 
     Arguments
     ---------

@@ -35,8 +35,8 @@ from speechbrain_ext.utils.options import check_options, list_of, number, whole
 
 logger = get_logger(__name__)
 
-# Fewer tell nothing of some hundred dimensions.
-MIN_RECORDINGS = 20
+# Fewer have no hundred pairs in their halves, which a rate of 0.01 needs.
+MIN_RECORDINGS = 22
 # Rates of false acceptance that thresholds are kept for.
 RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 RULES = {
@@ -57,7 +57,18 @@ def check_count(recordings):
     if len(recordings.data) < MIN_RECORDINGS:
         raise InputError(
             f"{len(recordings.data)} recordings are too few to adapt to: give "
-            f"{MIN_RECORDINGS} or more, better some hundred"
+            f"{MIN_RECORDINGS} or more, better a few hundred"
+        )
+
+
+def check_rate(rate, planned):
+    """Refuse a rate of false acceptance that less than one pair would tell."""
+    # Pairs within each half of the recordings that have anchors
+    few = min(len(extract.args[0].data) for extract in planned.values())
+    if rate * (few // 2) * (few // 2 - 1) < 1:
+        raise InputError(
+            f"{few} recordings have too few pairs for false_accepts {rate}: "
+            "give more, or a higher rate"
         )
 
 
@@ -259,12 +270,17 @@ class Adaptation:
                     "before: they judge themselves, and thresholds may accept "
                     "too many. Adapt the model that it was made of"
                 )
-        # A subspace of which recordings tell nothing: only its centre moves
-        old = (std / to_numpy(head.standardiser.std)).ravel()
-        directions = {
-            factor: to_numpy(head.projections[factor].weight) * old
-            for factor in head.subspaces
-        }
+        # A subspace of which recordings tell nothing is the same, written for
+        # features that are standardised otherwise
+        old_mean, old_std = map(
+            to_numpy, (head.standardiser.mean, head.standardiser.std)
+        )
+        scale, shift = (std / old_std).ravel(), (mean - old_mean) / old_std
+        directions, biases = {}, {}
+        for factor, projection in head.projections.items():
+            weight = to_numpy(projection.weight)
+            directions[factor] = weight * scale
+            biases[factor] = weight @ shift.ravel() + to_numpy(projection.bias)
         choices, thresholds = {}, {}
         for factor in self._known(head.subspaces):
             choice = self._choose(
@@ -282,9 +298,9 @@ class Adaptation:
             columns, found = self._directions(own, factor, choice)
             directions[factor] = np.zeros((len(found), mean.size))
             directions[factor][:, columns] = found
-        return Adapted(
-            make_head(mean, std, directions, own), thresholds, choices
-        )
+            biases[factor] = np.zeros(len(found))
+        head = make_head(mean, std, directions, own, biases)
+        return Adapted(head, thresholds, choices)
 
     def _source(self, features, chosen, factors, rows, name="own"):
         """What some of the recordings tell."""

@@ -160,14 +160,14 @@ def columns_of(factor, layers, shape):
         )
 
 
-def _blocks(features, columns, rows=None):
-    """Parts of features [N, layers, dim] as matrices, in double precision."""
-    rows = np.arange(len(features)) if rows is None else rows
+def _blocks(features, layers, rows=None):
+    """Some layers of features [N, layers, dim], in parts as matrices."""
+    features = np.asanyarray(features)  # may be memory-mapped
+    rows = np.arange(len(features)) if rows is None else np.sort(rows)
     for start in range(0, len(rows), BLOCK):
-        part = np.asarray(features[rows[start : start + BLOCK]])
+        part = features[np.ix_(rows[start : start + BLOCK], layers)]
         yield to_matrix(
-            part.reshape(len(part), -1)[:, columns].astype(np.float64),
-            "features",
+            part.reshape(len(part), -1).astype(np.float64), "features"
         )
 
 
@@ -227,21 +227,22 @@ def grid_source(takes, labels, layers=None, name="grid"):
     for factor, values in labels.items():
         names, codes = to_codes(values, count, "values")
         check_values(len(names), count)
-        columns = columns_of(factor, (layers or {}).get(factor), shape)
-        centre = mean.ravel()[columns]
+        positions = (layers or {}).get(factor)
+        centre = mean.ravel()[columns_of(factor, positions, shape)]
+        read = np.arange(shape[0])[positions or slice(None)]
         # Between the means of the values, and within: the rest
         sums, start = 0.0, 0
-        for block in _blocks(takes[0], columns):
+        for block in _blocks(takes[0], read):
             part = codes[start : start + len(block)]
             sums = sums + group_sums(block - centre, part, len(names))
             start += len(block)
         weighted = sums / np.sqrt(np.bincount(codes))[:, None]
         between = weighted.T @ weighted / count
-        within = _covariance(_blocks(takes[0], columns), centre) - between
+        within = _covariance(_blocks(takes[0], read), centre) - between
         # What channels change
         changes = []
         for take in takes[1:]:
-            both = zip(_blocks(take, columns), _blocks(takes[0], columns))
+            both = zip(_blocks(take, read), _blocks(takes[0], read))
             moved = (block - recorded for block, recorded in both)
             changes.append(_covariance(moved, about_mean=True))
         if changes:
@@ -266,9 +267,9 @@ def recordings_source(
     """What unlabelled recordings tell, by interventions on each of them.
 
     An intervention changes one factor of a recording; the mean square of what
-    it changes is the covariance of that factor. Recordings differ from each
-    other in all, but least of all are they the same in ``differ_in``: their
-    total covariance stands for that factor.
+    it changes is the covariance of that factor. Two recordings hardly ever
+    share their value of ``differ_in``, so their total covariance stands for
+    that factor.
 
     Arguments
     ---------
@@ -309,7 +310,7 @@ def recordings_source(
     rows = np.arange(len(recorded)) if rows is None else np.asarray(rows)
     shape = len(chosen), recorded.shape[2]
     found = FeatureStandardiser(shape).fit(
-        torch.from_numpy(np.asarray(recorded[rows][:, chosen]))
+        torch.from_numpy(np.asarray(recorded)[np.ix_(np.sort(rows), chosen)])
     )
     mean, std = found.mean.double().numpy(), found.std.double().numpy()
     source = Source(name, len(rows), mean, std)
@@ -317,17 +318,16 @@ def recordings_source(
     for factor, positions in (layers or can).items():
         if factor not in can:
             continue
-        own = columns_of(factor, positions, shape)
-        columns = np.asarray(chosen)[own // shape[1]] * shape[1]
-        columns = columns + own % shape[1]
-        total = _covariance(_blocks(recorded, columns, rows), mean.ravel()[own])
+        centre = mean.ravel()[columns_of(factor, positions, shape)]
+        read = np.asarray(chosen)[positions or slice(None)]
+        total = _covariance(_blocks(recorded, read, rows), centre)
         changes = {
             other: sum(
                 _covariance(
                     view - original
                     for view, original in zip(
-                        _blocks(view, columns, rows),
-                        _blocks(recorded, columns, rows),
+                        _blocks(view, read, rows),
+                        _blocks(recorded, read, rows),
                     )
                 )
                 for view in drawn
@@ -551,7 +551,7 @@ def fit_sources(
     return make_head(sources[-1].mean, sources[-1].std, directions, sources)
 
 
-def make_head(mean, std, directions, sources=()):
+def make_head(mean, std, directions, sources=(), biases=None):
     """A head that standardises, then projects.
 
     Arguments
@@ -562,6 +562,8 @@ def make_head(mean, std, directions, sources=()):
         Subspace -> [dims, layers * dim].
     sources : list of Source
         What they come from, kept as ``head.sources`` for an export.
+    biases : dict
+        Subspace -> [dims], where it is not 0.
 
     Returns
     -------
@@ -572,6 +574,7 @@ def make_head(mean, std, directions, sources=()):
     head.standardiser.mean.copy_(torch.as_tensor(mean))
     head.standardiser.std.copy_(torch.as_tensor(std))
     for name, weight in directions.items():
-        head.set_projection(name, weight, np.zeros(len(weight)))
+        bias = (biases or {}).get(name, np.zeros(len(weight)))
+        head.set_projection(name, weight, bias)
     head.sources = Sources(sources)
     return head.requires_grad_(False).eval()

@@ -183,7 +183,7 @@ TRAIN = {
         mapping(options["grid_factors"], LAYERS)
     ),
     "exported": exported,
-    "unlabelled": optional(text()),
+    "unlabelled": optional(either(text(), list_of(text()))),
     "adaptation": optional(made()),
     "adaptation.interventions": (
         lambda given: given and all(map(made()[0], given.values())),

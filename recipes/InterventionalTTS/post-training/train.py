@@ -22,7 +22,6 @@ import os
 import sys
 from contextlib import nullcontext
 from functools import partial
-from pathlib import Path
 
 import torch
 from option_table import TRAIN, check_layers
@@ -46,6 +45,7 @@ from speechbrain_ext.dataio.manifest import (
     find_recordings,
     first_values,
     load_manifest,
+    recordings_name,
     split_manifest,
     subset,
 )
@@ -255,27 +255,33 @@ def dataio_prep(hparams, run_opts):
 
 
 def find_unlabelled(hparams, debug):
-    """Recordings that the recommended head is adapted to, if any are given."""
+    """Recordings that the recommended head is adapted to, by their names."""
     if hparams["unlabelled"] is None:
-        return None
+        return {}
     if hparams["exported"] != "recommended":
         raise InputError(
             f"unlabelled is {hparams['unlabelled']}, but only the head "
             "'recommended' is adapted, and exported is "
             f"'{hparams['exported']}': leave out one of them"
         )
-    if hparams["adaptation"] is None:
-        raise InputError(
-            f"unlabelled is {hparams['unlabelled']}, but adaptation is null: "
-            "leave out one of them"
-        )
-    recordings = find_recordings(hparams["unlabelled"])
-    if debug:
-        recordings = subset(recordings, [*recordings.data][:MIN_RECORDINGS])
-    rate = hparams["encoder_model"].sample_rate
-    check_audio(recordings, rate, hparams["resample"])
-    check_count(recordings)
-    return recordings
+    sources = {"adaptation": hparams["adaptation"]}
+    sources["recommended"] = hparams["recommended"]
+    for name, made in sources.items():
+        if made is None:
+            raise InputError(
+                f"unlabelled is {hparams['unlabelled']}, but {name} is null: "
+                "leave out one of them"
+            )
+    found, given = {}, hparams["unlabelled"]
+    for source in [given] if isinstance(given, str) else given:
+        recordings = find_recordings(source)
+        if debug:
+            recordings = subset(recordings, [*recordings.data][:MIN_RECORDINGS])
+        rate = hparams["encoder_model"].sample_rate
+        check_audio(recordings, rate, hparams["resample"])
+        check_count(recordings)
+        found[recordings_name(source)] = recordings
+    return found
 
 
 def make_tasks(hparams, dataset, splits, grids):
@@ -315,7 +321,7 @@ def claim(hparams, brain, dataset, splits):
     claim_folder(hparams["save_folder"], settings, began)
 
 
-def print_plan(hparams, brain, splits, asked, planned):
+def print_plan(hparams, brain, splits, asked, planned, unlabelled):
     """What is to be done, and what of it is there."""
     sizes = [f"{len(ids)} {split}" for split, ids in splits.items()]
     brain.checkpointer.set_damaged_aside()
@@ -328,8 +334,11 @@ def print_plan(hparams, brain, splits, asked, planned):
         f"\nTo encode: {describe_hours(planned)}, by {hparams['encoder_label']}"
         f"\nTo fit: {hparams['system_name']} in {epochs}, closed forms"
         f"\nTo evaluate: {len(asked[0].trials)} trials, as recorded and across "
-        f"channels\nInto: {hparams['output_folder']}\n"
+        f"channels"
     )
+    for name, recordings in unlabelled.items():
+        print(f"To adapt to: {name}, {len(recordings)} recordings")
+    print(f"Into: {hparams['output_folder']}\n")
 
 
 def encode(extract):
@@ -431,7 +440,7 @@ def export(hparams, heads, valid, pairs, rows, about):
         for name, head in heads.items()
         if not isinstance(head, BaselineHead)
     }
-    remove_exports(hparams["output_folder"], keep=[*folders.values()])
+    remove_exports(hparams["output_folder"], keep=["export", *folders.values()])
     shared, adaptation = None, hparams["adaptation"]
     if adaptation and hparams["recommended"]:
         layers = hparams["recommended"].keywords.get("layers")
@@ -456,26 +465,27 @@ def export(hparams, heads, valid, pairs, rows, about):
         shared = folder  # its copy of a local encoder serves all
 
 
-def adapt(hparams, brain, recordings):
-    """The recommended export, adapted to unlabelled recordings."""
+def adapt(hparams, brain, unlabelled):
+    """The recommended export, adapted to unlabelled recordings in turn."""
     folder = hparams["output_folder"]
     model = load_export(
         f"{folder}/export_recommended", brain.device, trust=True
     )
-    adapted = model.adapt(
-        recordings,
-        name=run_label(Path(hparams["unlabelled"]).resolve()) or None,
-        cache_folder=hparams["cache_folder"],
-        progress=not brain.noprogressbar,
-        **hparams["extraction"],
-    )
-    adapted.save(f"{folder}/export")
+    for name, recordings in unlabelled.items():
+        model = model.adapt(
+            recordings,
+            name=name,
+            cache_folder=hparams["cache_folder"],
+            progress=not brain.noprogressbar,
+            **hparams["extraction"],
+        )
+    model.save(f"{folder}/export")
 
 
 def run(hparams, run_opts, save_options):
     """Prepare, encode, fit the heads, evaluate, export."""
     encoder, debug = hparams["encoder_model"], run_opts.debug
-    recordings = find_unlabelled(hparams, debug)
+    unlabelled = find_unlabelled(hparams, debug)
     # Grid: synthesised, or as recorded
     if "prepare" in hparams:
         run_on_main(hparams["prepare"])
@@ -513,7 +523,8 @@ def run(hparams, run_opts, save_options):
         progress=not brain.noprogressbar,
         **hparams["extraction"],
     )
-    run_on_main(print_plan, args=[hparams, brain, splits, asked, planned])
+    shown = [hparams, brain, splits, asked, planned, unlabelled]
+    run_on_main(print_plan, args=shown)
     features = {}
     for name, extract in planned.items():
         run_on_main(encode, args=[extract])
@@ -526,10 +537,10 @@ def run(hparams, run_opts, save_options):
         hparams, heads, dataset, splits, features, asked, debug
     )
     export(hparams, heads, valid, pairs, rows, about)
-    if recordings is not None:
-        adapt(hparams, brain, recordings)
+    if unlabelled:
+        adapt(hparams, brain, unlabelled)
     folder = hparams["output_folder"]
-    to = f", adapted to {hparams['unlabelled']}" if recordings else ""
+    to = f", adapted to {hparams['unlabelled']}" if unlabelled else ""
     print(
         f"\n{folder}/report.txt, results.csv and scores_*.png: the results"
         f"\n{folder}/export: {hparams['exported']}{to}, where it was fitted; "
