@@ -4,8 +4,10 @@ import subprocess
 import sys
 
 import pytest
+import soundfile
 import torch
 
+from speechbrain_ext.inference import SubspaceEncoder
 from speechbrain_ext.inference.export import export_subspaces
 from speechbrain_ext.inference.subspaces import load_exports
 from speechbrain_ext.lobes.encoders import PooledEncoder, load_encoder
@@ -106,3 +108,24 @@ def test_an_export_is_written_whole_or_not_at_all(tmp_path):
     assert (folder / "network.ckpt").read_bytes() != before
     assert not (folder / "mine.txt").exists()
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["export"]
+
+
+def test_the_ready_model(tmp_path):
+    """It embeds, decides and adapts; its card names what it was fitted to."""
+    model = SubspaceEncoder.from_packaged()
+    assert [source.name for source in model.hparams.sources] == [
+        "grid",
+        "arabic_speech_commands",
+        "speechocean762",
+    ]
+    assert model.hparams.threshold_origin == "recordings"
+    noise = torch.randn(2, 16000, generator=torch.manual_seed(0)) / 9
+    assert model.encode_batch(noise).shape == (2, 1, 150)
+    for number, wav in enumerate(noise):
+        soundfile.write(tmp_path / f"{number}.wav", wav.numpy(), 16000)
+    _, same = model.verify_files(
+        tmp_path / "0.wav", tmp_path / "0.wav", false_accepts=0.001
+    )
+    assert same.item()
+    for licence in ("CC BY 4.0", "free for both", "apache-2.0"):
+        assert licence in model.card

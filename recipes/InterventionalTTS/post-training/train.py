@@ -540,7 +540,7 @@ def run(hparams, run_opts, save_options):
     if unlabelled:
         adapt(hparams, brain, unlabelled)
     folder = hparams["output_folder"]
-    to = f", adapted to {hparams['unlabelled']}" if unlabelled else ""
+    to = f", adapted to {', '.join(unlabelled)}" if unlabelled else ""
     print(
         f"\n{folder}/report.txt, results.csv and scores_*.png: the results"
         f"\n{folder}/export: {hparams['exported']}{to}, where it was fitted; "
