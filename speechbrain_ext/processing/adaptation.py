@@ -283,9 +283,12 @@ class Adaptation:
             biases[factor] = weight @ shift.ravel() + to_numpy(projection.bias)
         choices, thresholds = {}, {}
         for factor in self._known(head.subspaces):
-            choice = self._choose(
-                factor, sources, halved, halves, features, chosen
+            earlier = any(factor in source.between for source in sources)
+            measure = functools.partial(
+                self._measure, factor, halved, halves, features, chosen
             )
+            count = len(features[factor, "anchor", 0].ids)
+            choice = self._choose(measure, earlier, count)
             thresholds[factor] = choice.pop("thresholds")
             if choice["agreeing"] >= MOST_AGREEING:
                 logger.warning(
@@ -335,7 +338,7 @@ class Adaptation:
             choice["shrinkage"],
         )
 
-    def _choose(self, factor, sources, halved, halves, features, chosen):
+    def _choose(self, measure, earlier, count):
         """Weight and shrinkage by anchors of the half that was not fitted.
 
         Of shrinkages the strongest that is not worse than the best by more
@@ -343,8 +346,6 @@ class Adaptation:
         than half of one: more recordings have less use for other data, and
         only half of them were fitted to.
         """
-        earlier = any(factor in source.between for source in sources)
-        count = len(features[factor, "anchor", 0].ids)
 
         def enough(choices, errors):
             """The largest error that counts as the least."""
@@ -356,12 +357,7 @@ class Adaptation:
             measured = []
             for shrinkage in sorted(self.shrinkages, reverse=True):
                 choice = {"weight": weight, "shrinkage": shrinkage}
-                measured.append(
-                    choice
-                    | self._measure(
-                        factor, halved, halves, features, chosen, choice
-                    )
-                )
+                measured.append(choice | measure(choice))
             limit = enough(measured, 1)
             tried.append(next(c for c in measured if c["eer"] <= limit))
         limit = enough(tried, 0.5)
