@@ -19,6 +19,7 @@ from helpers import read_table
 from speechbrain_ext.dataio.manifest import (
     factor_labels,
     load_manifest,
+    recordings_name,
     split_manifest,
 )
 from speechbrain_ext.evaluation.results import COLUMNS, read_results, select
@@ -574,7 +575,7 @@ def test_unlabelled(small_grid, unlabelled, tmp_path):
     printed = train(
         *folders(small_grid, tmp_path), *QUICK, f"--unlabelled={unlabelled}"
     )
-    assert f"recommended, adapted to {unlabelled}" in printed
+    assert f"recommended, adapted to {recordings_name(unlabelled)}" in printed
     out = tmp_path / "out"
     model, grid = load(out / "export"), load(out / "export_recommended")
     assert model.hparams.name == "recommended_adapted"

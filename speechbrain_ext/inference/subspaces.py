@@ -621,7 +621,7 @@ class SubspaceEncoder(Pretrained):
         # Those of other statistics hold no longer; of a grid's one is warned.
         hparams = self.hparams
         hparams.false_accepts, hparams.calibration = {}, {}
-        if hparams.threshold_origin != "grid":
+        if getattr(hparams, "threshold_origin", "grid") != "grid":
             hparams.thresholds = {}
         return self
 
