@@ -74,12 +74,12 @@ def write(folder, adaptation=ADAPTATION, factors=("speaker", "content")):
 def work(tmp_path_factory):
     """An export, recordings, and two of them."""
     work = tmp_path_factory.mktemp("adaptation")
-    say(work / "deine Ämter", 26)
+    say(work / "zwei Ämter", 26)
     write(work / "export")
     return work
 
 
-def adapt(work, source="deine Ämter", export="export", **options):
+def adapt(work, source="zwei Ämter", export="export", **options):
     options = {"false_accepts": RATE, "progress": False} | options
     source = work / source if isinstance(source, str) else source
     return load_export(work / export).adapt(source, **options)
@@ -91,7 +91,7 @@ def adapted(work):
 
 
 def wav(work, number):
-    return work / f"deine Ämter/sprecher {number:02}ä.wav"
+    return work / f"zwei Ämter/sprecher {number:02}ä.wav"
 
 
 def embedded(model, work, subspace="speaker"):
@@ -117,7 +117,7 @@ def test_a_model_of_its_own(work):
     """The source, on the disk and in memory, stays what it was."""
     before, model = contents(work / "export"), load_export(work / "export")
     vectors, options = embedded(model, work), dict(vars(model.hparams))
-    adapted = model.adapt(work / "deine Ämter", progress=False)
+    adapted = model.adapt(work / "zwei Ämter", progress=False)
     assert contents(work / "export") == before
     assert torch.equal(embedded(model, work), vectors)
     assert vars(model.hparams) == options and len(options["sources"]) == 1
@@ -127,7 +127,7 @@ def test_a_model_of_its_own(work):
     assert modules[0].layers == modules[1].layers
     assert modules[0].encoder is modules[1].encoder
     # What is done to the one later on does nothing to the other.
-    adapted.estimate_statistics(work / "deine Ämter")
+    adapted.estimate_statistics(work / "zwei Ämter")
     assert torch.equal(embedded(model, work), vectors)
 
 
@@ -143,7 +143,7 @@ def test_the_head_that_is_wanted(work, adapted):
     assert adapted.hparams.name == "grid_adapted"
     assert network.network.widths == {"speaker": 8, "content": 8}
     names = [source.name for source in adapted.hparams.sources]
-    assert names == ["grid", "deine_Ämter"]
+    assert names == ["grid", "zwei_Ämter"]
     for known in adapted.hparams.false_accepts.values():
         assert sorted(known.values(), reverse=True) == list(known.values())
         assert set(known) == {0.01, 0.02, 0.05, 0.1, 0.2}
@@ -176,7 +176,7 @@ def test_saved_and_loaded(work, adapted, tmp_path, caplog):
     assert vars(stock.hparams)["thresholds"] == adapted.hparams.thresholds
     # And from there as from the model that was never saved
     again = [
-        one.adapt(work / "deine Ämter", progress=False, false_accepts=RATE)
+        one.adapt(work / "zwei Ämter", progress=False, false_accepts=RATE)
         for one in (model, adapted)
     ]
     for name in again[0].subspaces:
@@ -185,19 +185,19 @@ def test_saved_and_loaded(work, adapted, tmp_path, caplog):
         )
     assert caplog.text.count("was fitted to these 26 recordings before") == 2
     names = [source.name for source in again[0].hparams.sources]
-    assert names == ["grid", "deine_Ämter", "deine_Ämter"]
+    assert names == ["grid", "zwei_Ämter", "zwei_Ämter"]
     assert again[0].hparams.name == "grid_adapted"
     again[0].save(tmp_path / "saved")
     assert len(load_export(tmp_path / "saved").hparams.sources) == 3
-    assert again[0].card.count("## Adapted to deine_Ämter") == 2
+    assert again[0].card.count("## Adapted to zwei_Ämter") == 2
 
 
 def test_what_recordings_may_be(work, adapted, tmp_path):
     """A folder, a list of paths, a manifest, a dataset: all the same."""
-    files = sorted((work / "deine Ämter").iterdir())
+    files = sorted((work / "zwei Ämter").iterdir())
     rows = [{"ID": path.name, "wav": path} for path in files]
     manifest = write_manifest(tmp_path / "manifest.csv", rows)
-    dataset = find_recordings(work / "deine Ämter")
+    dataset = find_recordings(work / "zwei Ämter")
     for source in (manifest, tmp_path, dataset):
         assert same(adapt(work, source, cache_folder=tmp_path), adapted, work)
     # IDs are other ones here, and interventions depend on them.
@@ -216,7 +216,7 @@ def test_what_recordings_may_be(work, adapted, tmp_path):
 def test_the_card_tells(adapted):
     for text in (
         "# A card\n",
-        "## Adapted to deine_Ämter",
+        "## Adapted to zwei_Ämter",
         "26 recordings without labels, 0.01 h",
         "for 10 % of false acceptance",
         f"{adapted.hparams.thresholds['speaker']:.3f}",
@@ -302,7 +302,7 @@ def test_calibration(work, adapted, tmp_path, caplog):
         model.log_likelihood_ratio(*pairs[0][:2], "content")
     # Its statistics are its own, and nothing outlives them.
     adapted = adapted.calibrate(pairs)
-    adapted.estimate_statistics(work / "deine Ämter")
+    adapted.estimate_statistics(work / "zwei Ämter")
     for name in ("thresholds", "false_accepts", "calibration"):
         assert getattr(adapted.hparams, name) == {}
     calibrated = before.calibrate(pairs)
@@ -360,7 +360,7 @@ def test_a_subspace_that_tells_nothing_is_warned_of(work, tmp_path, caplog):
     """Two buzzes in a row have a mean that is no content."""
     alone = dataclasses.replace(ADAPTATION, weights=[0.0])
     write(tmp_path / "export", alone)
-    adapt(tmp_path, work / "deine Ämter")
+    adapt(tmp_path, work / "zwei Ämter")
     assert "Subspace 'content': versions of one" in caplog.text
     assert "Subspace 'speaker': versions of one" not in caplog.text
 
@@ -401,7 +401,7 @@ def test_rates_hold_for_strangers(work, tmp_path, twice, dims):
 def test_exports_that_cannot_be_adapted(work, tmp_path):
     build_export(tmp_path / "network", load_encoder("log_mel"))
     with pytest.raises(InputError, match="is not a closed form with sources"):
-        adapt(tmp_path, work / "deine Ämter", "network")
+        adapt(tmp_path, work / "zwei Ämter", "network")
     write(
         tmp_path / "other",
         dataclasses.replace(ADAPTATION, seed=1),
@@ -425,7 +425,7 @@ def test_exports_that_cannot_be_adapted(work, tmp_path):
 
 def test_recordings_twice(work, tmp_path):
     """Copies of each, whose cosine is 1, make a model that can be loaded."""
-    for path in (work / "deine Ämter").iterdir():
+    for path in (work / "zwei Ämter").iterdir():
         for number in range(3):
             shutil.copy(path, tmp_path / f"{path.stem}{number}.wav")
     model = adapt(work, tmp_path, false_accepts=0.01)
@@ -460,7 +460,7 @@ def test_a_factor_of_which_recordings_tell_nothing(work, tmp_path):
     write(tmp_path / "three", factors=("speaker", "content", "rate"))
     model = load_export(tmp_path / "three")
     adapted = model.adapt(
-        work / "deine Ämter", progress=False, false_accepts=RATE
+        work / "zwei Ämter", progress=False, false_accepts=RATE
     )
     assert adapted.subspaces == model.subspaces
     assert set(adapted.hparams.false_accepts) == {"speaker", "content"}
@@ -479,7 +479,7 @@ def test_other_adaptations(work, tmp_path, caplog):
     some = {"content": RandomCrop, "speaker": RandomSpeed}
     one = dataclasses.replace(ADAPTATION, interventions=some, n_anchors=22)
     write(tmp_path / "one", one, ("speaker",))
-    model = adapt(tmp_path, work / "deine Ämter", "one")
+    model = adapt(tmp_path, work / "zwei Ämter", "one")
     assert list(model.hparams.thresholds) == ["speaker"]
     for change, message in (
         ({"interventions": {"speaker": RandomSpeed}}, "anything but 'speaker'"),
@@ -495,13 +495,13 @@ def test_other_adaptations(work, tmp_path, caplog):
         model = load_export(tmp_path / "one")
         model.hparams.adaptation = dataclasses.replace(one, **change)
         with pytest.raises(InputError, match=message):
-            model.adapt(work / "deine Ämter", progress=False)
+            model.adapt(work / "zwei Ämter", progress=False)
 
 
 def test_halves_and_anchors(work):
     """Anchors are of both halves; each half is a different one."""
     one = dataclasses.replace(ADAPTATION, n_anchors=22)
-    dataset = find_recordings(work / "deine Ämter")
+    dataset = find_recordings(work / "zwei Ämter")
     encoder = load_encoder("log_mel")
     planned = one.plan(dataset, encoder, ["speaker"])
     few = planned["speaker", "anchor", 0].args[0]
@@ -527,6 +527,6 @@ def test_names_of_recordings(work, tmp_path, monkeypatch):
             adapt(work, name=name)
     model = adapt(work, name="ü " * 150, cache_folder=tmp_path / "cache")
     assert model.hparams.sources[-1].name == "ü " * 150
-    monkeypatch.chdir(work / "deine Ämter")
+    monkeypatch.chdir(work / "zwei Ämter")
     sources = load_export(work / "export").adapt(".", progress=False)
-    assert sources.hparams.sources[-1].name == "deine_Ämter"
+    assert sources.hparams.sources[-1].name == "zwei_Ämter"
