@@ -7,7 +7,6 @@ this folder in PYTHONPATH: `--channel='!name:other_channels.OtherChannel'`.
 import random
 from dataclasses import dataclass
 
-import audiomentations as am
 import numpy as np
 import torch
 
@@ -31,6 +30,8 @@ class OtherChannel(Intervention):
 
     def __call__(self, wav, key):
         """[time] -> [time]."""
+        import audiomentations as am  # pytest, which has none, reads this file
+
         # The library draws from the generators of the process.
         seed = int(self.generator(key).integers(2**31))
         random.seed(seed)
