@@ -121,7 +121,9 @@ class SubspaceEncoder(Pretrained):
             ``savedir`` holds another export.
         """
         check_options({"trust": trust}, {"trust": flag()})
-        files = find_model(source, fetch_config.revision, SPEECHBRAIN_FILES)
+        files = find_model(
+            source, fetch_config.revision, SPEECHBRAIN_FILES, ["README.md"]
+        )
         path = files.folder / hparams_file
         text = _read_options(path)
         if not trust:
@@ -736,7 +738,7 @@ def load_export(folder, device=None, trust=False):
             "post-training run left in <output_folder>/export"
         )
     try:
-        files = find_model(folder, None, SPEECHBRAIN_FILES)
+        files = find_model(folder, None, SPEECHBRAIN_FILES, ["README.md"])
     except InputError:
         if Path(str(folder), "hyperparams.yaml").is_file():
             raise
