@@ -183,8 +183,7 @@ def test_one_source_alone_is_a_special_case():
     wanted = alone.projections["speaker"].weight
     wanted = wanted / alone.standardiser.std.ravel()
     assert same_axes(found.numpy(), wanted.numpy())
-    columns = np.arange(8)
-    alone = source_directions(sources[1:], [1], "content", columns, 4, 0.3)
+    alone = source_directions(sources[1:], [1], "content", None, 4, 0.3)
     assert same_axes(head.projections["content"].weight.numpy(), alone)
 
 
@@ -193,14 +192,11 @@ def test_sources_add_up():
     takes, (recorded, views) = grid(4), recordings(layers=2)
     one = grid_source(takes, BOTH)
     own = recordings_source(recorded, views, "speaker", [0, 1])
-    columns = np.arange(8)
-    twice = source_directions(
-        [one, one], [0.7, 0.3], "speaker", columns, 3, 0.3
-    )
-    once = source_directions([one], [1], "speaker", columns, 3, 0.3)
+    twice = source_directions([one, one], [0.7, 0.3], "speaker", None, 3, 0.3)
+    once = source_directions([one], [1], "speaker", None, 3, 0.3)
     assert same_axes(twice, once)
     scale = np.outer(own.std, own.std)
-    found = source_directions([one, own], [0.5, 1], "speaker", columns, 3, 0.3)
+    found = source_directions([one, own], [0.5, 1], "speaker", None, 3, 0.3)
     between, within = (
         (0.5 * getattr(one, name)["speaker"] + getattr(own, name)["speaker"])
         / scale

@@ -231,3 +231,22 @@ def test_what_leakage_refuses():
         Leakage({"speaker": SPEAKERS})
     with pytest.raises(InputError, match="subspace s content: .* NaN"):
         leakage({"content": np.full((240, 2), np.nan)})
+
+
+def test_what_the_thresholds_of_exports_do():
+    """Of four pairs that differ two are accepted, of two that agree none."""
+    vectors = np.array([[1, 0], [0.6, 0.8], [0.8, 0.6], [-1, 0.0]])
+    trials = generate_trials(list("aabb"))
+    known = {("x", 1, "speaker"): 0.7, ("y", 1, "speaker"): 0.0}
+    origin = Subspace("x", "speaker", seed=1)
+    task = Verification("speaker", trials, thresholds=known)
+    rows = task(Embedded("recorded", {"test": {origin: vectors}}))
+    found = {row["measure"]: row for row in rows}
+    scores = vectors @ vectors.T
+    differ = [scores[i, j] > 0.7 for i in (0, 1) for j in (2, 3)]
+    assert found["false_accepts"]["value"] == np.mean(differ) == 0.5
+    assert found["false_rejects"]["value"] == 1.0
+    assert (found["false_accepts"]["n"], found["false_rejects"]["n"]) == (4, 2)
+    others = Verification("speaker", trials)
+    rows = others(Embedded("recorded", {"test": {origin: vectors}}))
+    assert "false_accepts" not in {row["measure"] for row in rows}

@@ -62,8 +62,6 @@ class RandomChannel(Intervention):
     False
     """
 
-    seed: int
-    sample_rate: int = 16000
     gain_db: float = 6.0
     n_gains: int = 8
     low_cut_hz: tuple = (30.0, 300.0)

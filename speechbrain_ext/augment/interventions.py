@@ -13,13 +13,24 @@ import numpy as np
 import torchaudio
 
 
+@dataclass
 class Intervention:
-    """Base class, of dataclasses that have a ``seed`` and a ``sample_rate``.
+    """Base class, of dataclasses.
 
     A subclass implements ``__call__(wav, key)``: a waveform [time] and the
     utterance's ID -> the changed waveform. It depends on seed and key alone:
     not on the order of the calls, the process or the machine's threads.
+
+    Arguments
+    ---------
+    seed : int
+        Another seed gives every key another change.
+    sample_rate : int
+        In Hz.
     """
+
+    seed: int
+    sample_rate: int = 16000
 
     version = 1  # raised when a change of the class changes its signals
 
@@ -61,8 +72,6 @@ class RandomCrop(Intervention):
     True
     """
 
-    seed: int
-    sample_rate: int = 16000
     share: tuple = (0.4, 0.7)
     min_seconds: float = 0.5
 
@@ -98,8 +107,6 @@ class RandomSpeed(Intervention):
     torch.Size([12800])
     """
 
-    seed: int
-    sample_rate: int = 16000
     speed: tuple = (0.75, 1.33)
 
     def __call__(self, wav, key):

@@ -164,14 +164,14 @@ class Verification(Task):
         [M] values of the factor of the cohort, where the scoring needs one.
     list_name : str
         Of the trials, in the table.
+    thresholds : dict
+        (system, seed, subspace) -> threshold that an export decides by; those
+        that are known get rows of what they do here.
     **options : object
         ``resamples``, ``seed`` and ``reference`` of :class:`Task`.
 
     Attributes
     ----------
-    thresholds : dict
-        (system, seed, subspace) -> threshold that an export decides by; those
-        that are known get rows of what they do here.
     scores : dict
         Condition -> Subspace -> [T] scores, for plots.
     """
@@ -188,6 +188,7 @@ class Verification(Task):
         backend="cosine",
         cohort=None,
         list_name="",
+        thresholds=None,
         **options,
     ):
         # Speakers in no trial would dilute the draws.
@@ -196,7 +197,7 @@ class Verification(Task):
         self.columns |= {"backend": backend, "list": list_name}
         self.trials, self.groups = trials, list(groups) or [None]
         self.scoring, self.cohort = scoring, cohort
-        self.scores, self.thresholds = {}, {}
+        self.scores, self.thresholds = {}, thresholds or {}
 
     def __call__(self, embedded):
         """Rows of all subspaces; rates at the equal error threshold too."""

@@ -25,7 +25,6 @@ from speechbrain_ext.metrics.calibration import (
 )
 from speechbrain_ext.metrics.verification import equal_error_rate
 from speechbrain_ext.processing.discriminants import (
-    columns_of,
     make_head,
     recordings_source,
     source_directions,
@@ -44,21 +43,12 @@ RULES = {
         lambda dims: all(map(whole(1)[0], dims.values())),
         "{factor: a whole number of 1 or more}",
     ),
-    "weights": list_of(number(0)),
+    "weights": list_of(number(0, 1e6)),
     "shrinkages": list_of(number(0, 1)),
     "n_views": whole(1),
     "n_anchors": whole(MIN_RECORDINGS),
     "seed": whole(0),
 }
-
-
-def check_count(recordings):
-    """Refuse a dataset of fewer recordings than :data:`MIN_RECORDINGS`."""
-    if len(recordings.data) < MIN_RECORDINGS:
-        raise InputError(
-            f"{len(recordings.data)} recordings are too few to adapt to: give "
-            f"{MIN_RECORDINGS} or more, better a few hundred"
-        )
 
 
 def check_rate(rate, planned):
@@ -122,7 +112,7 @@ class Adaptation:
         Views of each recording per intervention.
     n_anchors : int
         Recordings at most of which there are anchors, half of them in each
-        half of the recordings; 20 or more.
+        half of the recordings; 22 or more.
     seed : int
         Of interventions and halves.
 
@@ -168,11 +158,9 @@ class Adaptation:
         Raises
         ------
         InputError
-            If there are too few recordings or anchors, or no intervention
-            that leaves a factor as it is.
+            See :meth:`check`.
         """
-        check_count(dataset)
-        self._check(factors)
+        self.check(dataset, factors)
         seeds = itertools.count(self.seed)
 
         def draw(factor):
@@ -205,8 +193,25 @@ class Adaptation:
             for name, intervention in planned.items()
         }
 
-    def _check(self, factors):
-        """Refuse what anchors cannot be made of."""
+    def check(self, dataset, factors):
+        """Refuse what anchors cannot be made of.
+
+        Arguments
+        ---------
+        dataset, factors
+            As of :meth:`plan`.
+
+        Raises
+        ------
+        InputError
+            If there are too few recordings or anchors, or no intervention
+            that leaves a factor as it is.
+        """
+        if len(dataset.data) < MIN_RECORDINGS:
+            raise InputError(
+                f"{len(dataset.data)} recordings are too few to adapt to: give "
+                f"{MIN_RECORDINGS} or more, better a few hundred"
+            )
         check_options(vars(self), RULES, "adaptation: ")
         if self.differ_in not in {*factors, *self.interventions}:
             raise InputError(
@@ -284,12 +289,11 @@ class Adaptation:
         choices, thresholds = {}, {}
         for factor in self._known(head.subspaces):
             earlier = any(factor in source.between for source in sources)
-            measure = functools.partial(
-                self._measure, factor, halved, halves, features, chosen
-            )
-            count = len(features[factor, "anchor", 0].ids)
-            choice = self._choose(measure, earlier, count)
-            thresholds[factor] = choice.pop("thresholds")
+            held_out = self._held_out(factor, halved, halves, features, chosen)
+            choice = self._choose(factor, held_out, earlier)
+            agree, pairs, partly = choice.pop("scores")
+            thresholds[factor] = impostor_thresholds(pairs, partly, RATES)
+            choice["agreeing"] = impostor_rates(pairs, agree)[2]
             if choice["agreeing"] >= MOST_AGREEING:
                 logger.warning(
                     f"Subspace '{factor}': versions of one recording are "
@@ -298,10 +302,8 @@ class Adaptation:
                     f"of '{factor}'; where there are many, the subspace is bad"
                 )
             choices[factor] = choice
-            columns, found = self._directions(own, factor, choice)
-            directions[factor] = np.zeros((len(found), mean.size))
-            directions[factor][:, columns] = found
-            biases[factor] = np.zeros(len(found))
+            directions[factor] = self._directions(own, factor, choice)
+            biases[factor] = np.zeros(len(directions[factor]))
         head = make_head(mean, std, directions, own, biases)
         return Adapted(head, thresholds, choices)
 
@@ -325,20 +327,17 @@ class Adaptation:
         )
 
     def _directions(self, sources, factor, choice):
-        """Columns and directions of a factor, with the recordings last."""
-        shape = sources[-1].mean.shape
-        columns = columns_of(factor, (self.layers or {}).get(factor), shape)
-        weights = [choice["weight"]] * (len(sources) - 1) + [1.0]
-        return columns, source_directions(
+        """Directions of a factor, with the recordings last."""
+        return source_directions(
             sources,
-            weights,
+            [choice["weight"]] * (len(sources) - 1) + [1.0],
             factor,
-            columns,
-            choice.get("dims") or self.dims.get(factor, len(columns)),
+            (self.layers or {}).get(factor),
+            choice.get("dims") or self.dims.get(factor),
             choice["shrinkage"],
         )
 
-    def _choose(self, measure, earlier, count):
+    def _choose(self, factor, held_out, earlier):
         """Weight and shrinkage by anchors of the half that was not fitted.
 
         Of shrinkages the strongest that is not worse than the best by more
@@ -346,6 +345,7 @@ class Adaptation:
         than half of one: more recordings have less use for other data, and
         only half of them were fitted to.
         """
+        count = sum(len(views[0]) for _, views in held_out)
 
         def enough(choices, errors):
             """The largest error that counts as the least."""
@@ -357,34 +357,42 @@ class Adaptation:
             measured = []
             for shrinkage in sorted(self.shrinkages, reverse=True):
                 choice = {"weight": weight, "shrinkage": shrinkage}
-                measured.append(choice | measure(choice))
+                measured.append(self._measure(factor, held_out, choice))
             limit = enough(measured, 1)
             tried.append(next(c for c in measured if c["eer"] <= limit))
         limit = enough(tried, 0.5)
         return next(choice for choice in tried if choice["eer"] <= limit)
 
-    def _measure(self, factor, halved, halves, features, chosen, choice):
-        """Error of anchors and thresholds, each half judged by the other."""
+    def _held_out(self, factor, halved, halves, features, chosen):
+        """Views of each half as a head takes them, with the other's sources."""
         known = {*features[factor, "anchor", 0].ids}
         views = [(factor, "anchor", 0), (factor, "anchor", 1), "recorded"]
         views.append((self._other(factor), self.n_views - 1))
-        agree, differ, pairs, partly, dims = [], [], [], [], []
+        held_out = []
         for fitted, rows in zip(halved, halves[::-1], strict=True):
-            columns, directions = self._directions(fitted, factor, choice)
-            dims.append(len(directions))
             ids = [features["recorded"].ids[row] for row in rows]
             ids = [key for key in ids if key in known]
-            vectors = (
-                self._embed(features[view], ids, chosen, fitted[-1], columns)
+            mean, std = fitted[-1].mean, fitted[-1].std
+            vectors = [
+                (features[view].select(ids, chosen).numpy() - mean) / std
                 for view in views
-            )
+            ]
+            held_out.append((fitted, [x.reshape(len(x), -1) for x in vectors]))
+        return held_out
+
+    def _measure(self, factor, held_out, choice):
+        """A choice with the error of its anchors, and scores for thresholds."""
+        agree, differ, pairs, partly, dims = [], [], [], [], []
+        for fitted, views in held_out:
+            directions = self._directions(fitted, factor, choice)
+            dims.append(len(directions))
             one, other, recorded, changed = (
-                unit_rows(x @ directions.T) for x in vectors
+                unit_rows(x @ directions.T) for x in views
             )
-            scores, same = one @ other.T, np.eye(len(ids), dtype=bool)
+            scores, same = one @ other.T, np.eye(len(one), dtype=bool)
             agree.append(scores[same])
             differ.append(scores[~same])
-            above = np.triu_indices(len(ids), 1)
+            above = np.triu_indices(len(one), 1)
             pairs.append((recorded @ recorded.T)[above])
             partly.append(np.sum(one * changed, axis=1))
         # Of equal vectors the cosine may be a little more than 1.
@@ -394,12 +402,11 @@ class Adaptation:
         )
         scores = np.concatenate([agree, differ])
         eer = equal_error_rate(scores, np.arange(len(scores)) < len(agree))[0]
-        return {
-            # With more, as all recordings tell, thresholds would be others.
+        # With more dims, as all recordings tell, thresholds would be others.
+        return choice | {
             "dims": min(dims),
             "eer": float(eer),
-            "agreeing": impostor_rates(pairs, agree)[2],
-            "thresholds": impostor_thresholds(pairs, partly, RATES),
+            "scores": (agree, pairs, partly),
         }
 
     def _other(self, factor):
@@ -410,10 +417,3 @@ class Adaptation:
         """
         others = [one for one in self.interventions if one != factor]
         return min(others, key=lambda other: other not in self.dims)
-
-    @staticmethod
-    def _embed(pooled, ids, chosen, source, columns):
-        """Features of some recordings as a head takes them, [N, D]."""
-        features = pooled.select(ids, chosen).numpy()
-        features = (features - source.mean) / source.std
-        return features.reshape(len(ids), -1)[:, columns]

@@ -431,7 +431,7 @@ def shrunk(covariance, shrinkage, floor=0.0):
 
 
 def source_directions(
-    sources, weights, factor, columns, dims, shrinkage, channel_weight=0.0
+    sources, weights, factor, layers, dims, shrinkage, channel_weight=0.0
 ):
     """Directions of one factor, of features standardised as the last source.
 
@@ -443,10 +443,11 @@ def source_directions(
         One for each.
     factor : str
         The factor.
-    columns : numpy.ndarray
-        Of the layers that it is read from.
+    layers : list of int
+        Positions of the layers that it is read from; None for all.
     dims : int
-        Dimensions wanted, at most as many as the sources can tell.
+        Dimensions wanted, at most as many as the sources can tell; None for
+        all.
     shrinkage : float
         See :func:`discriminants`.
     channel_weight : float
@@ -456,7 +457,7 @@ def source_directions(
     Returns
     -------
     numpy.ndarray
-        [dims, D].
+        [dims, all layers * dim], 0 for layers that it is not read from.
 
     Raises
     ------
@@ -467,11 +468,12 @@ def source_directions(
     -------
     >>> takes = torch.randn(1, 12, 1, 5)
     >>> grid = grid_source(takes, {"speaker": list("aaabbbcccddd")})
-    >>> source_directions([grid], [1], "speaker", np.arange(5), 9, 0.3).shape
+    >>> source_directions([grid], [1], "speaker", None, 9, 0.3).shape
     (3, 5)
     """
-    scale = sources[-1].std.ravel()[columns]
-    scale = np.outer(scale, scale)
+    std = sources[-1].std
+    columns = columns_of(factor, layers, std.shape)
+    scale = np.outer(std.ravel()[columns], std.ravel()[columns])
     used = [
         (source, weight)
         for source, weight in zip(sources, weights, strict=True)
@@ -495,10 +497,14 @@ def source_directions(
     )
     within = within / scale
     between = sum(w * source.between[factor] for source, w in used) / scale
-    dims = min(dims, sum(source.ranks[factor] for source, _ in used))
+    ranks = sum(source.ranks[factor] for source, _ in used)
+    dims = ranks if dims is None else min(dims, ranks)
     # A floor, for factors that leave no variance within their values.
     floor = 1e-6 * np.trace(within + between) / len(within)
-    return discriminants(within, between, dims, shrinkage, floor)
+    found = discriminants(within, between, dims, shrinkage, floor)
+    directions = np.zeros((len(found), std.size))
+    directions[:, columns] = found
+    return directions
 
 
 def fit_sources(
@@ -532,22 +538,18 @@ def fit_sources(
     >>> fit_sources([grid], {"speaker": [1]}, {}, {"speaker": 0.3}).widths
     {'speaker': 3}
     """
-    shape = sources[-1].mean.shape
-    size = int(np.prod(shape))
-    directions = {}
-    for factor in weights:
-        columns = columns_of(factor, (layers or {}).get(factor), shape)
-        found = source_directions(
+    directions = {
+        factor: source_directions(
             sources,
             weights[factor],
             factor,
-            columns,
-            dims.get(factor, size),
+            (layers or {}).get(factor),
+            dims.get(factor),
             shrinkage[factor],
             channel_weight,
         )
-        directions[factor] = np.zeros((len(found), size))
-        directions[factor][:, columns] = found
+        for factor in weights
+    }
     return make_head(sources[-1].mean, sources[-1].std, directions, sources)
 
 

@@ -25,9 +25,6 @@ class OtherChannel(Intervention):
         In Hz.
     """
 
-    seed: int
-    sample_rate: int = 16000
-
     def __call__(self, wav, key):
         """[time] -> [time]."""
         import audiomentations as am  # pytest, which has none, reads this file

@@ -197,7 +197,7 @@ def choose_uses(hparams, dataset, ids, speakers, needs_cohort):
     return uses
 
 
-def make_task(name, hparams, protocol, dataset, uses):
+def make_task(name, hparams, protocol, dataset, uses, exports):
     """A task, with the labels of its utterances."""
     speakers, contents, genders = labels_of(hparams, dataset, uses["test"])
     speaker = hparams["verification_factor"]
@@ -218,6 +218,10 @@ def make_task(name, hparams, protocol, dataset, uses):
             hparams["scoring"],
             cohort or None,
             hparams["trials"] or "",
+            # Those of an export are cosines.
+            systems.export_thresholds(exports)
+            if hparams["scoring"] == "cosine"
+            else None,
             **options,
         )
     if name == "content":
@@ -341,11 +345,7 @@ def run(hparams, protocol, exports, run_opts):
     uses = choose_uses(
         hparams, dataset, ids, speakers, protocol["needs_cohort"]
     )
-    asked, left_out = make_tasks(hparams, protocol, dataset, uses)
-    if hparams["scoring"] == "cosine":
-        for task in asked:
-            if task.name == "verification":
-                task.thresholds = systems.export_thresholds(exports)
+    asked, left_out = make_tasks(hparams, protocol, dataset, uses, exports)
     # Statistics of the target domain
     only_trials = (
         asked[0].trials if hparams["tasks"] == ["verification"] else None

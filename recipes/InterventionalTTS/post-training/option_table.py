@@ -5,6 +5,7 @@ the class that takes it allows.
 """
 
 from speechbrain_ext.dataio.manifest import DIVISION, SPLITS
+from speechbrain_ext.processing.adaptation import RULES
 from speechbrain_ext.utils.options import (
     MayLack,
     check_options,
@@ -190,12 +191,8 @@ TRAIN = {
         "{factor: !name:module.Class}",
     ),
     "adaptation.differ_in": factor,
+    **{f"adaptation.{name}": rule for name, rule in RULES.items()},
     "adaptation.dims": lambda options: mapping(options["grid_factors"], WIDTH),
-    "adaptation.weights": list_of(number(0, 1e6)),
-    "adaptation.shrinkages": list_of(number(0, 1)),
-    "adaptation.n_views": whole(1),
-    "adaptation.n_anchors": whole(20),
-    "adaptation.seed": whole(0),
     "network.hidden": list_of(WIDTH, 0),
     "network.residual_width": either(one_of(0), WIDTH),
     "network.layer_mixture": flag(),

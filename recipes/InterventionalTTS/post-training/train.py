@@ -56,7 +56,7 @@ from speechbrain_ext.inference.subspaces import load_export
 from speechbrain_ext.lobes.encoders import choose_layers
 from speechbrain_ext.lobes.subspaces import BaselineHead
 from speechbrain_ext.metrics.trials import generate_trials
-from speechbrain_ext.processing.adaptation import MIN_RECORDINGS, check_count
+from speechbrain_ext.processing.adaptation import MIN_RECORDINGS
 from speechbrain_ext.utils.errors import InputError, one_line_errors
 from speechbrain_ext.utils.files import claim_folder, digest, locked_folder
 from speechbrain_ext.utils.hparams import (
@@ -264,10 +264,8 @@ def find_unlabelled(hparams, debug):
             "'recommended' is adapted, and exported is "
             f"'{hparams['exported']}': leave out one of them"
         )
-    sources = {"adaptation": hparams["adaptation"]}
-    sources["recommended"] = hparams["recommended"]
-    for name, made in sources.items():
-        if made is None:
+    for name in ("adaptation", "recommended"):
+        if hparams[name] is None:
             raise InputError(
                 f"unlabelled is {hparams['unlabelled']}, but {name} is null: "
                 "leave out one of them"
@@ -279,7 +277,7 @@ def find_unlabelled(hparams, debug):
             recordings = subset(recordings, [*recordings.data][:MIN_RECORDINGS])
         rate = hparams["encoder_model"].sample_rate
         check_audio(recordings, rate, hparams["resample"])
-        check_count(recordings)
+        hparams["adaptation"].check(recordings, hparams["factors"])
         found[recordings_name(source)] = recordings
     return found
 
@@ -334,7 +332,7 @@ def print_plan(hparams, brain, splits, asked, planned, unlabelled):
         f"\nTo encode: {describe_hours(planned)}, by {hparams['encoder_label']}"
         f"\nTo fit: {hparams['system_name']} in {epochs}, closed forms"
         f"\nTo evaluate: {len(asked[0].trials)} trials, as recorded and across "
-        f"channels"
+        "channels"
     )
     for name, recordings in unlabelled.items():
         print(f"To adapt to: {name}, {len(recordings)} recordings")
