@@ -615,7 +615,7 @@ def test_unlabelled(small_grid, unlabelled, tmp_path):
         (["--unlabelled=absent"], "No manifest .*absent"),
         (["--unlabelled=few"], "3 recordings are too few"),
         (["--unlabelled=empty"], "No recordings in .*empty"),
-        (["--adaptation={n_anchors: 3}"], "n_anchors is 3: .* of 20 or more"),
+        (["--adaptation={n_anchors: 3}"], "n_anchors is 3: .* of 22 or more"),
         (["--recommended={shrinkage: auto}"], "shrinkage is 'auto': expected"),
     ],
 )
