@@ -63,6 +63,9 @@ class RandomCrop(Intervention):
         Range of the part's length, of the whole.
     min_seconds : float
         Least length; a recording that is shorter stays whole.
+    half : int
+        Keep the first half (0) or the second (1), which have nothing in
+        common. Default: a random part.
 
     Example
     -------
@@ -70,15 +73,21 @@ class RandomCrop(Intervention):
     >>> crop = RandomCrop(seed=1)
     >>> 0.4 * 32000 <= len(crop(torch.zeros(32000), "a")) <= 0.7 * 32000
     True
+    >>> RandomCrop(seed=1, half=1)(torch.arange(32000), "a")[0].item()
+    16000
     """
 
     share: tuple = (0.4, 0.7)
     min_seconds: float = 0.5
+    half: int | None = None
 
     def __call__(self, wav, key):
         """[time] -> [less time]."""
         rng = self.generator(key)
         least = round(self.min_seconds * self.sample_rate)
+        if self.half is not None:
+            size = max(len(wav) // 2, least)
+            return wav[-size:] if self.half else wav[:size]
         size = max(round(rng.uniform(*self.share) * len(wav)), least)
         start = rng.integers(max(len(wav) - size, 0), endpoint=True)
         return wav[start : start + size]

@@ -42,6 +42,37 @@ def heading(row):
     return title + (f", {CONDITIONS['channels']}" if across else "")
 
 
+def choice_line(factor, chosen):
+    """What was chosen for a factor, in a line.
+
+    Arguments
+    ---------
+    factor : str
+        The factor.
+    chosen : dict
+        Of :meth:`speechbrain_ext.processing.choice.Choice.on_grid`.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> choice_line(
+    ...     "speaker",
+    ...     {"layers": [0, 1], "shrinkage": 0.3, "dims": 60, "eer": 0.0472},
+    ... )
+    'speaker: layers 0+1, shrinkage 0.3, 60 dimensions (EER 4.7 % on the \
+validation grid)'
+    """
+    layers = "+".join(map(str, chosen["layers"]))
+    return (
+        f"{factor}: layers {layers}, shrinkage {chosen['shrinkage']:g}, "
+        f"{chosen['dims']} dimensions (EER {100 * chosen['eer']:.1f} % on the "
+        "validation grid)"
+    )
+
+
 def _leakage_heading(row):
     kinds = {"accuracy": "probe %", "eer": "EER %", "variance": "variance %"}
     return f"{row['target']} {kinds[row['measure']]}"

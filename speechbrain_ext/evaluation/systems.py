@@ -222,7 +222,7 @@ def closed_form_heads(features, labels, widths, seed=0):
     }
 
 
-def threshold_trials(labels, factors, seed=0):
+def threshold_trials(labels, factors, seed=0, most=MAX_TRIALS):
     """Pairs for the threshold of each factor, from labels alone.
 
     Arguments
@@ -235,6 +235,8 @@ def threshold_trials(labels, factors, seed=0):
         Which of them get trials.
     seed : int
         Of the selection of pairs, where there are too many.
+    most : int
+        Pairs of each kind at most.
 
     Returns
     -------
@@ -258,8 +260,8 @@ def threshold_trials(labels, factors, seed=0):
         trials[factor] = generate_trials(
             labels[factor],
             labels[others[0]] if others else None,
-            max_targets=MAX_TRIALS,
-            max_nontargets=MAX_TRIALS,
+            max_targets=most,
+            max_nontargets=most,
             seed=seed,
         )
     return trials

@@ -29,7 +29,6 @@ from speechbrain_ext.models import packaged_model
 from speechbrain_ext.processing.adaptation import RATES, check_rate
 from speechbrain_ext.utils.errors import InputError
 from speechbrain_ext.utils.files import digest, file_digest
-from speechbrain_ext.utils.hparams import run_label
 from speechbrain_ext.utils.options import (
     check_options,
     flag,
@@ -460,7 +459,7 @@ class SubspaceEncoder(Pretrained):
                 dataset,
                 module.encoder,
                 self.subspaces,
-                label=run_label(name)[:40],  # of the names of folders
+                name,
                 cache_folder=folder,
                 device=self.device,
                 progress=progress,

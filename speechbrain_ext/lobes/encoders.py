@@ -55,9 +55,6 @@ class PooledEncoder(torch.nn.Module):
     n_layers, dim : int
         Shape of what it makes of an utterance; known once it was loaded by
         :func:`load_encoder`.
-    default_layers : list of int
-        Layers to take where none are chosen: the last, unless the encoder's
-        file names others.
 
     Example
     -------
@@ -75,7 +72,6 @@ class PooledEncoder(torch.nn.Module):
         super().__init__()
         self.sample_rate, self.min_samples = sample_rate, min_samples
         self.n_layers = self.dim = None
-        self.default_layers = [-1]
         self.model_files, self.recipe = model, None
         self.identity = {
             "class": f"{type(self).__module__}.{type(self).__qualname__}",
@@ -239,9 +235,8 @@ class EncoderRecipe:
 def load_encoder(name, source=None, revision=None, overrides=None):
     """Make an encoder from its YAML file.
 
-    The file has the keys ``encoder`` (a :class:`PooledEncoder`), where there
-    is a model to load ``source`` and ``revision``, and it can have ``layers``,
-    which are taken where none are chosen.
+    The file has the keys ``encoder`` (a :class:`PooledEncoder`) and, where
+    there is a model to load, ``source`` and ``revision``.
 
     Arguments
     ---------
@@ -312,7 +307,6 @@ def load_encoder(name, source=None, revision=None, overrides=None):
             f"Encoder '{name}' cannot encode half a second: {error}"
         )
     encoder.n_layers, encoder.dim = shape[1:]
-    encoder.default_layers = loaded.get("layers", [-1])
     encoder.identity = {"name": file.stem, **encoder.identity}
     named = file.parent == hparams_folder() / "encoders"
     encoder.recipe = EncoderRecipe(named, text, dict(overrides or {}))
@@ -339,7 +333,7 @@ def choose_layers(encoder, layers=None):
         The encoder.
     layers : list of int
         Layers; negative ones count from the last, as in a list. Default: the
-        encoder's ``default_layers``.
+        last.
 
     Returns
     -------
@@ -356,8 +350,7 @@ def choose_layers(encoder, layers=None):
     >>> choose_layers(load_encoder("log_mel"), [-1])
     [0]
     """
-    if layers is None:
-        layers = encoder.default_layers
+    layers = [-1] if layers is None else layers
     n = encoder.n_layers
     if not isinstance(layers, (list, tuple)) or not layers:
         raise InputError(f"Expected a list of layers, got {layers!r}")
@@ -368,27 +361,6 @@ def choose_layers(encoder, layers=None):
                 f"layer{'s' * (n > 1)}, 0 to {n - 1} or -1 to -{n}"
             )
     return [layer % n for layer in layers]
-
-
-def feature_shape(encoder, layers=None):
-    """Shape of the chosen layers of one utterance.
-
-    Arguments
-    ---------
-    encoder, layers
-        See :func:`choose_layers`, also for what is raised.
-
-    Returns
-    -------
-    list of int
-        ``[len(layers), dim]``.
-
-    Example
-    -------
-    >>> feature_shape(load_encoder("log_mel"), [-1])
-    [1, 560]
-    """
-    return [len(choose_layers(encoder, layers)), encoder.dim]
 
 
 @register_checkpoint_hooks
@@ -434,7 +406,7 @@ class PackedEncoder(PooledEncoder):
         with tempfile.TemporaryDirectory() as folder:
             self.encoder = load_encoder(**unpack_encoder(path, folder))
         self.archive = Path(path).resolve()
-        for name in "sample_rate n_layers dim identity default_layers".split():
+        for name in "sample_rate n_layers dim identity".split():
             setattr(self, name, getattr(self.encoder, name))
 
     def forward(self, wavs, wav_lens=None):

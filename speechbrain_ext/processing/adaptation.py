@@ -9,12 +9,12 @@ to weigh beside these recordings, and where a threshold has to be.
 
 import functools
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from speechbrain.utils.logger import get_logger
-from speechbrain_ext.augment.interventions import Chain
+from speechbrain_ext.augment.interventions import Chain, RandomCrop
 from speechbrain_ext.dataio.feature_cache import extract_features
 from speechbrain_ext.dataio.manifest import subset
 from speechbrain_ext.metrics.arrays import to_numpy, unit_rows
@@ -24,12 +24,16 @@ from speechbrain_ext.metrics.calibration import (
     impostor_thresholds,
 )
 from speechbrain_ext.metrics.verification import equal_error_rate
+from speechbrain_ext.processing.choice import RULES as CHOICE_RULES
+from speechbrain_ext.processing.choice import as_list, first_within
 from speechbrain_ext.processing.discriminants import (
+    grid_source,
     make_head,
     recordings_source,
     source_directions,
 )
 from speechbrain_ext.utils.errors import InputError
+from speechbrain_ext.utils.hparams import run_label
 from speechbrain_ext.utils.options import check_options, list_of, number, whole
 
 logger = get_logger(__name__)
@@ -39,12 +43,9 @@ MIN_RECORDINGS = 22
 # Rates of false acceptance that thresholds are kept for.
 RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 RULES = {
-    "dims": (
-        lambda dims: all(map(whole(1)[0], dims.values())),
-        "{factor: a whole number of 1 or more}",
-    ),
+    "dims": CHOICE_RULES["dims"],
     "weights": list_of(number(0, 1e6)),
-    "shrinkages": list_of(number(0, 1)),
+    "shrinkages": CHOICE_RULES["shrinkages"],
     "n_views": whole(1),
     "n_anchors": whole(MIN_RECORDINGS),
     "seed": whole(0),
@@ -98,7 +99,7 @@ class Adaptation:
     differ_in : str
         The factor in which any two recordings are taken to differ.
     dims : dict
-        Factor -> dimensions wanted.
+        Factor -> dimensions, or a list of them in the order of preference.
     layers : dict
         Factor -> positions of the layers that it is read from, among those
         that were chosen. Default: all.
@@ -106,7 +107,7 @@ class Adaptation:
         Weights of the earlier sources (a grid without its channels, other
         recordings) to choose from; that of the recordings is 1.
     shrinkages : list of float
-        To choose from, see
+        To choose from, in the order of preference, see
         :func:`~speechbrain_ext.processing.discriminants.discriminants`.
     n_views : int
         Views of each recording per intervention.
@@ -128,12 +129,12 @@ class Adaptation:
     dims: dict = field(default_factory=dict)
     layers: dict | None = None
     weights: tuple = (0.25, 0.5, 1.0)
-    shrinkages: tuple = (0.1, 0.3)
+    shrinkages: tuple = (0.3, 0.1)
     n_views: int = 2
     n_anchors: int = 1000
     seed: int = 8000
 
-    def plan(self, dataset, encoder, factors, label="features", **options):
+    def plan(self, dataset, encoder, factors, name="own", **options):
         """Views and anchors as calls of ``extract_features``, not yet made.
 
         Arguments
@@ -144,8 +145,8 @@ class Adaptation:
             The frozen encoder.
         factors : list of str
             Those that have a subspace.
-        label : str
-            First part of the names of the caches.
+        name : str
+            What the recordings are called.
         **options
             Further arguments of ``extract_features``.
 
@@ -163,11 +164,15 @@ class Adaptation:
         self.check(dataset, factors)
         seeds = itertools.count(self.seed)
 
-        def draw(factor):
+        def draw(factor, version=None):
             """The next intervention on a factor."""
-            return self.interventions[factor](
+            drawn = self.interventions[factor](
                 seed=next(seeds), sample_rate=encoder.sample_rate
             )
+            # Parts that overlap agree in what is said, too.
+            if version is not None and isinstance(drawn, RandomCrop):
+                return replace(drawn, half=version)
+            return drawn
 
         planned = {"recorded": None}
         for factor in self.interventions:
@@ -175,22 +180,24 @@ class Adaptation:
                 planned[factor, take] = draw(factor)
         for factor in self._known(factors):
             others = [one for one in self.interventions if one != factor]
-            for take in range(2):
-                planned[factor, "anchor", take] = Chain(*map(draw, others))
+            for version in range(2):
+                chain = (draw(other, version) for other in others)
+                planned[factor, "anchor", version] = Chain(*chain)
         halves = self._halves(len(dataset.data))
         few = {row for half in halves for row in half[: self.n_anchors // 2]}
         ids = [key for row, key in enumerate(dataset.data) if row in few]
         few = subset(dataset, ids)
+        label = run_label(name)[:40]  # of the names of folders
         return {
-            name: functools.partial(
+            view: functools.partial(
                 extract_features,
-                few if "anchor" in name else dataset,
+                few if "anchor" in view else dataset,
                 encoder,
-                name="-".join([label, *map(str, np.atleast_1d(name))]),
+                name="-".join([label, *map(str, np.atleast_1d(view))]),
                 channel=intervention,
                 **options,
             )
-            for name, intervention in planned.items()
+            for view, intervention in planned.items()
         }
 
     def check(self, dataset, factors):
@@ -326,6 +333,49 @@ class Adaptation:
             name,
         )
 
+    def choose_layers(self, select, labels, features, candidates):
+        """The layers of least error without labels, before a head is fitted.
+
+        Arguments
+        ---------
+        select : callable
+            Layers -> the training grid, [takes, utterances, layers, dim].
+        labels : dict
+            Factor -> its value for each utterance of the grid.
+        features : dict
+            Of :meth:`plan`: name -> PooledFeatures of the recordings.
+        candidates : dict
+            Factor -> layers to choose from, a list of lists; what recordings
+            tell nothing of keeps all of its own.
+
+        Returns
+        -------
+        dict
+            As the candidates, but with one list of layers for each factor that
+            recordings tell of.
+        """
+        alone = replace(self, layers=None)  # as all of the candidate's
+        halves = self._halves(len(features["recorded"].ids))
+        tried = {factor: [] for factor in self._known(candidates)}
+        for factor, choices in tried.items():
+            for layers in candidates[factor]:
+                grid = grid_source(
+                    select(layers)[:1], {factor: labels[factor]}
+                )
+                halved = [
+                    [grid, alone._source(features, layers, [factor], half)]
+                    for half in halves
+                ]
+                held_out = alone._held_out(
+                    factor, halved, halves, features, layers
+                )
+                choice = alone._choose(factor, held_out, True)
+                choices.append({"layers": layers, "eer": choice["eer"]})
+        return candidates | {
+            factor: [min(choices, key=lambda one: one["eer"])["layers"]]
+            for factor, choices in tried.items()
+        }
+
     def _directions(self, sources, factor, choice):
         """Directions of a factor, with the recordings last."""
         return source_directions(
@@ -333,35 +383,32 @@ class Adaptation:
             [choice["weight"]] * (len(sources) - 1) + [1.0],
             factor,
             (self.layers or {}).get(factor),
-            choice.get("dims") or self.dims.get(factor),
+            choice["dims"],
             choice["shrinkage"],
         )
 
     def _choose(self, factor, held_out, earlier):
-        """Weight and shrinkage by anchors of the half that was not fitted.
+        """Weight, shrinkage and dimensions by the half that was not fitted.
 
-        Of shrinkages the strongest that is not worse than the best by more
-        than a standard error. Of weights the least that is not worse by more
-        than half of one: more recordings have less use for other data, and
-        only half of them were fitted to.
+        Of shrinkages and dimensions the first that is not worse than the best
+        by more than a standard error. Of weights the least that is not worse
+        by more than half of one: more recordings have less use for other data,
+        and only half of them were fitted to.
         """
         count = sum(len(views[0]) for _, views in held_out)
-
-        def enough(choices, errors):
-            """The largest error that counts as the least."""
-            least = min(choice["eer"] for choice in choices)
-            return least + errors * np.sqrt(least * (1 - least) / count)
-
         tried = []
         for weight in sorted(self.weights) if earlier else [0.0]:
-            measured = []
-            for shrinkage in sorted(self.shrinkages, reverse=True):
-                choice = {"weight": weight, "shrinkage": shrinkage}
-                measured.append(self._measure(factor, held_out, choice))
-            limit = enough(measured, 1)
-            tried.append(next(c for c in measured if c["eer"] <= limit))
-        limit = enough(tried, 0.5)
-        return next(choice for choice in tried if choice["eer"] <= limit)
+            measured = [
+                self._measure(
+                    factor,
+                    held_out,
+                    {"weight": weight, "shrinkage": shrinkage, "dims": dims},
+                )
+                for shrinkage in self.shrinkages
+                for dims in as_list(self.dims.get(factor))
+            ]
+            tried.append(first_within(measured, count))
+        return first_within(tried, count, 0.5)
 
     def _held_out(self, factor, halved, halves, features, chosen):
         """Views of each half as a head takes them, with the other's sources."""

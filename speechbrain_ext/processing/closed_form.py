@@ -131,9 +131,15 @@ def _standardised(features):
     return standardiser, to_matrix(vectors, "features")
 
 
-def _widths(dims, names):
-    """A width per name, from one number or from a mapping."""
-    return dict(dims) if hasattr(dims, "keys") else dict.fromkeys(names, dims)
+def each(value, names):
+    """A value per name, from one number or from a mapping.
+
+    Example
+    -------
+    >>> each(0.3, ["speaker", "content"])
+    {'speaker': 0.3, 'content': 0.3}
+    """
+    return dict(value) if hasattr(value, "keys") else dict.fromkeys(names, value)
 
 
 def grid_lda(features, labels, dims=512, shrinkage="auto"):
@@ -170,7 +176,7 @@ def grid_lda(features, labels, dims=512, shrinkage="auto"):
     """
     if not labels:
         raise InputError("no factor to make a subspace for")
-    dims = _widths(dims, labels)
+    dims = each(dims, labels)
     standardiser, vectors = _standardised(features)
     directions = {
         factor: lda_directions(vectors, values, dims[factor], shrinkage)
@@ -208,8 +214,9 @@ def channel_lda(
         at most one less than its factor has values.
     channel_weight : float
         Weight of the covariance of the channel; not negative.
-    shrinkage : float
-        See :func:`~speechbrain_ext.processing.discriminants.discriminants`.
+    shrinkage : float or dict
+        (Of each factor.) See
+        :func:`~speechbrain_ext.processing.discriminants.discriminants`.
     layers : dict
         Factor -> positions of the layers that it is read from, e.g.
         ``{"content": [-1]}``. Default: all.
@@ -241,8 +248,8 @@ def channel_lda(
     return fit_sources(
         [grid_source(takes, labels, layers)],
         dict.fromkeys(labels, [1.0]),
-        _widths(dims, labels),
-        dict.fromkeys(labels, shrinkage),
+        each(dims, labels),
+        each(shrinkage, labels),
         layers,
         channel_weight,
     )

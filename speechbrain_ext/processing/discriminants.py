@@ -269,7 +269,7 @@ def recordings_source(
     An intervention changes one factor of a recording; the mean square of what
     it changes is the covariance of that factor. Two recordings hardly ever
     share their value of ``differ_in``, so their total covariance stands for
-    that factor.
+    that factor; not within the others, as recordings differ in these too.
 
     Arguments
     ---------
@@ -343,13 +343,9 @@ def recordings_source(
                     "recordings: they are too short for it (a crop keeps half "
                     "a second), silent, or it does nothing; give others"
                 )
-        own_change = changes.pop(factor, 0.0)
-        rest = sum(changes.values(), start=np.zeros_like(total))
-        if factor == differ_in:
-            source.between[factor], source.within[factor] = total, rest
-        else:
-            source.between[factor] = own_change
-            source.within[factor] = rest + total
+        own_change = changes.pop(factor, total)
+        source.between[factor] = own_change
+        source.within[factor] = sum(changes.values(), 0.0 * total)
         source.ranks[factor] = len(rows) - 1
     return source
 

@@ -6,6 +6,7 @@ the class that takes it allows.
 
 from speechbrain_ext.dataio.manifest import DIVISION, SPLITS
 from speechbrain_ext.processing.adaptation import RULES
+from speechbrain_ext.processing.choice import RULES as CHOICE
 from speechbrain_ext.utils.options import (
     MayLack,
     check_options,
@@ -93,8 +94,14 @@ def augmented_takes(options):
     return whole(options["network_takes"] if shared else 0)
 
 
-def check_layers(layers, recommended):
-    """Refuse positions that are not among the chosen layers."""
+def layers_of_heads(options):
+    """Layers by numbers, or to be chosen where something can choose them."""
+    numbers = options["choice"] is None
+    return LAYERS if numbers else either(one_of("auto"), LAYERS)
+
+
+def check_positions(layers, recommended):
+    """Refuse positions that are not among the layers."""
     positions = getattr(recommended, "keywords", {}).get("layers") or {}
     rule = list_of(whole(-len(layers), len(layers) - 1))
     options = {
@@ -136,7 +143,6 @@ OBJECTS += ("epoch_counter", "train_logger", "checkpointer")
 TRAIN = {
     **DATA,
     **dict.fromkeys(OBJECTS, made()),
-    "modules": mapping(["network"], made()),
     "recommended": optional(made()),
     "encoder": MayLack(text()),
     "encoder_source": MayLack(optional(text())),
@@ -160,7 +166,12 @@ TRAIN = {
     "split": GIVEN,
     **{f"split.{name}": rule for name, rule in DIVISION.items()},
     "split.split_names": mapping(SPLITS, text()),
-    "layers": optional(LAYERS),
+    "layers": layers_of_heads,
+    "choice": optional(made()),
+    **{f"choice.{name}": rule for name, rule in CHOICE.items()},
+    "choice.dims": lambda options: mapping(
+        options["grid_factors"], either(WIDTH, list_of(WIDTH))
+    ),
     **EXTRACTION,
     "network_takes": whole(0),
     "augmented_takes": augmented_takes,
@@ -192,7 +203,9 @@ TRAIN = {
     ),
     "adaptation.differ_in": factor,
     **{f"adaptation.{name}": rule for name, rule in RULES.items()},
-    "adaptation.dims": lambda options: mapping(options["grid_factors"], WIDTH),
+    "adaptation.dims": lambda options: mapping(
+        options["grid_factors"], either(WIDTH, list_of(WIDTH))
+    ),
     "network.hidden": list_of(WIDTH, 0),
     "network.residual_width": either(one_of(0), WIDTH),
     "network.layer_mixture": flag(),

@@ -24,7 +24,7 @@ from contextlib import nullcontext
 from functools import partial
 
 import torch
-from option_table import TRAIN, check_layers
+from option_table import TRAIN, check_positions
 from tqdm import tqdm
 
 import speechbrain as sb
@@ -57,6 +57,8 @@ from speechbrain_ext.lobes.encoders import choose_layers
 from speechbrain_ext.lobes.subspaces import BaselineHead
 from speechbrain_ext.metrics.trials import generate_trials
 from speechbrain_ext.processing.adaptation import MIN_RECORDINGS
+from speechbrain_ext.processing.choice import layer_runs
+from speechbrain_ext.processing.closed_form import each
 from speechbrain_ext.utils.errors import InputError, one_line_errors
 from speechbrain_ext.utils.files import claim_folder, digest, locked_folder
 from speechbrain_ext.utils.hparams import (
@@ -72,13 +74,14 @@ from speechbrain_ext.utils.options import check_run_options
 SETTINGS = (
     *("seed", "layers", "augmented_takes", "network_takes", "channel_seed"),
     *("factors", "train_block", "valid_block", "number_of_epochs"),
-    *("encoder_model", "network", "loss", "channel", "recommended"),
+    *("encoder_model", "network", "loss", "channel", "recommended", "choice"),
     *("opt_class", "lr_scheduler"),
 )
 RUN_OPTIONS = ("max_grad_norm", "grad_accumulation_factor", "precision")
 # What results.json says of a run, beside grid and encoder.
 ABOUT = ("layers", "seed", "factors", "augmented_takes", "network_takes")
 SMOKE_VALUES = 6  # of each factor in a split, with --debug
+CHOICE_TRIALS = 100_000  # of each kind, for each candidate
 
 
 class InterventionalBrain(sb.Brain):
@@ -302,12 +305,14 @@ def make_tasks(hparams, dataset, splits, grids):
     return asked, systems.threshold_trials(labels, hparams["factors"])
 
 
-def claim(hparams, brain, dataset, splits):
+def claim(hparams, brain, dataset, splits, unlabelled):
     """A folder holds one run: its checkpoints must not be taken for another."""
     settings = {key: describe(hparams[key]) for key in SETTINGS}
     settings |= {key: getattr(brain, key) for key in RUN_OPTIONS}
     settings["processes"] = int(os.environ.get("WORLD_SIZE", 1))
     settings["dtype"] = hparams["extraction"]["dtype"]
+    if hparams["layers"] == "auto":  # then they choose what the network takes
+        settings["unlabelled"] = digest([list(r.data) for r in unlabelled])
     for split, ids in splits.items():
         labels = factor_labels(dataset, ids, hparams["grid_factors"])
         settings[f"{split}_data"] = digest([ids, labels])
@@ -319,7 +324,7 @@ def claim(hparams, brain, dataset, splits):
     claim_folder(hparams["save_folder"], settings, began)
 
 
-def print_plan(hparams, brain, splits, asked, planned, unlabelled):
+def print_plan(hparams, brain, splits, asked, planned, views):
     """What is to be done, and what of it is there."""
     sizes = [f"{len(ids)} {split}" for split, ids in splits.items()]
     brain.checkpointer.set_damaged_aside()
@@ -334,8 +339,8 @@ def print_plan(hparams, brain, splits, asked, planned, unlabelled):
         f"\nTo evaluate: {len(asked[0].trials)} trials, as recorded and across "
         "channels"
     )
-    for name, recordings in unlabelled.items():
-        print(f"To adapt to: {name}, {len(recordings)} recordings")
+    for name, extracts in views.items():
+        print(f"To adapt to: {name}, to encode: {describe_hours(extracts)}")
     print(f"Into: {hparams['output_folder']}\n")
 
 
@@ -344,9 +349,77 @@ def encode(extract):
     extract()
 
 
+def choose(hparams, dataset, splits, features, views):
+    """Layers of each factor, and how its closed form is fitted to them.
+
+    By the validation grid, through random channels where there are takes of
+    it; layers by unlabelled recordings, where there are views of some.
+    """
+    takes = [one for name, one in features.items() if name != "channels"]
+    labels = factor_labels(dataset, splits["train"], hparams["factors"])
+    valid = factor_labels(dataset, splits["valid"], hparams["grid_factors"])
+    trials = systems.threshold_trials(
+        valid, hparams["factors"], most=CHOICE_TRIALS
+    )
+
+    def select(layers):
+        """Takes of the training grid, and the validation grid."""
+        train = [take.select(splits["train"], layers) for take in takes]
+        return torch.stack(train), takes[:2][-1].select(splits["valid"], layers)
+
+    # What the head of the option file has is not chosen.
+    choice, every = hparams["choice"], every_layer(hparams)
+    given = getattr(hparams["recommended"], "keywords", {})
+    runs = layer_runs(every, choice.most_layers)
+    candidates = dict.fromkeys(hparams["factors"], runs)
+    for factor, positions in (given.get("layers") or {}).items():
+        candidates[factor] = [[every[position] for position in positions]]
+    if "shrinkage" in given:
+        choice = dataclasses.replace(choice, shrinkages=[given["shrinkage"]])
+    if "dims" in given:
+        choice = dataclasses.replace(choice, dims=each(given["dims"], labels))
+    if views:
+        candidates = hparams["adaptation"].choose_layers(
+            lambda layers: select(layers)[0], labels, views, candidates
+        )
+    weight = given.get("channel_weight", 1.0)
+    return choice.on_grid(select, labels, trials, candidates, weight)
+
+
+def take_choice(hparams, chosen):
+    """Options that say what was chosen: layers, and arguments of the head."""
+    every = every_layer(hparams)
+    if hparams["layers"] == "auto":
+        every = sorted({n for one in chosen.values() for n in one["layers"]})
+    hparams["layers"], hparams["chosen"] = every, chosen
+    if hparams["recommended"] and chosen:
+        hparams["recommended"] = partial(
+            hparams["recommended"],
+            layers={
+                factor: [every.index(layer) for layer in one["layers"]]
+                for factor, one in chosen.items()
+            },
+            shrinkage={f: one["shrinkage"] for f, one in chosen.items()},
+            dims={f: one["dims"] for f, one in chosen.items()},
+        )
+
+
+def every_layer(hparams):
+    """Layers that may be chosen."""
+    encoder, layers = hparams["encoder_model"], hparams["layers"]
+    if layers == "auto":
+        layers = list(range(encoder.n_layers))
+    return choose_layers(encoder, layers)
+
+
 def fit_network(hparams, brain, grids):
     """Contrastive training of the network, from the statistics of its input."""
-    network = hparams["network"]
+    # Drawn as it would be right after the seed was set.
+    torch.manual_seed(hparams["seed"])
+    shape = [len(hparams["layers"]), hparams["encoder_model"].dim]
+    network = hparams["network"](input_shape=shape).to(brain.device)
+    brain.modules["network"] = network
+    brain.checkpointer.add_recoverable("network", network)
     network.fit_statistics(grids["train"].features)
     brain.fit_grids(grids["train"], grids["valid"])
     best = {"min_key": "excess"} if hparams["checkpoint"] == "best" else {}
@@ -418,11 +491,13 @@ def evaluate(hparams, heads, dataset, splits, features, asked, debug):
         "grid": train,
         "test_grid": test,
         "recommended": getattr(hparams["recommended"], "keywords", None),
+        "chosen": hparams["chosen"],
         "smoke_run": hparams["smoke_run"] if debug else None,
     }
     folder = hparams["output_folder"]
     results.write_results(folder, rows, about)
     header = [report.SMOKE] * debug + [f"encoder: {label}"]
+    header += [report.choice_line(*one) for one in hparams["chosen"].items()]
     report.write_report(folder, rows, header)
     plots.plot_scores(asked[0], folder, label)
     return rows, about
@@ -492,7 +567,6 @@ def run(hparams, run_opts, save_options):
     used = subset(dataset, [key for ids in splits.values() for key in ids])
     check_audio(used, encoder.sample_rate, hparams["resample"])
     brain = InterventionalBrain(
-        modules=hparams["modules"],
         opt_class=hparams["opt_class"],
         hparams=hparams,
         run_opts=run_opts,
@@ -501,9 +575,16 @@ def run(hparams, run_opts, save_options):
     # In a smoke run each process would have a folder of its own.
     folder = ddp_broadcast(brain.checkpointer.checkpoints_dir)
     brain.checkpointer.checkpoints_dir = folder
-    run_on_main(claim, args=[hparams, brain, used, splits])
+    recordings = [*unlabelled.values()]
+    run_on_main(claim, args=[hparams, brain, used, splits, recordings])
     run_on_main(save_options)
-    # Pooled features: as recorded, in takes through channels, across channels
+    # Pooled features: as recorded, in takes through channels, across channels;
+    # of unlabelled recordings also after interventions
+    options = hparams["extraction"] | {
+        "cache_folder": hparams["cache_folder"],
+        "device": brain.device,
+        "progress": not brain.noprogressbar,
+    }
     takes = hparams["network_takes"]
     if hparams["recommended"]:
         takes = hparams["augmented_takes"]
@@ -513,20 +594,33 @@ def run(hparams, run_opts, save_options):
         encoder,
         hparams["channel"],
         takes,
-        hparams["network_takes"],
+        max(hparams["network_takes"], min(takes, 1)),
         hparams["channel_seed"],
         label=hparams["encoder_label"],
-        cache_folder=hparams["cache_folder"],
-        device=brain.device,
-        progress=not brain.noprogressbar,
-        **hparams["extraction"],
+        **options,
     )
-    shown = [hparams, brain, splits, asked, planned, unlabelled]
+    views = {
+        name: hparams["adaptation"].plan(
+            recordings, encoder, hparams["factors"], name, **options
+        )
+        for name, recordings in unlabelled.items()
+    }
+    shown = [hparams, brain, splits, asked, planned, views]
     run_on_main(print_plan, args=shown)
     features = {}
     for name, extract in planned.items():
         run_on_main(encode, args=[extract])
         features[name] = extract()  # what the main process wrote
+    for extracts in views.values():
+        for extract in extracts.values():
+            run_on_main(encode, args=[extract])
+    # What is read from which layers: of several recordings the last ones say it
+    chosen = {}
+    if hparams["choice"] and if_main_process():
+        last = [*views.values()][-1] if views else {}
+        seen = {view: extract() for view, extract in last.items()}
+        chosen = choose(hparams, dataset, splits, features, seen)
+    take_choice(hparams, ddp_broadcast(chosen))
     # Heads, results, exports
     heads, valid = fit_heads(hparams, brain, dataset, splits, grids, features)
     if not if_main_process():
@@ -556,10 +650,7 @@ def main(arguments):
     hparams = load_hparams(
         hparams_file, overrides, TRAIN, debug if run_opts.debug else None
     )
-    hparams["layers"] = choose_layers(
-        hparams["encoder_model"], hparams["layers"]
-    )
-    check_layers(hparams["layers"], hparams["recommended"])
+    check_positions(every_layer(hparams), hparams["recommended"])
     folder = hparams["output_folder"]
     with locked_folder(folder) if if_main_process() else nullcontext():
         # The options are saved when the folder is known to be this run's.

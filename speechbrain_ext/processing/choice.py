@@ -1,0 +1,205 @@
+"""Choosing the layers of each factor, and how strongly a closed form is shrunk.
+
+The layers of an encoder differ in what they tell, and no encoder says which are
+the ones for a factor. A choice fits the closed form to the training part of a
+grid for each candidate, and takes what errs least on the validation part, of
+other speakers, through random channels. With unlabelled recordings,
+:class:`~speechbrain_ext.processing.adaptation.Adaptation` judges the candidates
+on those in place of it.
+"""
+
+import itertools
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from speechbrain_ext.metrics.arrays import to_numpy
+from speechbrain_ext.metrics.verification import equal_error_rate
+from speechbrain_ext.processing.discriminants import (
+    grid_source,
+    source_directions,
+)
+from speechbrain_ext.utils.options import either, list_of, number, whole
+
+CANDIDATES = either(whole(1), list_of(whole(1)))
+RULES = {
+    "most_layers": whole(1),
+    "shrinkages": list_of(number(0, 1)),
+    "dims": (
+        lambda dims: all(map(CANDIDATES[0], dims.values())),
+        f"{{factor: {CANDIDATES[1]}}}",
+    ),
+}
+
+
+def layer_runs(layers, most):
+    """Single layers, and several that follow each other.
+
+    Arguments
+    ---------
+    layers : list of int
+        The layers.
+    most : int
+        Layers of a run at most.
+
+    Returns
+    -------
+    list of list of int
+
+    Example
+    -------
+    >>> layer_runs([0, 1, 6], 2)
+    [[0], [1], [6], [0, 1], [1, 6]]
+    """
+    return [
+        layers[first : first + size]
+        for size in range(1, most + 1)
+        for first in range(len(layers) - size + 1)
+    ]
+
+
+def first_within(choices, count, deviations=1.0):
+    """The first of some choices that is as good as the best, but for chance.
+
+    Arguments
+    ---------
+    choices : list of dict
+        In the order of preference, with the ``eer`` of each.
+    count : int
+        Utterances that the errors were measured on.
+    deviations : float
+        Standard errors of the least error that another may have more.
+
+    Returns
+    -------
+    dict
+
+    Example
+    -------
+    >>> first_within([{"eer": 0.3}, {"eer": 0.12}, {"eer": 0.1}], 100)
+    {'eer': 0.12}
+    """
+    least = min(choice["eer"] for choice in choices)
+    limit = least + deviations * np.sqrt(least * (1 - least) / count)
+    return next(choice for choice in choices if choice["eer"] <= limit)
+
+
+def as_list(value):
+    """One candidate as a list of one."""
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+@dataclass
+class Choice:
+    """Candidates for the closed form of each factor, and how one is chosen.
+
+    Of each run of layers the first shrinkage, and with it the first number of
+    dimensions, whose error is not higher than the least one by more than a
+    standard error; then the layers of least error.
+
+    Arguments
+    ---------
+    most_layers : int
+        Neighbouring layers that a factor is read from, at most.
+    shrinkages : list of float
+        In the order of preference, see
+        :func:`~speechbrain_ext.processing.discriminants.discriminants`.
+    dims : dict
+        Factor -> dimensions, or a list of them in the order of preference.
+        Default: as many as its values can tell apart.
+
+    Example
+    -------
+    >>> Choice(shrinkages=[0.3]).most_layers
+    3
+    """
+
+    most_layers: int = 3
+    shrinkages: tuple = (0.9, 0.6, 0.3, 0.1)
+    dims: dict = field(default_factory=dict)
+
+    def on_grid(self, select, labels, trials, candidates, channel_weight=1.0):
+        """The choice of least error on a validation grid.
+
+        Arguments
+        ---------
+        select : callable
+            Layers -> the takes of the training grid, as for
+            :func:`~speechbrain_ext.processing.discriminants.grid_source`, and
+            the features of the validation grid [M, layers, dim], best through
+            random channels.
+        labels : dict
+            Factor -> its value for each utterance of the training grid.
+        trials : dict
+            Factor -> Trials on the validation grid.
+        candidates : dict
+            Factor -> layers to choose from, such as :func:`layer_runs`.
+        channel_weight : float
+            See :func:`~speechbrain_ext.processing.closed_form.channel_lda`.
+
+        Returns
+        -------
+        dict
+            Factor -> ``layers``, ``shrinkage``, ``dims`` and ``eer``, in
+            [0, 1].
+
+        Raises
+        ------
+        InputError
+            See :func:`~speechbrain_ext.processing.discriminants.grid_source`.
+
+        Example
+        -------
+        >>> import torch
+        >>> from speechbrain_ext.metrics.trials import generate_trials
+        >>> speakers = ["a", "a", "b", "b"]
+        >>> noise = torch.randn(1, 4, 2, 3)
+        >>> noise[:, 2:, 1] += 9  # of two layers, the second has the speaker
+        >>> Choice().on_grid(
+        ...     lambda layers: (noise[:, :, layers], noise[0, :, layers]),
+        ...     {"speaker": speakers},
+        ...     {"speaker": generate_trials(speakers)},
+        ...     {"speaker": layer_runs([0, 1], 1)},
+        ... )["speaker"]["layers"]
+        [1]
+        """
+        tried = {factor: [] for factor in labels}
+        runs = {tuple(one): one for f in labels for one in candidates[f]}
+        for layers in runs.values():
+            train, valid = select(layers)
+            for factor, values in labels.items():
+                if layers in candidates[factor]:
+                    source = grid_source(train, {factor: values})
+                    measured = self._measure(
+                        factor, source, valid, trials[factor], channel_weight
+                    )
+                    best = first_within(measured, len(valid))
+                    tried[factor].append({"layers": layers, **best})
+        return {
+            factor: min(choices, key=lambda choice: choice["eer"])
+            for factor, choices in tried.items()
+        }
+
+    def _measure(self, factor, source, valid, trials, channel_weight):
+        """All shrinkages and dimensions of a factor, on some layers."""
+        vectors = (to_numpy(valid) - source.mean) / source.std
+        vectors = vectors.reshape(len(vectors), -1)
+        wanted = as_list(self.dims.get(factor, source.ranks[factor]))
+        measured = []
+        for shrinkage in self.shrinkages:
+            directions = source_directions(
+                [source],
+                [1.0],
+                factor,
+                None,
+                max(wanted),
+                shrinkage,
+                channel_weight,
+            )
+            embedded = (vectors @ directions.T).astype(np.float32)
+            for dims in dict.fromkeys(min(d, len(directions)) for d in wanted):
+                scores = trials.score(embedded[:, :dims])
+                eer = equal_error_rate(scores, trials.label)[0]
+                choice = {"shrinkage": shrinkage, "dims": dims, "eer": eer}
+                measured.append(choice)
+        return measured
