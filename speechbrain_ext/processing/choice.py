@@ -94,8 +94,9 @@ class Choice:
     """Candidates for the closed form of each factor, and how one is chosen.
 
     Of each run of layers the first shrinkage, and with it the first number of
-    dimensions, whose error is not higher than the least one by more than a
-    standard error; then the layers of least error.
+    dimensions, whose error is not higher than the least one by more than two
+    standard errors: other recordings differ more from the training than the
+    validation does, and ask for more shrinkage. Then the layers of least error.
 
     Arguments
     ---------
@@ -115,7 +116,7 @@ class Choice:
     """
 
     most_layers: int = 3
-    shrinkages: tuple = (0.9, 0.6, 0.3, 0.1)
+    shrinkages: tuple = (0.9, 0.6, 0.3)
     dims: dict = field(default_factory=dict)
 
     def on_grid(self, select, labels, trials, candidates, channel_weight=1.0):
@@ -173,7 +174,7 @@ class Choice:
                     measured = self._measure(
                         factor, source, valid, trials[factor], channel_weight
                     )
-                    best = first_within(measured, len(valid))
+                    best = first_within(measured, len(valid), 2)
                     tried[factor].append({"layers": layers, **best})
         return {
             factor: min(choices, key=lambda choice: choice["eer"])
