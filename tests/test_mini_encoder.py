@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,12 +20,16 @@ from conftest import ROOT, voiced, write_manifest
 from safetensors.torch import load_file
 from tiny_models import tiny_teacher
 
+from speechbrain_ext.dataio.manifest import factor_labels
 from speechbrain_ext.evaluation.results import read_results, select
 from speechbrain_ext.lobes.encoders import load_encoder
 from speechbrain_ext.models import check_sums, packaged_model
+from speechbrain_ext.processing.choice import Choice
+from speechbrain_ext.processing.closed_form import channel_lda
 from speechbrain_ext.synthesis.espeak import VOICES_CSV, read_voices
 from speechbrain_ext.utils.errors import InputError
 from speechbrain_ext.utils.files import read_csv
+from speechbrain_ext.utils.hparams import plain_hparams
 
 RECIPE = ROOT / "recipes/MiniEncoder/pretraining"
 
@@ -138,14 +143,20 @@ def test_evaluation_gives_rows_for_each_layer(tmp_path, small_grid):
         *("--output_folder=out", "--cache_folder=features"),
         *("--skip_prep=True", "--min_clips=2", "--unheard_splits=[test]"),
         *(f"--keywords={{w: {small_grid}}}", f"--speakers={{s: {small_grid}}}"),
-        "--encoders={other: {name: mini}, log_mel: null}",
+        *("--encoders={log_mel: null}", "--choice={shrinkages: [0.8, 0.2]}"),
     )
     assert done.returncode == 0, done.stderr
     found = read_results(tmp_path / "out")
-    assert "| other" in (tmp_path / "out/report.txt").read_text()
+    # What was chosen for each layer.
+    report = (tmp_path / "out/report.txt").read_text()
+    said = re.findall(r"mini, (\w+): layers (\d), shrinkage 0\.[82],", report)
+    assert said == [(f, n) for n in "01234" for f in ("speaker", "content")]
+    for layer, best in enumerate(found["about"]["mini"]["chosen"]):
+        for one in best.values():
+            assert one["layers"] == [layer] and one["shrinkage"] in (0.8, 0.2)
 
-    def values(condition="recorded", encoder="mini", **wanted):
-        wanted |= {"condition": condition, "encoder": encoder}
+    def values(condition="recorded", **wanted):
+        wanted |= {"condition": condition, "encoder": "mini"}
         rows = select(found["rows"], **wanted)
         assert [row["layers"] for row in rows] == list("01234")
         return np.array([row["value"] for row in rows])
@@ -155,10 +166,6 @@ def test_evaluation_gives_rows_for_each_layer(tmp_path, small_grid):
     plain = values(system="baseline_standardised", **eer)
     assert (values(**known) < plain).all()
     assert (values(**known) < values("channels", **known)).all()
-    # The same encoder with the shrinkage that the head has itself.
-    assert (values(**known) != values(encoder="other", **known)).any()
-    for label, shrinkage in (("mini", 0.95), ("other", 0.3)):
-        assert found["about"][label]["head"]["shrinkage"] == shrinkage
     for system in ("baseline_standardised", "recommended"):
         probe = {"task": "leakage", "target": "content", "system": system}
         for measure, group, n in (
@@ -172,6 +179,68 @@ def test_evaluation_gives_rows_for_each_layer(tmp_path, small_grid):
     count, megabytes, speed = (row["value"] for row in sizes)
     assert 4_800_000 < count < 4_900_000 and megabytes == count * 2 / 1e6
     assert 1 < speed < 10_000
+
+
+def test_each_layer_is_shrunk_as_the_validation_voices_say(recipe, monkeypatch):
+    """A noise that two numbers share is told only by a weak shrinkage."""
+    module, rng = recipe("evaluate"), np.random.default_rng(0)
+    features, grids = {}, {}
+    for split, speakers in (("grid", 8), ("valid", 6)):
+        rows = [(s, c) for s in range(speakers) for c in range(8)]
+        keys = ("speaker", "content")
+        data = {str(row): dict(zip(keys, row)) for row in rows}
+        grids[split] = SimpleNamespace(data=data)
+        made = rng.normal(size=(len(rows), 2, 4)) / 10
+        made[:, :, [0, 2]] += np.array(rows)[:, None]
+        made[:, 1, :2] += 20 * rng.normal(size=(len(rows), 1))
+        features[split] = torch.tensor(made, dtype=torch.float32)
+    taken = []
+
+    def pool(hparams, encoder, dataset, name, take):
+        taken.append((name, take))
+        return features[name.split("-")[1]]
+
+    monkeypatch.setattr(module, "pool", pool)
+    options = {"augmented_takes": 1, "max_trials": 1000}
+    options["choice"] = Choice(shrinkages=[0.9, 1e-6])
+    given = {"dims": {"speaker": 1, "content": 1}, "channel_weight": 1.0}
+    options["head"] = partial(channel_lda, **given)
+    encoder = SimpleNamespace(n_layers=2)
+    heads, chosen = module.fit_heads(options, "x", encoder, *grids.values())
+    assert ("x-valid", 1) in taken and ("x-grid-0", None) in taken
+    shrinkages = [
+        {factor: one["shrinkage"] for factor, one in best.items()}
+        for best in chosen
+    ]
+    assert shrinkages == [
+        {"speaker": 0.9, "content": 0.9},
+        {"speaker": 1e-6, "content": 0.9},
+    ]
+    labels = factor_labels(grids["grid"], [*grids["grid"].data], given["dims"])
+    takes = features["grid"].expand(2, -1, -1, -1)
+    for layer, head in enumerate(heads):
+        own = takes[:, :, [layer]]
+        same = options["head"](own, labels, shrinkage=shrinkages[layer])
+        for name, weight in same.state_dict().items():
+            assert torch.equal(weight, head.state_dict()[name])
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("encoders: {mini: {shrinkage: 0.3}}", "{label: null, or name and"),
+        ("encoders: {other: {source: x}}", "{label: null, or name and"),
+        ("head: {shrinkage: 0.3}", "the shrinkage is chosen"),
+        ("head: {dims: {speakr: 3}}", "with some of speaker, content"),
+        ("choice: {shrinkages: [2]}", "at most 1"),
+        ("choice: {most_layers: 2}", "with some of shrinkages"),
+    ],
+)
+def test_what_the_evaluation_chooses_is_not_given(recipe, option, said):
+    path, rules = RECIPE / "hparams/evaluate.yaml", recipe("evaluate").RULES
+    plain_hparams(path, "encoders: {log_mel: null}", rules)
+    with pytest.raises(InputError, match=re.escape(said)):
+        plain_hparams(path, option, rules)
 
 
 def write_clips(folder, clips, rate=16000):

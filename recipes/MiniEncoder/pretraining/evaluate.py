@@ -12,7 +12,7 @@ To run this recipe:
 Writes results.csv, results.json and report.txt into the output folder.
 """
 
-import functools
+import dataclasses
 import sys
 import time
 from collections import Counter
@@ -29,16 +29,16 @@ from speechbrain_ext.evaluation import report, results, systems, tasks
 from speechbrain_ext.lobes.encoders import load_encoder
 from speechbrain_ext.metrics.probes import linear_probe
 from speechbrain_ext.metrics.trials import generate_trials
+from speechbrain_ext.processing.choice import RULES as CHOICE
 from speechbrain_ext.utils.errors import InputError, one_line_errors
 from speechbrain_ext.utils.files import write_text
 from speechbrain_ext.utils.hparams import load_hparams, parse_arguments
 from speechbrain_ext.utils.options import (
     check_run_options,
-    either,
     folder,
     list_of,
+    mapping,
     number,
-    one_of,
     text,
     whole,
 )
@@ -54,7 +54,7 @@ TABLES = {
     "": ("parameters", "megabytes", "times_real_time"),
 }
 
-
+ENCODER = {"name", "source", "revision", "overrides"}
 RULES = {
     "output_folder": folder(),
     "seed": whole(0),
@@ -63,8 +63,21 @@ RULES = {
     "max_trials": whole(1),
     "augmented_takes": whole(0),
     "unheard_splits": list_of(text(), 0),
-    "head.shrinkage": either(one_of("auto"), number(0, 1)),
+    "encoders": (
+        lambda given: all(
+            {"name"} <= {*one} <= ENCODER
+            for one in given.values()
+            if one is not None
+        ),
+        "{label: null, or name and perhaps source, revision, overrides}",
+    ),
+    "head": (
+        lambda given: set(given) == {"dims", "channel_weight"},
+        "dims and channel_weight; the shrinkage is chosen",
+    ),
+    "head.dims": mapping(FACTORS, whole(1)),
     "head.channel_weight": number(0),
+    "choice": mapping(["shrinkages"], CHOICE["shrinkages"]),
 }
 
 
@@ -163,19 +176,40 @@ def pool(hparams, encoder, dataset, name, take):
     return features.select(list(dataset.data))
 
 
-def fit_heads(hparams, label, encoder, head, grid):
-    """The recommended head on each layer, fitted to the training grid."""
-    features = torch.stack(
+def fit_heads(hparams, label, encoder, grid, valid):
+    """The recommended head on each layer, and what was chosen for it.
+
+    Fitted to the training grid, and shrunk as is best on the validation
+    voices, through random channels.
+    """
+    takes = torch.stack(
         [
             pool(hparams, encoder, grid, f"{label}-grid-{take}", take or None)
             for take in range(1 + hparams["augmented_takes"])
         ]
     )
-    labels = manifest.factor_labels(grid, list(grid.data), FACTORS)
-    return [
-        head(features[:, :, [layer]], labels)
-        for layer in range(encoder.n_layers)
-    ]
+    heard = pool(hparams, encoder, valid, f"{label}-valid", 1)
+    labels, known = (
+        manifest.factor_labels(part, list(part.data), FACTORS)
+        for part in (grid, valid)
+    )
+    most = hparams["max_trials"]
+    trials = systems.threshold_trials(known, FACTORS, most=most)
+    head, heads, chosen = hparams["head"], [], []
+    dims, weight = head.keywords["dims"], head.keywords["channel_weight"]
+    choice = dataclasses.replace(hparams["choice"], dims=dims)
+    for layer in range(encoder.n_layers):
+        best = choice.on_grid(
+            lambda layers: (takes[:, :, layers], heard[:, layers]),
+            labels,
+            trials,
+            dict.fromkeys(FACTORS, [[layer]]),
+            weight,
+        )
+        shrinkage = {factor: one["shrinkage"] for factor, one in best.items()}
+        heads.append(head(takes[:, :, [layer]], labels, shrinkage=shrinkage))
+        chosen.append(best)
+    return heads, chosen
 
 
 def measure(hparams, label, encoder, heads, name, dataset, task):
@@ -249,19 +283,25 @@ def main(arguments):
 
     # Grid
     hparams["prepare"]()
-    grid = load_recordings(hparams["data_folder"], FACTORS, "train")
+    grid, valid = (
+        load_recordings(hparams["data_folder"], FACTORS, split)
+        for split in ("train", "valid")
+    )
 
     # Encoders
-    rows, about = [], {"threads": torch.get_num_threads()}
-    chosen = {k: v for k, v in hparams["encoders"].items() if v is not None}
-    for label, options in chosen.items():
-        head = hparams["head"]
-        if "shrinkage" in options:
-            head = functools.partial(head, shrinkage=options.pop("shrinkage"))
+    rows, lines, about = [], [], {"threads": torch.get_num_threads()}
+    used = {k: v for k, v in hparams["encoders"].items() if v is not None}
+    for label, options in used.items():
         encoder = load_encoder(**options)
-        about[label] = {"encoder": encoder.identity, "head": head.keywords}
         rows += measure_size(label, encoder, *sets[0][:2])
-        heads = fit_heads(hparams, label, encoder, head, grid)
+        heads, chosen = fit_heads(hparams, label, encoder, grid, valid)
+        about[label] = {"encoder": encoder.identity, "chosen": chosen}
+        about[label]["head"] = hparams["head"].keywords
+        lines += [
+            f"{label}, {report.choice_line(*one)}"
+            for best in chosen
+            for one in best.items()
+        ]
         for one in sets:
             rows += measure(hparams, label, encoder, heads, *one)
 
@@ -271,7 +311,7 @@ def main(arguments):
         results.pivot(results.select(rows, task=task), INDEX, heading, measures)
         for task, measures in TABLES.items()
     ]
-    text = "\n\n".join(filter(None, tables))
+    text = "\n\n".join(filter(None, [*tables, "\n".join(lines)]))
     write_text(f"{folder}/report.txt", text + "\n")
     print(f"\n{text}")
 
