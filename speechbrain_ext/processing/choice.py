@@ -153,10 +153,10 @@ class Choice:
         >>> import torch
         >>> from speechbrain_ext.metrics.trials import generate_trials
         >>> speakers = ["a", "a", "b", "b"]
-        >>> noise = torch.randn(1, 4, 2, 3)
-        >>> noise[:, 2:, 1] += 9  # of two layers, the second has the speaker
+        >>> features = torch.tensor([[0.0, 0], [1, 1], [0, 8], [1, 9]])
+        >>> takes = features.view(1, 4, 2, 1)  # the second layer tells them
         >>> Choice().on_grid(
-        ...     lambda layers: (noise[:, :, layers], noise[0, :, layers]),
+        ...     lambda layers: (takes[:, :, layers], takes[0, :, layers]),
         ...     {"speaker": speakers},
         ...     {"speaker": generate_trials(speakers)},
         ...     {"speaker": layer_runs([0, 1], 1)},
