@@ -311,12 +311,16 @@ def claim(hparams, brain, dataset, splits, unlabelled):
     settings |= {key: getattr(brain, key) for key in RUN_OPTIONS}
     settings["processes"] = int(os.environ.get("WORLD_SIZE", 1))
     settings["dtype"] = hparams["extraction"]["dtype"]
+    memo = f"{hparams['cache_folder']}/digests.json"
     if hparams["layers"] == "auto":  # then they choose what the network takes
-        settings["unlabelled"] = digest([list(r.data) for r in unlabelled])
+        settings["unlabelled"] = digest(
+            [[*some.data, *audio_digests(some, memo)] for some in unlabelled]
+        )
+        if unlabelled:
+            settings["adaptation"] = describe(hparams["adaptation"])
     for split, ids in splits.items():
         labels = factor_labels(dataset, ids, hparams["grid_factors"])
         settings[f"{split}_data"] = digest([ids, labels])
-    memo = f"{hparams['cache_folder']}/digests.json"
     settings["audio"] = digest(audio_digests(dataset, memo))
     began = ("CKPT*", "../results.json", "../export*")
     if brain.debug and not brain.debug_persistently:
@@ -615,8 +619,8 @@ def run(hparams, run_opts, save_options):
         for extract in extracts.values():
             run_on_main(encode, args=[extract])
     # What is read from which layers: of several recordings the last ones say it
-    chosen = {}
-    if hparams["choice"] and if_main_process():
+    chosen, wanted = {}, hparams["layers"] == "auto" or hparams["recommended"]
+    if hparams["choice"] and wanted and if_main_process():
         last = [*views.values()][-1] if views else {}
         seen = {view: extract() for view, extract in last.items()}
         chosen = choose(hparams, dataset, splits, features, seen)
