@@ -31,14 +31,15 @@ ADAPTATION = Adaptation(
 RATE = 0.1  # that so few recordings can tell
 
 
-def say(folder, speakers, words=2, seconds=1.0):
+def say(folder, speakers, words=2, seconds=1.0, alike=False):
     """Recordings of several words each, by voices of their own."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(speakers):
+        first = 0 if alike else 3 * number
         wave = np.concatenate(
             [
-                voiced(number, (3 * number + word) % 7, number, seconds / words)
-                for word in range(words)
+                voiced(number, said % 7, number, seconds / words)
+                for said in range(first, first + words)
             ]
         )
         soundfile.write(folder / f"sprecher {number:02}ä.wav", wave, 16000)
@@ -357,10 +358,12 @@ def test_recordings_that_tell_nothing(work, tmp_path):
 
 
 def test_a_subspace_that_tells_nothing_is_warned_of(work, tmp_path, caplog):
-    """Two buzzes in a row have a mean that is no content."""
+    """All say the same, so two recordings agree as versions of one do."""
     alone = dataclasses.replace(ADAPTATION, weights=[0.0])
     write(tmp_path / "export", alone)
     adapt(tmp_path, work / "zwei Ämter")
+    assert "versions of one" not in caplog.text
+    adapt(tmp_path, say(tmp_path / "alike", 26, alike=True))
     assert "Subspace 'content': versions of one" in caplog.text
     assert "Subspace 'speaker': versions of one" not in caplog.text
 
@@ -518,6 +521,37 @@ def test_halves_and_anchors(work):
         if name != "recorded"
     }
     assert len(seeds) == len(planned) - 1
+
+
+class OtherCrop(RandomSpeed):
+    """A cut of somebody else."""
+
+
+def test_versions_are_of_disjoint_halves(work):
+    """So that they do not agree in what is said; views stay random parts."""
+    plan = dataclasses.replace(ADAPTATION, n_views=2).plan(
+        find_recordings(work / "zwei Ämter"),
+        load_encoder("log_mel"),
+        ["speaker", "content"],
+    )
+    made = {name: one.keywords["channel"] for name, one in plan.items()}
+    for version in range(2):
+        crop, *others = made["speaker", "anchor", version].parts
+        assert type(crop) is RandomCrop and crop.half == version
+        assert made["content", version].half is None
+        assert all(type(other) is RandomChannel for other in others)
+        kinds = map(type, made["content", "anchor", version].parts)
+        assert {*kinds} == {RandomChannel, RandomSpeed}
+    # Nothing is known of other classes.
+    made = {"content": OtherCrop, "channel": RandomChannel}
+    other = dataclasses.replace(ADAPTATION, interventions=made).plan(
+        find_recordings(work / "zwei Ämter"),
+        load_encoder("log_mel"),
+        ["speaker"],
+    )
+    for version in range(2):
+        chain = other["speaker", "anchor", version].keywords["channel"]
+        assert type(chain.parts[0]) is OtherCrop
 
 
 def test_names_of_recordings(work, tmp_path, monkeypatch):

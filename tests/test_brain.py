@@ -10,6 +10,7 @@ from conftest import ROOT, load_script
 
 from speechbrain.utils.train_logger import TensorboardLogger
 from speechbrain_ext.dataio.grid import Grid, GridFeatures
+from speechbrain_ext.lobes.subspaces import SubspaceNetwork
 from speechbrain_ext.utils.errors import InputError
 from speechbrain_ext.utils.hparams import load_hparams
 
@@ -51,13 +52,13 @@ class Run:
             RECIPE / "hparams/recorded_grid.yaml", given | options
         )
         self.brain = train.InterventionalBrain(
-            self.hparams["modules"],
-            self.hparams["opt_class"],
-            self.hparams,
-            {"device": "cpu", "noprogressbar": True} | (run_opts or {}),
-            self.hparams["checkpointer"],
+            opt_class=self.hparams["opt_class"],
+            hparams=self.hparams,
+            run_opts={"device": "cpu", "noprogressbar": True}
+            | (run_opts or {}),
+            checkpointer=self.hparams["checkpointer"],
         )
-        self.network = self.hparams["network"]
+        self.hparams["layers"] = [0]  # as chosen
         self.lrs, self.norms, self.types, self.blocks = [], [], [], []
         step, objectives = self.brain.scaler.step, self.brain.compute_objectives
 
@@ -71,7 +72,8 @@ class Run:
             step(optimizer)
 
         def watching(predictions, batch, stage):
-            kind = self.network.training, predictions["speaker"].dtype
+            training = self.brain.modules.network.training
+            kind = training, predictions["speaker"].dtype
             self.types.append(kind)
             self.blocks.append(batch[1]["content"].tolist())
             return objectives(predictions, batch, stage)
@@ -80,9 +82,9 @@ class Run:
         self.brain.compute_objectives = watching
 
     def fit(self):
+        self.network = train.fit_network(self.hparams, self.brain, GRIDS)
         # Not a wrapper around it, which would be exported otherwise.
-        fitted = train.fit_network(self.hparams, self.brain, GRIDS)
-        assert fitted is self.network
+        assert type(self.network) is SubspaceNetwork
         return self
 
     def excess(self):

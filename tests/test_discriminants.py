@@ -137,7 +137,6 @@ def test_recordings_directly(layers, chosen):
             changed[other] = np.mean([d.T @ d / 50 for d in moved], axis=0)
         between = total if factor == "speaker" else changed[factor]
         within = sum(changed[other] for other in views if other != factor)
-        within = within if factor == "speaker" else within + total
         assert np.allclose(found.between[factor], between)
         assert np.allclose(found.within[factor], within)
 

@@ -21,7 +21,6 @@ from speechbrain_ext.lobes.encoders import (
     PackedEncoder,
     PooledEncoder,
     choose_layers,
-    feature_shape,
     load_encoder,
 )
 from speechbrain_ext.lobes.log_mel import LogMelStatistics
@@ -538,38 +537,27 @@ def test_bad_names_and_files(tmp_path, models):
             load_encoder(tmp_path / "mine.yaml")
 
 
-def test_feature_shape(encoder_of):
+def test_layers_by_numbers(encoder_of):
+    """Without any it is the last."""
     encoder = encoder_of("wavlm group")
-    assert feature_shape(encoder, [-1]) == [1, 16]
-    assert feature_shape(encoder, [0, 2, -3]) == [3, 16]
-    for layers in ([3], [-4], [0.0], [], 0, "0", [True]):
+    assert choose_layers(encoder) == choose_layers(encoder, [-1]) == [2]
+    assert choose_layers(encoder, [0, -2, -3]) == [0, 1, 0]
+    for layers in ([3], [-4], [0.0], [], 0, "0", [True], "auto"):
         with pytest.raises(InputError):
-            feature_shape(encoder, layers)
+            choose_layers(encoder, layers)
     with pytest.raises(InputError, match="3 layers, 0 to 2 or -1 to -3"):
-        feature_shape(encoder, [3])
+        choose_layers(encoder, [3])
     with pytest.raises(InputError, match="1 layer, 0 to 0"):
-        feature_shape(encoder_of("log_mel"), [1])
+        choose_layers(encoder_of("log_mel"), [1])
 
 
-def test_an_encoders_file_suggests_layers(encoder_of, tmp_path):
-    assert choose_layers(encoder_of("wavlm group")) == [2]
-    assert choose_layers(encoder_of("wavlm group"), [0, -2]) == [0, 1]
-    text, file = (ENCODERS / "log_mel.yaml").read_text(), tmp_path / "mine.yaml"
-    file.write_text(text)
-    plain = load_encoder(file)
-    file.write_text(f"layers: [0, -1]\n{text}")
-    mine = load_encoder(file)
-    assert choose_layers(mine) == [0, 0] and choose_layers(mine, [0]) == [0]
-    assert feature_shape(mine) == [2, 560]
-    # They change no feature: caches and exports stay valid.
-    assert mine.identity == plain.identity and plain.default_layers == [-1]
-    option = load_encoder(file, overrides={"layers": [0]})
-    assert option.identity == mine.identity and option.default_layers == [0]
+def test_a_packed_encoder_has_its_shape(encoder_of, tmp_path):
+    mine = encoder_of("wavlm group")
     pack_encoder(mine, tmp_path / "packed")
-    assert unpack(tmp_path / "packed", mine).default_layers == [0, -1]
-    file.write_text(f"layers: [4]\n{text}")
-    with pytest.raises(InputError, match="Layer 4 does not exist"):
-        feature_shape(load_encoder(file))
+    packed = unpack(tmp_path / "packed", mine)
+    assert (packed.n_layers, packed.dim) == (mine.n_layers, mine.dim) == (3, 16)
+    assert packed.identity == mine.identity
+    assert choose_layers(packed) == [2]
 
 
 def test_licence_of_a_packaged_model_goes_into_an_export(encoder_of, tmp_path):

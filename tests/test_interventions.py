@@ -75,6 +75,30 @@ def test_a_crop_is_a_part(n_samples):
     assert (len(starts) > 30) == (n_samples > least)
 
 
+@pytest.mark.parametrize("n_samples", [16000, 16001, 48000])
+def test_halves_have_nothing_in_common(n_samples):
+    """Whatever seed, key and share are; all but one sample is in one."""
+    wav = torch.arange(float(n_samples))
+    halves = [
+        RandomCrop(seed, share=(0.1, 0.9), half=half)(wav, str(seed))
+        for seed, half in enumerate((0, 1))
+    ]
+    assert len(halves[0]) == len(halves[1]) == n_samples // 2
+    assert halves[0][0] == 0 and halves[1][-1] == n_samples - 1
+    assert halves[0][-1] < halves[1][0]
+
+
+@pytest.mark.parametrize("n_samples", [1, 7999, 8000, 12000])
+def test_halves_of_short_recordings(n_samples):
+    """They keep half a second, of both ends."""
+    wav = torch.arange(float(n_samples))
+    for half, ends in ((0, 0), (1, -1)):
+        part = RandomCrop(1, half=half)(wav, "a")
+        assert len(part) == min(8000, n_samples)
+        assert part[ends] == wav[ends]
+    assert RandomCrop(1, half=0).identity != RandomCrop(1, half=1).identity
+
+
 @pytest.mark.parametrize("factor", [0.75, 1.0, 1.33])
 def test_speed_changes_length_and_pitch(factor):
     time = torch.arange(16000) / 16000

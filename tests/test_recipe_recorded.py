@@ -290,7 +290,8 @@ def test_options(small_grid, tmp_path):
     assert features[None].array.dtype == np.float16
     speakers = [about[k]["factors"]["speaker"] for k in ("grid", "test_grid")]
     assert speakers == [2, 4]
-    assert about["recommended"]["shrinkage"] == 0.2
+    shrinkage = about["recommended"]["shrinkage"]
+    assert shrinkage == {"speaker": 0.2, "content": 0.2}
     network = load(out / "export").mods.embedding_model.network
     assert network.subspaces == ["speaker", "content", "residual"]
     assert network.mixture.shape == (3, 1)
@@ -343,13 +344,15 @@ def test_run_options(finished, small_grid, monkeypatch):
 
 
 def test_encoders_layers_and_no_network(small_grid, tmp_path):
-    """The packaged encoder's file says which layers; nothing is trained."""
+    """The heads have the layers that were chosen; nothing is trained."""
     options = "--encoder=mini", "--number_of_epochs=0"
     train(*folders(small_grid, tmp_path), *options)
     about, rows = read_results(tmp_path / "out").values()
     claim = json.loads((tmp_path / "out/save/settings.json").read_text())
-    assert about["layers"] == claim["layers"] == [2, 4]
-    assert {r["layers"] for r in select(rows, system="pca")} == {"2+4"}
+    layers = {n for one in about["chosen"].values() for n in one["layers"]}
+    assert about["layers"] == sorted(layers) and claim["layers"] == "auto"
+    named = "+".join(map(str, sorted(layers)))
+    assert {r["layers"] for r in select(rows, system="pca")} == {named}
     assert not select(rows, system="published")
     assert not (tmp_path / "out/export_published").exists()
     assert (tmp_path / "out/export_pca/network.ckpt").is_file()
@@ -403,6 +406,19 @@ def test_broken_grid(message, small_grid, tmp_path, capfd):
     ("train_block={speaker: 1, content: 1}", "nothing to compare"),
     ("encoder=nonsense", "nonsense"),
     ("layers=[3]", "layer"),
+    ("layers=all", "layers is 'all': expected auto or a list of 1 or more"),
+    ("choice=null", "layers is 'auto': expected a list .*, as choice is null"),
+    ("choice=5", "choice is 5: expected null or an object, as !new:"),
+    ("choice={most_layers: 0}", "most_layers is 0: expected a whole number"),
+    ("choice={most_layers: 2.0}", "most_layers is 2.0: expected a whole"),
+    ("choice={most_layer: 2}", "most_layer"),
+    ("choice={shrinkages: []}", "shrinkages is \\[\\]: expected a list of 1"),
+    ("choice={shrinkages: 0.3}", "shrinkages is 0.3: expected a list of 1"),
+    ("choice={shrinkages: [2.0]}", "shrinkages is \\[2.0\\]: expected a list"),
+    ("choice={dims: {accent: 3}}", "choice.dims is .* some of speaker, cont"),
+    ("choice={dims: {speaker: []}}", "choice.dims is .*: expected"),
+    ("choice={dims: 60}", "choice.dims is 60: expected"),
+    ("recommended={layers: {speaker: [4]}}", "recommended: layers: speaker"),
     ("factors=[accent]", "expected a list of some of speaker, content"),
     ("content_factor=word", "'word': expected content"),
     ("sede=3", "Unknown option --sede"),
@@ -426,7 +442,9 @@ def test_broken_grid(message, small_grid, tmp_path, capfd):
     ("data_folder=absent", "No manifest absent/manifest.csv"),
 ])  # fmt: skip
 def test_wrong_option(option, message, small_grid, tmp_path, capfd):
-    assert message in refused(capfd, small_grid, tmp_path, f"--{option}")
+    line = refused(capfd, small_grid, tmp_path, f"--{option}")
+    assert re.search(message, line)
+    assert not (tmp_path / "features").exists()
 
 
 def test_a_folder_holds_one_run(finished, small_grid, tmp_path, capfd):
@@ -437,6 +455,8 @@ def test_a_folder_holds_one_run(finished, small_grid, tmp_path, capfd):
     for option, name in (
         ("--augmented_takes=1", "augmented_takes"),
         ("--recommended={shrinkage: 0.5}", "recommended"),
+        ("--choice={most_layers: 1}", "choice"),
+        ("--layers=[0]", "layers"),
         ("--network={layer_mixture: True}", "network"),
         ("--number_of_epochs=4", "number_of_epochs"),
         ("--max_grad_norm=1", "max_grad_norm"),
@@ -572,9 +592,9 @@ QUICK = (
 
 def test_unlabelled(small_grid, unlabelled, tmp_path):
     """The export is the adapted head; beside it is the grid's, as without."""
-    printed = train(
-        *folders(small_grid, tmp_path), *QUICK, f"--unlabelled={unlabelled}"
-    )
+    # Layers by numbers: others may be chosen without them, which is refused.
+    common = [*folders(small_grid, tmp_path), *QUICK, "--layers=[0]"]
+    printed = train(*common, f"--unlabelled={unlabelled}")
     assert f"recommended, adapted to {recordings_name(unlabelled)}" in printed
     out = tmp_path / "out"
     model, grid = load(out / "export"), load(out / "export_recommended")
@@ -599,7 +619,7 @@ def test_unlabelled(small_grid, unlabelled, tmp_path):
     )
     # Without them: the export is the grid's, and nothing is left.
     before = (out / "export_recommended/network.ckpt").read_bytes()
-    train(*folders(small_grid, tmp_path), *QUICK)
+    train(*common)
     assert not (out / "export_recommended").exists()
     assert (out / "export/network.ckpt").read_bytes() == before
 

@@ -43,7 +43,7 @@ def test_options_fit_each_other(tmp_path):
     options = load_hparams(path, {"output_folder": str(tmp_path)})
     assert options["grid_factors"] == options["factors"] == FACTORS
     assert list(options["subspace_widths"]) == FACTORS
-    assert options["network"].subspaces == FACTORS
+    assert options["network"].keywords["factors"] == FACTORS
     sizes = {
         "speaker": options["n_train_voices"],
         "content": options["n_train_sentences"],

@@ -65,7 +65,8 @@ class RandomCrop(Intervention):
         Least length; a recording that is shorter stays whole.
     half : int
         Keep the first half (0) or the second (1), which have nothing in
-        common. Default: a random part.
+        common but where they are shorter than ``min_seconds``. Default: a
+        random part.
 
     Example
     -------

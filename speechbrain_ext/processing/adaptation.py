@@ -24,8 +24,11 @@ from speechbrain_ext.metrics.calibration import (
     impostor_thresholds,
 )
 from speechbrain_ext.metrics.verification import equal_error_rate
-from speechbrain_ext.processing.choice import RULES as CHOICE_RULES
-from speechbrain_ext.processing.choice import as_list, first_within
+from speechbrain_ext.processing.choice import (
+    RULES as CHOICE_RULES,
+    as_list,
+    first_within,
+)
 from speechbrain_ext.processing.discriminants import (
     grid_source,
     make_head,
@@ -359,9 +362,7 @@ class Adaptation:
         tried = {factor: [] for factor in self._known(candidates)}
         for factor, choices in tried.items():
             for layers in candidates[factor]:
-                grid = grid_source(
-                    select(layers)[:1], {factor: labels[factor]}
-                )
+                grid = grid_source(select(layers)[:1], {factor: labels[factor]})
                 halved = [
                     [grid, alone._source(features, layers, [factor], half)]
                     for half in halves

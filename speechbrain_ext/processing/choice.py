@@ -8,7 +8,7 @@ other speakers, through random channels. With unlabelled recordings,
 on those in place of it.
 """
 
-import itertools
+import contextlib
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,6 +19,7 @@ from speechbrain_ext.processing.discriminants import (
     grid_source,
     source_directions,
 )
+from speechbrain_ext.utils.errors import InputError
 from speechbrain_ext.utils.options import either, list_of, number, whole
 
 CANDIDATES = either(whole(1), list_of(whole(1)))
@@ -56,6 +57,15 @@ def layer_runs(layers, most):
         for size in range(1, most + 1)
         for first in range(len(layers) - size + 1)
     ]
+
+
+@contextlib.contextmanager
+def reading(layers):
+    """Say of which layers something is wrong: a run can do without them."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"Layers {layers}: {error}. Give the others as layers")
 
 
 def first_within(choices, count, deviations=1.0):
@@ -154,10 +164,10 @@ class Choice:
         >>> import torch
         >>> from speechbrain_ext.metrics.trials import generate_trials
         >>> speakers = ["a", "a", "b", "b"]
-        >>> noise = torch.randn(1, 4, 2, 3)
-        >>> noise[:, 2:, 1] += 9  # of two layers, the second has the speaker
+        >>> features = torch.tensor([[0.0, 0], [1, 1], [0, 8], [1, 9]])
+        >>> takes = features.view(1, 4, 2, 1)  # the second layer tells them
         >>> Choice().on_grid(
-        ...     lambda layers: (noise[:, :, layers], noise[0, :, layers]),
+        ...     lambda layers: (takes[:, :, layers], takes[0, :, layers]),
         ...     {"speaker": speakers},
         ...     {"speaker": generate_trials(speakers)},
         ...     {"speaker": layer_runs([0, 1], 1)},
@@ -170,10 +180,15 @@ class Choice:
             train, valid = select(layers)
             for factor, values in labels.items():
                 if layers in candidates[factor]:
-                    source = grid_source(train, {factor: values})
-                    measured = self._measure(
-                        factor, source, valid, trials[factor], channel_weight
-                    )
+                    with reading(layers):
+                        source = grid_source(train, {factor: values})
+                        measured = self._measure(
+                            factor,
+                            source,
+                            valid,
+                            trials[factor],
+                            channel_weight,
+                        )
                     best = first_within(measured, len(valid), 2)
                     tried[factor].append({"layers": layers, **best})
         return {

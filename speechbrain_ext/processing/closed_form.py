@@ -139,7 +139,9 @@ def each(value, names):
     >>> each(0.3, ["speaker", "content"])
     {'speaker': 0.3, 'content': 0.3}
     """
-    return dict(value) if hasattr(value, "keys") else dict.fromkeys(names, value)
+    return (
+        dict(value) if hasattr(value, "keys") else dict.fromkeys(names, value)
+    )
 
 
 def grid_lda(features, labels, dims=512, shrinkage="auto"):

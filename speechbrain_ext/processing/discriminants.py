@@ -343,8 +343,8 @@ def recordings_source(
                     "recordings: they are too short for it (a crop keeps half "
                     "a second), silent, or it does nothing; give others"
                 )
-        own_change = changes.pop(factor, total)
-        source.between[factor] = own_change
+        own_change = changes.pop(factor, None)
+        source.between[factor] = total if factor == differ_in else own_change
         source.within[factor] = sum(changes.values(), 0.0 * total)
         source.ranks[factor] = len(rows) - 1
     return source

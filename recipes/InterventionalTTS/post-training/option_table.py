@@ -96,8 +96,9 @@ def augmented_takes(options):
 
 def layers_of_heads(options):
     """Layers by numbers, or to be chosen where something can choose them."""
-    numbers = options["choice"] is None
-    return LAYERS if numbers else either(one_of("auto"), LAYERS)
+    if options["choice"] is None:
+        return LAYERS[0], f"{LAYERS[1]}, as choice is null"
+    return either(one_of("auto"), LAYERS)
 
 
 def check_positions(layers, recommended):

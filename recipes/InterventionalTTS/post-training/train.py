@@ -311,12 +311,16 @@ def claim(hparams, brain, dataset, splits, unlabelled):
     settings |= {key: getattr(brain, key) for key in RUN_OPTIONS}
     settings["processes"] = int(os.environ.get("WORLD_SIZE", 1))
     settings["dtype"] = hparams["extraction"]["dtype"]
+    memo = f"{hparams['cache_folder']}/digests.json"
     if hparams["layers"] == "auto":  # then they choose what the network takes
-        settings["unlabelled"] = digest([list(r.data) for r in unlabelled])
+        settings["unlabelled"] = digest(
+            [[*some.data, *audio_digests(some, memo)] for some in unlabelled]
+        )
+        if unlabelled:
+            settings["adaptation"] = describe(hparams["adaptation"])
     for split, ids in splits.items():
         labels = factor_labels(dataset, ids, hparams["grid_factors"])
         settings[f"{split}_data"] = digest([ids, labels])
-    memo = f"{hparams['cache_folder']}/digests.json"
     settings["audio"] = digest(audio_digests(dataset, memo))
     began = ("CKPT*", "../results.json", "../export*")
     if brain.debug and not brain.debug_persistently:
@@ -391,7 +395,7 @@ def take_choice(hparams, chosen):
     every = every_layer(hparams)
     if hparams["layers"] == "auto":
         every = sorted({n for one in chosen.values() for n in one["layers"]})
-    hparams["layers"], hparams["chosen"] = every, chosen
+    hparams["layers"] = every
     if hparams["recommended"] and chosen:
         hparams["recommended"] = partial(
             hparams["recommended"],
@@ -470,7 +474,7 @@ def fit_heads(hparams, brain, dataset, splits, grids, features):
     return heads, valid
 
 
-def evaluate(hparams, heads, dataset, splits, features, asked, debug):
+def evaluate(hparams, heads, dataset, splits, features, asked, chosen, debug):
     """Verification and content retrieval on the test utterances."""
     label, layers = hparams["encoder_label"], hparams["layers"]
     named = systems.name_systems(heads, label, layers, hparams["seed"])
@@ -491,13 +495,13 @@ def evaluate(hparams, heads, dataset, splits, features, asked, debug):
         "grid": train,
         "test_grid": test,
         "recommended": getattr(hparams["recommended"], "keywords", None),
-        "chosen": hparams["chosen"],
+        "chosen": chosen,
         "smoke_run": hparams["smoke_run"] if debug else None,
     }
     folder = hparams["output_folder"]
     results.write_results(folder, rows, about)
     header = [report.SMOKE] * debug + [f"encoder: {label}"]
-    header += [report.choice_line(*one) for one in hparams["chosen"].items()]
+    header += [report.choice_line(*one) for one in chosen.items()]
     report.write_report(folder, rows, header)
     plots.plot_scores(asked[0], folder, label)
     return rows, about
@@ -615,18 +619,19 @@ def run(hparams, run_opts, save_options):
         for extract in extracts.values():
             run_on_main(encode, args=[extract])
     # What is read from which layers: of several recordings the last ones say it
-    chosen = {}
-    if hparams["choice"] and if_main_process():
+    chosen, wanted = {}, hparams["layers"] == "auto" or hparams["recommended"]
+    if hparams["choice"] and wanted and if_main_process():
         last = [*views.values()][-1] if views else {}
         seen = {view: extract() for view, extract in last.items()}
         chosen = choose(hparams, dataset, splits, features, seen)
-    take_choice(hparams, ddp_broadcast(chosen))
+    chosen = ddp_broadcast(chosen)
+    take_choice(hparams, chosen)
     # Heads, results, exports
     heads, valid = fit_heads(hparams, brain, dataset, splits, grids, features)
     if not if_main_process():
         return
     rows, about = evaluate(
-        hparams, heads, dataset, splits, features, asked, debug
+        hparams, heads, dataset, splits, features, asked, chosen, debug
     )
     export(hparams, heads, valid, pairs, rows, about)
     if unlabelled:
