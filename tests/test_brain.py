@@ -179,6 +179,14 @@ def test_seeds(tmp_path):
     assert runs["one"].blocks != runs["other"].blocks
 
 
+def test_what_was_drawn_before_changes_no_network(tmp_path):
+    """As a choice of layers may draw."""
+    one = Run(tmp_path / "one", seed=1, number_of_epochs=1).fit()
+    other = Run(tmp_path / "other", seed=1, number_of_epochs=1)
+    torch.rand(9)
+    assert same(one, other.fit(), **EXACT)
+
+
 def test_an_untrained_network_is_refused(tmp_path):
     run = Run(tmp_path)
     run.brain.fit_grids = lambda *grids: None

@@ -92,7 +92,7 @@ APART = {"speaker": {2: ALL}, "content": {0: ALL}}
 @pytest.mark.parametrize("layers, most, runs", [
     ([3], 3, [[3]]),
     ([0, 1, 2], 1, [[0], [1], [2]]),
-    ([2, 5, 0], 99, [[2], [5], [0], [2, 5], [5, 0], [2, 5, 0]]),
+    ([2, 5, 0], 2**32 - 1, [[2], [5], [0], [2, 5], [5, 0], [2, 5, 0]]),
 ])  # fmt: skip
 def test_runs_of_layers(layers, most, runs):
     assert layer_runs(layers, most) == runs
@@ -181,6 +181,16 @@ def test_dimensions_in_the_order_of_preference(wanted, found):
     chosen = layers.choose(choice)
     assert chosen["speaker"]["dims"] == found
     assert chosen["content"]["dims"] == 2
+
+
+def test_as_good_but_for_chance():
+    """Five dimensions err more than six, but not by a standard error."""
+    layers = Layers({"speaker": {0: ALL}}, layers=1, noise=1.5)
+    five, six = (layers.error("speaker", [0], 0.3, dims) for dims in (5, 6))
+    assert 0 < five - six < np.sqrt(six * (1 - six) / 80)
+    choice = Choice(1, [0.3], {"speaker": [5, 6]})
+    [one] = layers.choose(choice, factors=["speaker"]).values()
+    assert one["dims"] == 5
 
 
 @pytest.mark.parametrize("weight", [0.0, 1.0, 10.0])
@@ -415,7 +425,9 @@ def test_what_stands_in_the_option_file_is_not_chosen(train):
     assert about["recommended"]["dims"] == {"speaker": 2}
 
 
-def test_recordings_decide_in_a_run(train, many, small_grid, tmp_path, capsys):
+def test_recordings_decide_in_a_run(
+    finished, train, many, small_grid, tmp_path, capsys
+):
     """Which are then those of the run, as long as layers are chosen."""
     for number in range(24):
         wave = voiced(number, number % 5, number, 1.2)
@@ -443,6 +455,10 @@ def test_recordings_decide_in_a_run(train, many, small_grid, tmp_path, capsys):
     )
     chosen = {f: [one["layers"]] for f, one in about["chosen"].items()}
     assert chosen == found
+    # A second call finds all views, and chooses the same.
+    again = train("mine", own, f"--unlabelled={tmp_path}")
+    assert "recorded, content 0, channel 0" in again["printed"]
+    assert again["chosen"] == about["chosen"]
     # Another choice might be made with these, or by these otherwise.
     more = shutil.copytree(tmp_path, many / "more")
     soundfile.write(more / "00.wav", voiced(30, 1, 1, 1.2), 16000)

@@ -64,7 +64,9 @@ def published_grid(speakers, sentences):
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_number_of_parameters(name, base_sized, tmp_path):
-    network = published(name, tmp_path, base_sized)["network"]
+    hparams = published(name, tmp_path, base_sized)
+    shape = [len(hparams["layers"]), hparams["encoder_model"].dim]
+    network = hparams["network"](input_shape=shape)
     wanted = {"speaker_only": 1_476_480, "content_only": 1_476_480}
     count = sum(p.numel() for p in network.parameters())
     assert count == wanted.get(name, 1_771_776)
@@ -77,7 +79,9 @@ def test_number_of_parameters(name, base_sized, tmp_path):
 def test_blocks_steps_and_learning_rate(options, steps, base_sized, tmp_path):
     hparams = published("joint", tmp_path, base_sized, **options)
     brain = load_script(RECIPE / "train.py").InterventionalBrain(
-        *(hparams["modules"], hparams["opt_class"], hparams),
+        {"network": hparams["network"](input_shape=[1, 768])},
+        opt_class=hparams["opt_class"],
+        hparams=hparams,
         run_opts={"device": "cpu"},
     )
     given = {}

@@ -418,6 +418,12 @@ def test_broken_grid(message, small_grid, tmp_path, capfd):
     ("choice={dims: {accent: 3}}", "choice.dims is .* some of speaker, cont"),
     ("choice={dims: {speaker: []}}", "choice.dims is .*: expected"),
     ("choice={dims: 60}", "choice.dims is 60: expected"),
+    ("choice=!new:builtins.dict", "choice is {.*Choice makes"),
+    ("choice=!name:speechbrain_ext.processing.choice.Choice", "Choice makes"),
+    (
+        "recommended=!name:speechbrain_ext.processing.closed_form.grid_lda",
+        "recommended takes no layers",
+    ),
     ("recommended={layers: {speaker: [4]}}", "recommended: layers: speaker"),
     ("factors=[accent]", "expected a list of some of speaker, content"),
     ("content_factor=word", "'word': expected content"),

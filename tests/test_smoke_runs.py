@@ -48,7 +48,7 @@ def test_synthesised_grid(tmp_path, persistently):
         "InterventionalTTS_debug"
     ]
     # The plan, and no line twice
-    assert "To encode: 0.0" in printed and "(there already: nothing)" in printed
+    assert "To encode: 0.1" in printed and "(there already: nothing)" in printed
     lines = (out / "log.txt").read_text().splitlines()
     said = [line.split(" - ", 1)[1] for line in lines if " - " in line]
     own = [line for line in said if line.startswith("speechbrain_ext")]

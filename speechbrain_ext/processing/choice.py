@@ -54,7 +54,7 @@ def layer_runs(layers, most):
     """
     return [
         layers[first : first + size]
-        for size in range(1, most + 1)
+        for size in range(1, min(most, len(layers)) + 1)
         for first in range(len(layers) - size + 1)
     ]
 

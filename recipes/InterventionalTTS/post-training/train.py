@@ -17,6 +17,7 @@ The second form reads FOLDER/manifest.csv, or what --manifest gives.
 """
 
 import dataclasses
+import inspect
 import logging
 import os
 import sys
@@ -57,7 +58,7 @@ from speechbrain_ext.lobes.encoders import choose_layers
 from speechbrain_ext.lobes.subspaces import BaselineHead
 from speechbrain_ext.metrics.trials import generate_trials
 from speechbrain_ext.processing.adaptation import MIN_RECORDINGS
-from speechbrain_ext.processing.choice import layer_runs
+from speechbrain_ext.processing.choice import Choice, layer_runs
 from speechbrain_ext.processing.closed_form import each
 from speechbrain_ext.utils.errors import InputError, one_line_errors
 from speechbrain_ext.utils.files import claim_folder, digest, locked_folder
@@ -68,7 +69,7 @@ from speechbrain_ext.utils.hparams import (
     run_label,
     save_hparams,
 )
-from speechbrain_ext.utils.options import check_run_options
+from speechbrain_ext.utils.options import check_name, check_run_options
 
 # What makes a run another one, beside the data.
 SETTINGS = (
@@ -390,6 +391,19 @@ def choose(hparams, dataset, splits, features, views):
     return choice.on_grid(select, labels, trials, candidates, weight)
 
 
+def check_choice(choice, recommended):
+    """Refuse what cannot choose, and a head that cannot take the choice."""
+    if not isinstance(choice, (Choice, type(None))):
+        raise InputError(
+            f"choice is {choice!r}: expected null or an object that "
+            "!new:speechbrain_ext.processing.choice.Choice makes"
+        )
+    if choice and recommended:
+        for name in ("layers", "shrinkage", "dims"):
+            known = inspect.signature(recommended).parameters
+            check_name("choice is given, but recommended takes no", name, known)
+
+
 def take_choice(hparams, chosen):
     """Options that say what was chosen: layers, and arguments of the head."""
     every = every_layer(hparams)
@@ -655,6 +669,7 @@ def main(arguments):
     hparams = load_hparams(
         hparams_file, overrides, TRAIN, debug if run_opts.debug else None
     )
+    check_choice(hparams["choice"], hparams["recommended"])
     check_positions(every_layer(hparams), hparams["recommended"])
     folder = hparams["output_folder"]
     with locked_folder(folder) if if_main_process() else nullcontext():
