@@ -10,6 +10,7 @@ from conftest import ROOT, load_script
 
 from speechbrain.utils.train_logger import TensorboardLogger
 from speechbrain_ext.dataio.grid import Grid, GridFeatures
+from speechbrain_ext.lobes.subspaces import SubspaceNetwork
 from speechbrain_ext.utils.errors import InputError
 from speechbrain_ext.utils.hparams import load_hparams
 
@@ -43,6 +44,7 @@ class Run:
         given = {
             "data_folder": "unused",
             "output_folder": str(folder),
+            "layers": [0],
             "subspace_widths": {"speaker": 6, "content": 6},
             "train_block": {"speaker": 4, "content": 6},
             "network": {"hidden": [32]},
@@ -51,13 +53,12 @@ class Run:
             RECIPE / "hparams/recorded_grid.yaml", given | options
         )
         self.brain = train.InterventionalBrain(
-            self.hparams["modules"],
-            self.hparams["opt_class"],
-            self.hparams,
-            {"device": "cpu", "noprogressbar": True} | (run_opts or {}),
-            self.hparams["checkpointer"],
+            opt_class=self.hparams["opt_class"],
+            hparams=self.hparams,
+            run_opts={"device": "cpu", "noprogressbar": True}
+            | (run_opts or {}),
+            checkpointer=self.hparams["checkpointer"],
         )
-        self.network = self.hparams["network"]
         self.lrs, self.norms, self.types, self.blocks = [], [], [], []
         step, objectives = self.brain.scaler.step, self.brain.compute_objectives
 
@@ -71,7 +72,8 @@ class Run:
             step(optimizer)
 
         def watching(predictions, batch, stage):
-            kind = self.network.training, predictions["speaker"].dtype
+            training = self.brain.modules.network.training
+            kind = training, predictions["speaker"].dtype
             self.types.append(kind)
             self.blocks.append(batch[1]["content"].tolist())
             return objectives(predictions, batch, stage)
@@ -79,10 +81,10 @@ class Run:
         self.brain.scaler.step = stepping
         self.brain.compute_objectives = watching
 
-    def fit(self):
+    def fit(self, views=None):
         # Not a wrapper around it, which would be exported otherwise.
-        fitted = train.fit_network(self.hparams, self.brain, GRIDS)
-        assert fitted is self.network
+        self.network = train.fit_network(self.hparams, self.brain, GRIDS, views)
+        assert isinstance(self.network, SubspaceNetwork)
         return self
 
     def excess(self):
@@ -165,6 +167,33 @@ def test_resuming_equals_one_go(run_opts, tmp_path):
     assert same(whole, resumed, **EXACT)
     again = Run(tmp_path / "parts", number_of_epochs=6).fit()
     assert again.lrs == [] and same(whole, again, **EXACT)
+
+
+def test_recordings_beside_the_grid(tmp_path):
+    """Three blocks more in each epoch, resumed within one."""
+    draw = torch.Generator().manual_seed(3)
+    changed = [None, "content", "speaker"]
+    views = 5 + torch.randn(24, 3, 1, 560, generator=draw), changed
+    whole = Run(tmp_path / "whole", number_of_epochs=2).fit(views)
+    assert len(whole.lrs) == 2 * 7
+    assert whole.lrs[-1] == pytest.approx(4e-9, rel=1e-3)
+    # Of each block whether it holds values of the grid, of which there are 12
+    kinds = [{code < 12 for code in block} for block in whole.blocks]
+    assert all(len(kind) == 1 for kind in kinds)
+    first, second = kinds[:7], kinds[8:15]
+    assert first.count({True}) == second.count({True}) == 4
+    assert first != second
+    assert kinds[7] == kinds[15] == {True}  # validation
+    mean = whole.network.standardiser.mean
+    assert torch.allclose(mean, GRIDS["train"].features.mean(0), atol=1e-5)
+    often = {"ckpt_interval_steps": 3}
+    with pytest.raises(KeyboardInterrupt):
+        Run(tmp_path / "parts", 10, often, number_of_epochs=2).fit(views)
+    resumed = Run(tmp_path / "parts", None, often, number_of_epochs=2)
+    resumed.fit(views)
+    assert 0 < len(resumed.lrs) < 7 and same(whole, resumed, **EXACT)
+    alone = Run(tmp_path / "alone", number_of_epochs=2).fit()
+    assert not same(whole, alone, atol=1e-5)
 
 
 def test_seeds(tmp_path):

@@ -39,7 +39,13 @@ from speechbrain_ext.dataio.feature_cache import (
     describe_hours,
     plan_conditions,
 )
-from speechbrain_ext.dataio.grid import BlockSampler, Grid, GridFeatures
+from speechbrain_ext.dataio.grid import (
+    BlockSampler,
+    Grid,
+    GridFeatures,
+    MixedFeatures,
+    MixedSampler,
+)
 from speechbrain_ext.dataio.manifest import (
     factor_labels,
     find_recordings,
@@ -72,14 +78,16 @@ from speechbrain_ext.utils.options import check_run_options
 
 # What makes a run another one, beside the data.
 SETTINGS = (
-    *("seed", "layers", "augmented_takes", "network_takes", "channel_seed"),
-    *("factors", "train_block", "valid_block", "number_of_epochs"),
+    *("seed", "layers", "augmented_takes", "network_takes", "network_views"),
+    *("channel_seed", "factors", "train_block", "valid_block"),
+    "number_of_epochs",
     *("encoder_model", "network", "loss", "channel", "recommended", "choice"),
     *("opt_class", "lr_scheduler"),
 )
 RUN_OPTIONS = ("max_grad_norm", "grad_accumulation_factor", "precision")
 # What results.json says of a run, beside grid and encoder.
 ABOUT = ("layers", "seed", "factors", "augmented_takes", "network_takes")
+ABOUT += ("network_views",)
 SMOKE_VALUES = 6  # of each factor in a split, with --debug
 CHOICE_TRIALS = 100_000  # of each kind, for each candidate
 
@@ -149,13 +157,15 @@ class InterventionalBrain(sb.Brain):
         Arguments
         ---------
         train, valid : GridFeatures
-            Features with their factors.
+            Features with their factors. MixedFeatures are trained on with
+            their recordings.
         """
         blocks, steps = training_blocks(
             train.grid,
             self.hparams.train_block,
             self.hparams.seed,
             self.grad_accumulation_factor,
+            train.rows,
         )
         self.total_steps = steps * self.hparams.number_of_epochs
         # Tells the sampler the epoch; under DDP the wrapper takes this place.
@@ -185,7 +195,7 @@ class InterventionalBrain(sb.Brain):
             )
 
 
-def training_blocks(grid, block, seed, accumulated):
+def training_blocks(grid, block, seed, accumulated, rows=None):
     """Blocks of a grid to train on, and the steps of an epoch.
 
     Arguments
@@ -196,21 +206,21 @@ def training_blocks(grid, block, seed, accumulated):
         See BlockSampler.
     accumulated : int
         Blocks of each step.
+    rows : numpy.ndarray
+        Of recordings that are trained on too, see MixedSampler.
 
     Returns
     -------
-    blocks : BlockSampler
+    blocks : BlockSampler or MixedSampler
     steps : int
     """
     # Two blocks per process: where one is left, SpeechBrain's sampler for
     # several processes takes its utterances for batches.
     world_size = int(os.environ.get("WORLD_SIZE", 1))
-    blocks = BlockSampler(
-        grid,
-        block,
-        seed=seed,
-        multiple_of=1 if world_size == 1 else 2 * world_size,
-    )
+    multiple_of = 1 if world_size == 1 else 2 * world_size
+    blocks = BlockSampler(grid, block, seed=seed, multiple_of=multiple_of)
+    if rows is not None:
+        blocks = MixedSampler(blocks, rows, multiple_of)
     # SpeechBrain drops what an epoch accumulates without a step.
     own = len(blocks) // world_size
     if accumulated > own:
@@ -311,12 +321,20 @@ def claim(hparams, brain, dataset, splits, unlabelled):
     settings |= {key: getattr(brain, key) for key in RUN_OPTIONS}
     settings["processes"] = int(os.environ.get("WORLD_SIZE", 1))
     settings["dtype"] = hparams["extraction"]["dtype"]
-    if hparams["layers"] == "auto":  # then they choose what the network takes
-        settings["unlabelled"] = digest([list(r.data) for r in unlabelled])
+    memo = f"{hparams['cache_folder']}/digests.json"
+    # Recordings choose what the network takes, or it is trained on them.
+    if hparams["layers"] == "auto" or hparams["network_views"]:
+        settings["unlabelled"] = digest(
+            [[list(r.data), audio_digests(r, memo)] for r in unlabelled]
+        )
+        if unlabelled:
+            changes = hparams["adaptation"].interventions.items()
+            settings["adaptation"] = vars(hparams["adaptation"]) | {
+                "interventions": {f: describe(change) for f, change in changes}
+            }
     for split, ids in splits.items():
         labels = factor_labels(dataset, ids, hparams["grid_factors"])
         settings[f"{split}_data"] = digest([ids, labels])
-    memo = f"{hparams['cache_folder']}/digests.json"
     settings["audio"] = digest(audio_digests(dataset, memo))
     began = ("CKPT*", "../results.json", "../export*")
     if brain.debug and not brain.debug_persistently:
@@ -412,8 +430,39 @@ def every_layer(hparams):
     return choose_layers(encoder, layers)
 
 
-def fit_network(hparams, brain, grids):
-    """Contrastive training of the network, from the statistics of its input."""
+def stack_views(recordings, layers):
+    """Features of recordings in all their views, and what each view changes.
+
+    Arguments
+    ---------
+    recordings : list of dict
+        Of Adaptation.plan: name -> PooledFeatures. Anchors are left out.
+    layers : list of int
+        Those that the network takes.
+
+    Returns
+    -------
+    views : torch.Tensor
+        Shape [recordings, views, layers, dim].
+    changed : list of str
+        A factor for each view, None for recordings as they are.
+    """
+    names = [view for view in recordings[0] if "anchor" not in view]
+    views = []
+    for features in recordings:
+        ids = features["recorded"].ids
+        taken = [features[view].select(ids, layers) for view in names]
+        views.append(torch.stack(taken, dim=1))
+    changed = [None if view == "recorded" else view[0] for view in names]
+    return torch.cat(views), changed
+
+
+def fit_network(hparams, brain, grids, views=None):
+    """Contrastive training of the network, from the statistics of its input.
+
+    Views, of stack_views, are trained on too. The statistics and the validation
+    are those of the grids alone.
+    """
     # Drawn as it would be right after the seed was set.
     torch.manual_seed(hparams["seed"])
     shape = [len(hparams["layers"]), hparams["encoder_model"].dim]
@@ -421,7 +470,10 @@ def fit_network(hparams, brain, grids):
     brain.modules["network"] = network
     brain.checkpointer.add_recoverable("network", network)
     network.fit_statistics(grids["train"].features)
-    brain.fit_grids(grids["train"], grids["valid"])
+    train = grids["train"]
+    if views is not None:
+        train = MixedFeatures(train, *views)
+    brain.fit_grids(train, grids["valid"])
     best = {"min_key": "excess"} if hparams["checkpoint"] == "best" else {}
     if brain.checkpointer.recover_if_possible(**best) is None:
         raise InputError(
@@ -431,7 +483,7 @@ def fit_network(hparams, brain, grids):
     return network
 
 
-def fit_heads(hparams, brain, dataset, splits, grids, features):
+def fit_heads(hparams, brain, dataset, splits, grids, features, recordings):
     """All heads, by name, and the validation grid with its features."""
     layers, ids = hparams["layers"], splits["train"]
     takes = [one for name, one in features.items() if name != "channels"]
@@ -451,7 +503,11 @@ def fit_heads(hparams, brain, dataset, splits, grids, features):
     heads = systems.baseline_heads(takes[0].select(ids, layers))
     # The network, on blocks of speakers x contents
     if hparams["number_of_epochs"] > 0:
-        heads[hparams["system_name"]] = fit_network(hparams, brain, grids)
+        views = None
+        if hparams["network_views"]:
+            views = stack_views([*recordings.values()], layers)
+        network = fit_network(hparams, brain, grids, views)
+        heads[hparams["system_name"]] = network
     if not if_main_process():
         return heads, valid
     # The closed form that has also heard what channels do to an utterance
@@ -611,18 +667,21 @@ def run(hparams, run_opts, save_options):
     for name, extract in planned.items():
         run_on_main(encode, args=[extract])
         features[name] = extract()  # what the main process wrote
-    for extracts in views.values():
+    seen = {}
+    for name, extracts in views.items():
         for extract in extracts.values():
             run_on_main(encode, args=[extract])
+        seen[name] = {view: extract() for view, extract in extracts.items()}
     # What is read from which layers: of several recordings the last ones say it
     chosen = {}
     if hparams["choice"] and if_main_process():
-        last = [*views.values()][-1] if views else {}
-        seen = {view: extract() for view, extract in last.items()}
-        chosen = choose(hparams, dataset, splits, features, seen)
+        last = [*seen.values()][-1] if seen else {}
+        chosen = choose(hparams, dataset, splits, features, last)
     take_choice(hparams, ddp_broadcast(chosen))
     # Heads, results, exports
-    heads, valid = fit_heads(hparams, brain, dataset, splits, grids, features)
+    heads, valid = fit_heads(
+        hparams, brain, dataset, splits, grids, features, seen
+    )
     if not if_main_process():
         return
     rows, about = evaluate(
