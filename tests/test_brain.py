@@ -44,6 +44,7 @@ class Run:
         given = {
             "data_folder": "unused",
             "output_folder": str(folder),
+            "layers": [0],
             "subspace_widths": {"speaker": 6, "content": 6},
             "train_block": {"speaker": 4, "content": 6},
             "network": {"hidden": [32]},
@@ -81,8 +82,8 @@ class Run:
         self.brain.scaler.step = stepping
         self.brain.compute_objectives = watching
 
-    def fit(self):
-        self.network = train.fit_network(self.hparams, self.brain, GRIDS)
+    def fit(self, views=None):
+        self.network = train.fit_network(self.hparams, self.brain, GRIDS, views)
         # Not a wrapper around it, which would be exported otherwise.
         assert type(self.network) is SubspaceNetwork
         return self
@@ -167,6 +168,33 @@ def test_resuming_equals_one_go(run_opts, tmp_path):
     assert same(whole, resumed, **EXACT)
     again = Run(tmp_path / "parts", number_of_epochs=6).fit()
     assert again.lrs == [] and same(whole, again, **EXACT)
+
+
+def test_recordings_beside_the_grid(tmp_path):
+    """Three blocks more in each epoch, resumed within one."""
+    draw = torch.Generator().manual_seed(3)
+    changed = [None, "content", "speaker"]
+    views = 5 + torch.randn(24, 3, 1, 560, generator=draw), changed
+    whole = Run(tmp_path / "whole", number_of_epochs=2).fit(views)
+    assert len(whole.lrs) == 2 * 7
+    assert whole.lrs[-1] == pytest.approx(4e-9, rel=1e-3)
+    # Of each block whether it holds values of the grid, of which there are 12
+    kinds = [{code < 12 for code in block} for block in whole.blocks]
+    assert all(len(kind) == 1 for kind in kinds)
+    first, second = kinds[:7], kinds[8:15]
+    assert first.count({True}) == second.count({True}) == 4
+    assert first != second
+    assert kinds[7] == kinds[15] == {True}  # validation
+    mean = whole.network.standardiser.mean
+    assert torch.allclose(mean, GRIDS["train"].features.mean(0), atol=1e-5)
+    often = {"ckpt_interval_steps": 3}
+    with pytest.raises(KeyboardInterrupt):
+        Run(tmp_path / "parts", 10, often, number_of_epochs=2).fit(views)
+    resumed = Run(tmp_path / "parts", None, often, number_of_epochs=2)
+    resumed.fit(views)
+    assert 0 < len(resumed.lrs) < 7 and same(whole, resumed, **EXACT)
+    alone = Run(tmp_path / "alone", number_of_epochs=2).fit()
+    assert not same(whole, alone, atol=1e-5)
 
 
 def test_seeds(tmp_path):

@@ -541,7 +541,9 @@ def test_layers_by_numbers(encoder_of):
     """Without any it is the last."""
     encoder = encoder_of("wavlm group")
     assert choose_layers(encoder) == choose_layers(encoder, [-1]) == [2]
-    assert choose_layers(encoder, [0, -2, -3]) == [0, 1, 0]
+    assert choose_layers(encoder, [0, -2, -1]) == [0, 1, 2]
+    with pytest.raises(InputError, match="stands there twice"):
+        choose_layers(encoder, [0, -3])
     for layers in ([3], [-4], [0.0], [], 0, "0", [True], "auto"):
         with pytest.raises(InputError):
             choose_layers(encoder, layers)

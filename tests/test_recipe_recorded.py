@@ -443,6 +443,7 @@ def test_broken_grid(message, small_grid, tmp_path, capfd):
     ("extraction={dtype: int8}", "expected float32 or float16"),
     ("checkpoint=first", "'first': expected last or best"),
     ("network_takes=3", "augmented_takes is 2: expected"),
+    ("network_views=True", "is True: expected False, as unlabelled is null"),
     ("exported=joint", "expected published or recommended"),
     ("system_name=recommended", "that is not one of baseline,"),
     ("data_folder=absent", "No manifest absent/manifest.csv"),
@@ -527,8 +528,10 @@ def test_missing_data_folder_is_said(capfd):
     assert "needs --data_folder" in capfd.readouterr().err
 
 
-def test_two_processes(small_grid, tmp_path):
+@pytest.mark.parametrize("views", [False, True])
+def test_two_processes(views, small_grid, unlabelled, tmp_path):
     """Distributed training, with a single block per process and epoch."""
+    options = [f"--unlabelled={unlabelled}", "--network_views=True", QUICK[2]]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     done = subprocess.run(
         [
@@ -537,6 +540,7 @@ def test_two_processes(small_grid, tmp_path):
             *folders(small_grid, tmp_path),
             "--train_block={speaker: 2, content: 6}",
             "--distributed_backend=gloo",
+            *(options if views else []),
         ],
         cwd=RECIPE,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -628,6 +632,36 @@ def test_unlabelled(small_grid, unlabelled, tmp_path):
     train(*common)
     assert not (out / "export_recommended").exists()
     assert (out / "export/network.ckpt").read_bytes() == before
+
+
+def test_a_network_of_views(small_grid, unlabelled, tmp_path, capfd):
+    """The network alone is another one, in a folder of its own."""
+    options = [*QUICK[1:], "--number_of_epochs=2", "--layers=[0]"]
+    options += [f"--unlabelled={unlabelled}"]
+    views = [*options, "--network_views=True"]
+    plain, mixed = tmp_path / "plain", tmp_path / "mixed"
+    train(*folders(small_grid, tmp_path, "plain"), *options)
+    printed = train(*folders(small_grid, tmp_path, "mixed"), *views)
+    assert "to encode: 0.00 hours of audio (there already: rec" in printed
+    same = {
+        name: all(
+            torch.equal(value, after[key]) for key, value in before.items()
+        )
+        for name in ("", "_recommended", "_published", "_pca")
+        for before, after in [
+            [torch.load(out / f"export{name}/network.ckpt") for out in both]
+            for both in [(plain, mixed)]
+        ]
+    }
+    assert same.pop("_published") is False and all(same.values())
+    assert read_results(mixed)["about"]["network_views"] is True
+    for wrong, what in (
+        (options, "network_views"),
+        ([*views, "--adaptation={n_views: 1, seed: 1}"], "adaptation"),
+    ):
+        with pytest.raises(SystemExit):
+            train(*folders(small_grid, tmp_path, "mixed"), *wrong)
+        assert f"another {what}" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -234,14 +234,17 @@ def describe_hours(planned):
     Arguments
     ---------
     planned : dict
-        Name -> a call of :func:`extract_features` as a functools.partial.
+        Name, or a tuple that is one, -> a call of :func:`extract_features` as
+        a functools.partial.
 
     Returns
     -------
     str
     """
     left = {
-        name: missing_hours(*extract.args, **extract.keywords)
+        "-".join(map(str, np.atleast_1d(name))): missing_hours(
+            *extract.args, **extract.keywords
+        )
         for name, extract in planned.items()
     }
     there = [name for name, hours in left.items() if not hours] or ["nothing"]

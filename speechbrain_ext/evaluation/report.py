@@ -66,10 +66,13 @@ def choice_line(factor, chosen):
 validation grid)'
     """
     layers = "+".join(map(str, chosen["layers"]))
+    error = f"EER {100 * chosen['eer']:.1f} % on the validation grid"
+    if "recordings_eer" in chosen:
+        own = 100 * chosen["recordings_eer"]
+        error += f", layers {own:.1f} % on unlabelled recordings"
     return (
         f"{factor}: layers {layers}, shrinkage {chosen['shrinkage']:g}, "
-        f"{chosen['dims']} dimensions (EER {100 * chosen['eer']:.1f} % on the "
-        "validation grid)"
+        f"{chosen['dims']} dimensions ({error})"
     )
 
 

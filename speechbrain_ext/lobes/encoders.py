@@ -343,7 +343,7 @@ def choose_layers(encoder, layers=None):
     Raises
     ------
     InputError
-        If a layer does not exist, or none is chosen.
+        If a layer does not exist, stands there twice, or none is chosen.
 
     Example
     -------
@@ -360,7 +360,10 @@ def choose_layers(encoder, layers=None):
                 f"Layer {layer!r} does not exist: this encoder has {n} "
                 f"layer{'s' * (n > 1)}, 0 to {n - 1} or -1 to -{n}"
             )
-    return [layer % n for layer in layers]
+    chosen = [layer % n for layer in layers]
+    if len(set(chosen)) < len(chosen):
+        raise InputError(f"Layers {layers}: one of them stands there twice")
+    return chosen
 
 
 @register_checkpoint_hooks

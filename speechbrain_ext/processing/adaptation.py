@@ -336,8 +336,8 @@ class Adaptation:
             name,
         )
 
-    def choose_layers(self, select, labels, features, candidates):
-        """The layers of least error without labels, before a head is fitted.
+    def layer_errors(self, select, labels, features, candidates):
+        """How well layers do without labels, before a head is fitted.
 
         Arguments
         ---------
@@ -348,19 +348,18 @@ class Adaptation:
         features : dict
             Of :meth:`plan`: name -> PooledFeatures of the recordings.
         candidates : dict
-            Factor -> layers to choose from, a list of lists; what recordings
-            tell nothing of keeps all of its own.
+            Factor -> layers to choose from, a list of lists.
 
         Returns
         -------
         dict
-            As the candidates, but with one list of layers for each factor that
-            recordings tell of.
+            Factor that recordings tell of -> layers, as a tuple -> equal error
+            rate of its anchors.
         """
         alone = replace(self, layers=None)  # as all of the candidate's
         halves = self._halves(len(features["recorded"].ids))
-        tried = {factor: [] for factor in self._known(candidates)}
-        for factor, choices in tried.items():
+        errors = {factor: {} for factor in self._known(candidates)}
+        for factor, found in errors.items():
             for layers in candidates[factor]:
                 grid = grid_source(select(layers)[:1], {factor: labels[factor]})
                 halved = [
@@ -371,11 +370,8 @@ class Adaptation:
                     factor, halved, halves, features, layers
                 )
                 choice = alone._choose(factor, held_out, True)
-                choices.append({"layers": layers, "eer": choice["eer"]})
-        return candidates | {
-            factor: [min(choices, key=lambda one: one["eer"])["layers"]]
-            for factor, choices in tried.items()
-        }
+                found[tuple(layers)] = choice["eer"]
+        return errors
 
     def _directions(self, sources, factor, choice):
         """Directions of a factor, with the recordings last."""

@@ -4,8 +4,8 @@ The layers of an encoder differ in what they tell, and no encoder says which are
 the ones for a factor. A choice fits the closed form to the training part of a
 grid for each candidate, and takes what errs least on the validation part, of
 other speakers, through random channels. With unlabelled recordings,
-:class:`~speechbrain_ext.processing.adaptation.Adaptation` judges the candidates
-on those in place of it.
+:class:`~speechbrain_ext.processing.adaptation.Adaptation` judges the layers
+too.
 """
 
 import contextlib
@@ -129,7 +129,15 @@ class Choice:
     shrinkages: tuple = (0.9, 0.6, 0.3)
     dims: dict = field(default_factory=dict)
 
-    def on_grid(self, select, labels, trials, candidates, channel_weight=1.0):
+    def on_grid(
+        self,
+        select,
+        labels,
+        trials,
+        candidates,
+        channel_weight=1.0,
+        recordings=None,
+    ):
         """The choice of least error on a validation grid.
 
         Arguments
@@ -147,12 +155,17 @@ class Choice:
             Factor -> layers to choose from, such as :func:`layer_runs`.
         channel_weight : float
             See :func:`~speechbrain_ext.processing.closed_form.channel_lda`.
+        recordings : dict
+            Errors of the layers on unlabelled recordings, of
+            :meth:`~speechbrain_ext.processing.adaptation.Adaptation.
+            layer_errors`: the product of both errors is to be the least, as one
+            alone leaves many within chance.
 
         Returns
         -------
         dict
             Factor -> ``layers``, ``shrinkage``, ``dims`` and ``eer``, in
-            [0, 1].
+            [0, 1]; with recordings also ``recordings_eer``.
 
         Raises
         ------
@@ -191,9 +204,11 @@ class Choice:
                         )
                     best = first_within(measured, len(valid), 2)
                     tried[factor].append({"layers": layers, **best})
+        for factor, errors in (recordings or {}).items():
+            for choice in tried[factor]:
+                choice["recordings_eer"] = errors[tuple(choice["layers"])]
         return {
-            factor: min(choices, key=lambda choice: choice["eer"])
-            for factor, choices in tried.items()
+            factor: min(choices, key=_error) for factor, choices in tried.items()
         }
 
     def _measure(self, factor, source, valid, trials, channel_weight):
@@ -219,3 +234,8 @@ class Choice:
                 choice = {"shrinkage": shrinkage, "dims": dims, "eer": eer}
                 measured.append(choice)
         return measured
+
+
+def _error(choice):
+    """Of the grid, times that of the recordings; no error is taken for none."""
+    return max(choice["eer"], 1e-3) * max(choice.get("recordings_eer", 1), 1e-3)

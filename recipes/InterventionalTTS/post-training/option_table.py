@@ -94,6 +94,13 @@ def augmented_takes(options):
     return whole(options["network_takes"] if shared else 0)
 
 
+def network_views(options):
+    """Views need recordings."""
+    if options["unlabelled"] is not None:
+        return flag()
+    return lambda value: value is False, "False, as unlabelled is null"
+
+
 def layers_of_heads(options):
     """Layers by numbers, or to be chosen where something can choose them."""
     if options["choice"] is None:
@@ -175,6 +182,7 @@ TRAIN = {
     ),
     **EXTRACTION,
     "network_takes": whole(0),
+    "network_views": network_views,
     "augmented_takes": augmented_takes,
     "factors": lambda options: some_of(*options["grid_factors"]),
     "subspace_widths": widths,

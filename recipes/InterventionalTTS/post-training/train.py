@@ -40,7 +40,13 @@ from speechbrain_ext.dataio.feature_cache import (
     describe_hours,
     plan_conditions,
 )
-from speechbrain_ext.dataio.grid import BlockSampler, Grid, GridFeatures
+from speechbrain_ext.dataio.grid import (
+    BlockSampler,
+    Grid,
+    GridFeatures,
+    MixedFeatures,
+    MixedSampler,
+)
 from speechbrain_ext.dataio.manifest import (
     factor_labels,
     find_recordings,
@@ -73,14 +79,16 @@ from speechbrain_ext.utils.options import check_name, check_run_options
 
 # What makes a run another one, beside the data.
 SETTINGS = (
-    *("seed", "layers", "augmented_takes", "network_takes", "channel_seed"),
-    *("factors", "train_block", "valid_block", "number_of_epochs"),
+    *("seed", "layers", "augmented_takes", "network_takes", "network_views"),
+    *("channel_seed", "factors", "train_block", "valid_block"),
+    "number_of_epochs",
     *("encoder_model", "network", "loss", "channel", "recommended", "choice"),
     *("opt_class", "lr_scheduler"),
 )
 RUN_OPTIONS = ("max_grad_norm", "grad_accumulation_factor", "precision")
 # What results.json says of a run, beside grid and encoder.
 ABOUT = ("layers", "seed", "factors", "augmented_takes", "network_takes")
+ABOUT += ("network_views",)
 SMOKE_VALUES = 6  # of each factor in a split, with --debug
 CHOICE_TRIALS = 100_000  # of each kind, for each candidate
 
@@ -150,13 +158,15 @@ class InterventionalBrain(sb.Brain):
         Arguments
         ---------
         train, valid : GridFeatures
-            Features with their factors.
+            Features with their factors. MixedFeatures are trained on with
+            their recordings.
         """
         blocks, steps = training_blocks(
             train.grid,
             self.hparams.train_block,
             self.hparams.seed,
             self.grad_accumulation_factor,
+            train.rows,
         )
         self.total_steps = steps * self.hparams.number_of_epochs
         # Tells the sampler the epoch; under DDP the wrapper takes this place.
@@ -186,7 +196,7 @@ class InterventionalBrain(sb.Brain):
             )
 
 
-def training_blocks(grid, block, seed, accumulated):
+def training_blocks(grid, block, seed, accumulated, rows=None):
     """Blocks of a grid to train on, and the steps of an epoch.
 
     Arguments
@@ -197,21 +207,21 @@ def training_blocks(grid, block, seed, accumulated):
         See BlockSampler.
     accumulated : int
         Blocks of each step.
+    rows : numpy.ndarray
+        Of recordings that are trained on too, see MixedSampler.
 
     Returns
     -------
-    blocks : BlockSampler
+    blocks : BlockSampler or MixedSampler
     steps : int
     """
     # Two blocks per process: where one is left, SpeechBrain's sampler for
     # several processes takes its utterances for batches.
     world_size = int(os.environ.get("WORLD_SIZE", 1))
-    blocks = BlockSampler(
-        grid,
-        block,
-        seed=seed,
-        multiple_of=1 if world_size == 1 else 2 * world_size,
-    )
+    multiple_of = 1 if world_size == 1 else 2 * world_size
+    blocks = BlockSampler(grid, block, seed=seed, multiple_of=multiple_of)
+    if rows is not None:
+        blocks = MixedSampler(blocks, rows, multiple_of)
     # SpeechBrain drops what an epoch accumulates without a step.
     own = len(blocks) // world_size
     if accumulated > own:
@@ -313,12 +323,16 @@ def claim(hparams, brain, dataset, splits, unlabelled):
     settings["processes"] = int(os.environ.get("WORLD_SIZE", 1))
     settings["dtype"] = hparams["extraction"]["dtype"]
     memo = f"{hparams['cache_folder']}/digests.json"
-    if hparams["layers"] == "auto":  # then they choose what the network takes
+    # Recordings choose what the network takes, or it is trained on them.
+    if hparams["layers"] == "auto" or hparams["network_views"]:
         settings["unlabelled"] = digest(
-            [[*some.data, *audio_digests(some, memo)] for some in unlabelled]
+            [[list(r.data), audio_digests(r, memo)] for r in unlabelled]
         )
         if unlabelled:
-            settings["adaptation"] = describe(hparams["adaptation"])
+            changes = hparams["adaptation"].interventions.items()
+            settings["adaptation"] = vars(hparams["adaptation"]) | {
+                "interventions": {f: describe(change) for f, change in changes}
+            }
     for split, ids in splits.items():
         labels = factor_labels(dataset, ids, hparams["grid_factors"])
         settings[f"{split}_data"] = digest([ids, labels])
@@ -358,7 +372,7 @@ def choose(hparams, dataset, splits, features, views):
     """Layers of each factor, and how its closed form is fitted to them.
 
     By the validation grid, through random channels where there are takes of
-    it; layers by unlabelled recordings, where there are views of some.
+    it; layers also by unlabelled recordings, where there are views of some.
     """
     takes = [one for name, one in features.items() if name != "channels"]
     labels = factor_labels(dataset, splits["train"], hparams["factors"])
@@ -383,12 +397,13 @@ def choose(hparams, dataset, splits, features, views):
         choice = dataclasses.replace(choice, shrinkages=[given["shrinkage"]])
     if "dims" in given:
         choice = dataclasses.replace(choice, dims=each(given["dims"], labels))
-    if views:
-        candidates = hparams["adaptation"].choose_layers(
-            lambda layers: select(layers)[0], labels, views, candidates
-        )
+    recordings = views and hparams["adaptation"].layer_errors(
+        lambda layers: select(layers)[0], labels, views, candidates
+    )
     weight = given.get("channel_weight", 1.0)
-    return choice.on_grid(select, labels, trials, candidates, weight)
+    return choice.on_grid(
+        select, labels, trials, candidates, weight, recordings
+    )
 
 
 def check_choice(choice, recommended):
@@ -430,8 +445,39 @@ def every_layer(hparams):
     return choose_layers(encoder, layers)
 
 
-def fit_network(hparams, brain, grids):
-    """Contrastive training of the network, from the statistics of its input."""
+def stack_views(recordings, layers):
+    """Features of recordings in all their views, and what each view changes.
+
+    Arguments
+    ---------
+    recordings : list of dict
+        Of Adaptation.plan: name -> PooledFeatures. Anchors are left out.
+    layers : list of int
+        Those that the network takes.
+
+    Returns
+    -------
+    views : torch.Tensor
+        Shape [recordings, views, layers, dim].
+    changed : list of str
+        A factor for each view, None for recordings as they are.
+    """
+    names = [view for view in recordings[0] if "anchor" not in view]
+    views = []
+    for features in recordings:
+        ids = features["recorded"].ids
+        taken = [features[view].select(ids, layers) for view in names]
+        views.append(torch.stack(taken, dim=1))
+    changed = [None if view == "recorded" else view[0] for view in names]
+    return torch.cat(views), changed
+
+
+def fit_network(hparams, brain, grids, views=None):
+    """Contrastive training of the network, from the statistics of its input.
+
+    Views, of stack_views, are trained on too. The statistics and the validation
+    are those of the grids alone.
+    """
     # Drawn as it would be right after the seed was set.
     torch.manual_seed(hparams["seed"])
     shape = [len(hparams["layers"]), hparams["encoder_model"].dim]
@@ -439,7 +485,10 @@ def fit_network(hparams, brain, grids):
     brain.modules["network"] = network
     brain.checkpointer.add_recoverable("network", network)
     network.fit_statistics(grids["train"].features)
-    brain.fit_grids(grids["train"], grids["valid"])
+    train = grids["train"]
+    if views is not None:
+        train = MixedFeatures(train, *views)
+    brain.fit_grids(train, grids["valid"])
     best = {"min_key": "excess"} if hparams["checkpoint"] == "best" else {}
     if brain.checkpointer.recover_if_possible(**best) is None:
         raise InputError(
@@ -449,7 +498,7 @@ def fit_network(hparams, brain, grids):
     return network
 
 
-def fit_heads(hparams, brain, dataset, splits, grids, features):
+def fit_heads(hparams, brain, dataset, splits, grids, features, recordings):
     """All heads, by name, and the validation grid with its features."""
     layers, ids = hparams["layers"], splits["train"]
     takes = [one for name, one in features.items() if name != "channels"]
@@ -469,7 +518,11 @@ def fit_heads(hparams, brain, dataset, splits, grids, features):
     heads = systems.baseline_heads(takes[0].select(ids, layers))
     # The network, on blocks of speakers x contents
     if hparams["number_of_epochs"] > 0:
-        heads[hparams["system_name"]] = fit_network(hparams, brain, grids)
+        views = None
+        if hparams["network_views"]:
+            views = stack_views([*recordings.values()], layers)
+        network = fit_network(hparams, brain, grids, views)
+        heads[hparams["system_name"]] = network
     if not if_main_process():
         return heads, valid
     # The closed form that has also heard what channels do to an utterance
@@ -629,19 +682,22 @@ def run(hparams, run_opts, save_options):
     for name, extract in planned.items():
         run_on_main(encode, args=[extract])
         features[name] = extract()  # what the main process wrote
-    for extracts in views.values():
+    seen = {}
+    for name, extracts in views.items():
         for extract in extracts.values():
             run_on_main(encode, args=[extract])
+        seen[name] = {view: extract() for view, extract in extracts.items()}
     # What is read from which layers: of several recordings the last ones say it
     chosen, wanted = {}, hparams["layers"] == "auto" or hparams["recommended"]
     if hparams["choice"] and wanted and if_main_process():
-        last = [*views.values()][-1] if views else {}
-        seen = {view: extract() for view, extract in last.items()}
-        chosen = choose(hparams, dataset, splits, features, seen)
+        last = [*seen.values()][-1] if seen else {}
+        chosen = choose(hparams, dataset, splits, features, last)
     chosen = ddp_broadcast(chosen)
     take_choice(hparams, chosen)
     # Heads, results, exports
-    heads, valid = fit_heads(hparams, brain, dataset, splits, grids, features)
+    heads, valid = fit_heads(
+        hparams, brain, dataset, splits, grids, features, seen
+    )
     if not if_main_process():
         return
     rows, about = evaluate(
