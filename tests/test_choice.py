@@ -68,12 +68,16 @@ class Layers:
     def __call__(self, layers):
         return self.train[:, :, layers], self.valid[:, layers]
 
-    def choose(self, choice, candidates=None, factors=None, weight=1.0):
+    def choose(
+        self, choice, candidates=None, factors=None, weight=1.0, recordings=None
+    ):
         """What is chosen, by default of all runs and for all factors."""
         runs = layer_runs([*range(self.train.shape[2])], choice.most_layers)
         labels = {factor: LABELS[factor] for factor in factors or LABELS}
         candidates = dict.fromkeys(labels, runs) | (candidates or {})
-        return choice.on_grid(self, labels, self.trials, candidates, weight)
+        return choice.on_grid(
+            self, labels, self.trials, candidates, weight, recordings
+        )
 
     def error(self, factor, layers, shrinkage, dims, weight=1.0):
         """Of the head that a training fits."""
@@ -266,29 +270,38 @@ def recordings(told, layers=4, count=40):
     return features
 
 
-def test_recordings_decide():
-    """Their layers are taken, where the grid has its own in others."""
-    layers = Layers(APART)
+def test_recordings_judge_too():
+    """Layers that tell a factor in both are taken before those of one."""
+    told = {"speaker": {0: ALL, 1: ALL}, "content": {2: ALL, 3: ALL}}
+    layers = Layers(told)
     features = recordings({"speaker": {1: ALL}, "content": {3: ALL}})
-    runs = dict.fromkeys(LABELS, layer_runs([0, 1, 2, 3], 2))
+    runs = dict.fromkeys(LABELS, layer_runs([0, 1, 2, 3], 1))
     options = (lambda read: layers(read)[0]), LABELS, features
-    found = ADAPTATION.choose_layers(*options, runs)
-    assert found == {"speaker": [[1]], "content": [[3]]}
-    # The rest is the grid's choice.
-    chosen = layers.choose(Choice(), found)
-    assert {f: one["layers"] for f, one in chosen.items()} == {
-        "speaker": [1],
-        "content": [3],
-    }
-    # Of those that are given, and of factors that they know.
-    given = runs | {"speaker": [[0], [2]], "rate": [[0], [1]]}
+    errors = ADAPTATION.layer_errors(*options, runs)
+    for factor, layer in (("speaker", 1), ("content", 3)):
+        error = errors[factor]
+        assert set(error) == {(0,), (1,), (2,), (3,)}
+        assert (
+            error[layer,]
+            < 0.1
+            < min(value for key, value in error.items() if key != (layer,))
+        )
+    chosen = layers.choose(Choice(1), runs, recordings=errors)
+    for factor, one in chosen.items():
+        assert one["layers"] == [1 if factor == "speaker" else 3]
+        assert one["recordings_eer"] == errors[factor][tuple(one["layers"])]
+    # The product counts, and no error is not taken for none.
+    wrong = {"speaker": {(0,): 0.01, (1,): 0.01, (2,): 0.0, (3,): 0.0}}
+    chosen = layers.choose(Choice(1), runs, recordings=wrong)
+    assert chosen["speaker"]["layers"] == [0]
+    assert "recordings_eer" not in chosen["content"]
+    # Of factors that they know; positions of an earlier head are not those of
+    # the candidates.
+    given = runs | {"rate": [[0], [1]]}
     labels = LABELS | {"rate": CONTENTS % 2}
-    found = ADAPTATION.choose_layers(options[0], labels, features, given)
-    assert found["speaker"] in ([[0]], [[2]]) and found["content"] == [[3]]
-    assert found["rate"] == [[0], [1]]
-    # Positions of an earlier head are not those of the candidates.
     other = dataclasses.replace(ADAPTATION, layers={"speaker": [-1]})
-    assert other.choose_layers(*options, runs)["speaker"] == [[1]]
+    found = other.layer_errors(options[0], labels, features, given)
+    assert found == errors
 
 
 # train.py as a whole ------------------------------------------------------
@@ -447,17 +460,17 @@ def test_recordings_decide_in_a_run(
     )
     select, labels, trials = inputs(many, small_grid)
     runs = dict.fromkeys(LABELS, layer_runs([0, 1, 2], 2))
-    found = adaptation.choose_layers(
+    errors = adaptation.layer_errors(
         lambda layers: select(layers)[0],
         labels,
         {view: extract() for view, extract in planned.items()},
         runs,
     )
-    chosen = {f: [one["layers"]] for f, one in about["chosen"].items()}
-    assert chosen == found
+    for factor, one in about["chosen"].items():
+        assert one["recordings_eer"] == errors[factor][tuple(one["layers"])]
     # A second call finds all views, and chooses the same.
     again = train("mine", own, f"--unlabelled={tmp_path}")
-    assert "recorded, content 0, channel 0" in again["printed"]
+    assert "recorded, content-0, channel-0" in again["printed"]
     assert again["chosen"] == about["chosen"]
     # Another choice might be made with these, or by these otherwise.
     more = shutil.copytree(tmp_path, many / "more")

@@ -250,13 +250,8 @@ def describe_hours(planned):
     there = [name for name, hours in left.items() if not hours] or ["nothing"]
     return (
         f"{sum(left.values()):.2f} hours of audio (there already: "
-        f"{', '.join(map(_in_words, there))})"
+        f"{', '.join(there)})"
     )
-
-
-def _in_words(name):
-    """A name of features, of which views have a tuple."""
-    return name if isinstance(name, str) else " ".join(map(str, name))
 
 
 def _partial(folder):

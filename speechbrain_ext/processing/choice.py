@@ -208,7 +208,8 @@ class Choice:
             for choice in tried[factor]:
                 choice["recordings_eer"] = errors[tuple(choice["layers"])]
         return {
-            factor: min(choices, key=_error) for factor, choices in tried.items()
+            factor: min(choices, key=_error)
+            for factor, choices in tried.items()
         }
 
     def _measure(self, factor, source, valid, trials, channel_weight):

@@ -26,9 +26,7 @@ from tabulate import tabulate
 
 sys.path.insert(
     0,
-    str(
-        Path(__file__).parents[2] / "recipes/InterventionalTTS/post-training"
-    ),
+    str(Path(__file__).parents[2] / "recipes/InterventionalTTS/post-training"),
 )
 
 from speechbrain_ext.dataio.feature_cache import extract_features
