@@ -424,12 +424,12 @@ def test_layers_that_are_given(train):
 
 def test_what_stands_in_the_option_file_is_not_chosen(train):
     """All of it, or some; positions are counted in all layers."""
-    given = "{shrinkage: 0.3, layers: {speaker: [-1]}, dims: {content: 1}}"
+    given = "{shrinkage: 0.3, layers: {speaker: [-1]}, dims: {speaker: 1}}"
     about = train("given", f"--recommended={given}")
     speaker, content = (about["chosen"][factor] for factor in LABELS)
-    assert speaker["layers"] == [2] and content["dims"] == 1
+    assert speaker["layers"] == [2] and speaker["dims"] == 1
     assert speaker["shrinkage"] == content["shrinkage"] == 0.3
-    assert speaker["dims"] == 3  # as many as four speakers have
+    assert content["dims"] == 2  # still that of choice
     assert about["recommended"]["shrinkage"] == dict.fromkeys(LABELS, 0.3)
     given = "{layers: {speaker: [0, 2], content: [1]}, dims: 2}"
     about = train("both", f"--recommended={given}", "--factors=[speaker]")

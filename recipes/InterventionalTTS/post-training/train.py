@@ -396,7 +396,8 @@ def choose(hparams, dataset, splits, features, views):
     if "shrinkage" in given:
         choice = dataclasses.replace(choice, shrinkages=[given["shrinkage"]])
     if "dims" in given:
-        choice = dataclasses.replace(choice, dims=each(given["dims"], labels))
+        dims = choice.dims | each(given["dims"], labels)
+        choice = dataclasses.replace(choice, dims=dims)
     recordings = views and hparams["adaptation"].layer_errors(
         lambda layers: select(layers)[0], labels, views, candidates
     )
