@@ -276,7 +276,7 @@ def test_recordings_judge_too():
     layers = Layers(told)
     features = recordings({"speaker": {1: ALL}, "content": {3: ALL}})
     runs = dict.fromkeys(LABELS, layer_runs([0, 1, 2, 3], 1))
-    options = (lambda read: layers(read)[0]), LABELS, features
+    options = (lambda read: layers(read)[0][0]), LABELS, features
     errors = ADAPTATION.layer_errors(*options, runs)
     for factor, layer in (("speaker", 1), ("content", 3)):
         error = errors[factor]
@@ -295,6 +295,15 @@ def test_recordings_judge_too():
     chosen = layers.choose(Choice(1), runs, recordings=wrong)
     assert chosen["speaker"]["layers"] == [0]
     assert "recordings_eer" not in chosen["content"]
+    # Layers that say nothing, and layers of a factor that gets no subspace
+    silent = torch.zeros_like(layers.train[0])
+    with pytest.raises(InputError, match=r"^Layers \[0\]: .*same features"):
+        ADAPTATION.layer_errors(
+            lambda read: silent[:, read], *options[1:], runs
+        )
+    content = {"content": LABELS["content"]}
+    found = ADAPTATION.layer_errors(options[0], content, features, runs)
+    assert found == {"content": errors["content"]}
     # Of factors that they know; positions of an earlier head are not those of
     # the candidates.
     given = runs | {"rate": [[0], [1]]}
@@ -461,7 +470,7 @@ def test_recordings_decide_in_a_run(
     select, labels, trials = inputs(many, small_grid)
     runs = dict.fromkeys(LABELS, layer_runs([0, 1, 2], 2))
     errors = adaptation.layer_errors(
-        lambda layers: select(layers)[0],
+        lambda layers: select(layers)[0][0],
         labels,
         {view: extract() for view, extract in planned.items()},
         runs,

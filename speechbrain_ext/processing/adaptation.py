@@ -28,6 +28,7 @@ from speechbrain_ext.processing.choice import (
     RULES as CHOICE_RULES,
     as_list,
     first_within,
+    reading,
 )
 from speechbrain_ext.processing.discriminants import (
     grid_source,
@@ -342,7 +343,7 @@ class Adaptation:
         Arguments
         ---------
         select : callable
-            Layers -> the training grid, [takes, utterances, layers, dim].
+            Layers -> the training grid as recorded, [utterances, layers, dim].
         labels : dict
             Factor -> its value for each utterance of the grid.
         features : dict
@@ -355,17 +356,24 @@ class Adaptation:
         dict
             Factor that recordings tell of -> layers, as a tuple -> equal error
             rate of its anchors.
+
+        Raises
+        ------
+        InputError
+            If features are no good, naming their layers.
         """
         alone = replace(self, layers=None)  # as all of the candidate's
         halves = self._halves(len(features["recorded"].ids))
-        errors = {factor: {} for factor in self._known(candidates)}
+        errors = {factor: {} for factor in self._known(labels)}
         for factor, found in errors.items():
             for layers in candidates[factor]:
-                grid = grid_source(select(layers)[:1], {factor: labels[factor]})
-                halved = [
-                    [grid, alone._source(features, layers, [factor], half)]
-                    for half in halves
-                ]
+                known = {factor: labels[factor]}
+                with reading(layers):
+                    grid = grid_source(select(layers)[None], known)
+                    halved = [
+                        [grid, alone._source(features, layers, [factor], half)]
+                        for half in halves
+                    ]
                 held_out = alone._held_out(
                     factor, halved, halves, features, layers
                 )

@@ -399,7 +399,10 @@ def choose(hparams, dataset, splits, features, views):
         dims = choice.dims | each(given["dims"], labels)
         choice = dataclasses.replace(choice, dims=dims)
     recordings = views and hparams["adaptation"].layer_errors(
-        lambda layers: select(layers)[0], labels, views, candidates
+        lambda layers: takes[0].select(splits["train"], layers),
+        labels,
+        views,
+        candidates,
     )
     weight = given.get("channel_weight", 1.0)
     return choice.on_grid(
