@@ -404,13 +404,9 @@ class Adaptation:
         tried = []
         for weight in sorted(self.weights) if earlier else [0.0]:
             measured = [
-                self._measure(
-                    factor,
-                    held_out,
-                    {"weight": weight, "shrinkage": shrinkage, "dims": dims},
-                )
+                choice
                 for shrinkage in self.shrinkages
-                for dims in as_list(self.dims.get(factor))
+                for choice in self._measure(factor, held_out, weight, shrinkage)
             ]
             tried.append(first_within(measured, count))
         return first_within(tried, count, 0.5)
@@ -432,14 +428,29 @@ class Adaptation:
             held_out.append((fitted, [x.reshape(len(x), -1) for x in vectors]))
         return held_out
 
-    def _measure(self, factor, held_out, choice):
-        """A choice with the error of its anchors, and scores for thresholds."""
-        agree, differ, pairs, partly, dims = [], [], [], [], []
-        for fitted, views in held_out:
-            directions = self._directions(fitted, factor, choice)
-            dims.append(len(directions))
+    def _measure(self, factor, held_out, weight, shrinkage):
+        """All dimensions of a factor, with some weight and shrinkage."""
+        wanted = as_list(self.dims.get(factor))
+        choice = {"weight": weight, "shrinkage": shrinkage}
+        choice["dims"] = None if None in wanted else max(wanted)
+        directions = [
+            self._directions(fitted, factor, choice) for fitted, _ in held_out
+        ]
+        # With more dims, as all recordings tell, thresholds would be others.
+        most = min(map(len, directions))
+        return [
+            choice
+            | {"dims": dims}
+            | self._score([one[:dims] for one in directions], held_out)
+            for dims in dict.fromkeys(min(d or most, most) for d in wanted)
+        ]
+
+    def _score(self, directions, held_out):
+        """Error of anchors, and scores for thresholds."""
+        agree, differ, pairs, partly = [], [], [], []
+        for axes, (_, views) in zip(directions, held_out, strict=True):
             one, other, recorded, changed = (
-                unit_rows(x @ directions.T) for x in views
+                unit_rows(x @ axes.T) for x in views
             )
             scores, same = one @ other.T, np.eye(len(one), dtype=bool)
             agree.append(scores[same])
@@ -454,12 +465,7 @@ class Adaptation:
         )
         scores = np.concatenate([agree, differ])
         eer = equal_error_rate(scores, np.arange(len(scores)) < len(agree))[0]
-        # With more dims, as all recordings tell, thresholds would be others.
-        return choice | {
-            "dims": min(dims),
-            "eer": float(eer),
-            "scores": (agree, pairs, partly),
-        }
+        return {"eer": float(eer), "scores": (agree, pairs, partly)}
 
     def _other(self, factor):
         """Another factor, whose views are compared with anchors.
