@@ -343,6 +343,45 @@ def claim(hparams, brain, dataset, splits, unlabelled):
     claim_folder(hparams["save_folder"], settings, began)
 
 
+def plan_features(hparams, brain, dataset, splits, unlabelled):
+    """Pooled features that are needed, as calls that are not yet made.
+
+    Returns
+    -------
+    planned : dict
+        Of the grid: as recorded, in takes through channels, across channels.
+    views : dict
+        Name of unlabelled recordings -> features as they are and after
+        interventions.
+    """
+    options = hparams["extraction"] | {
+        "cache_folder": hparams["cache_folder"],
+        "device": brain.device,
+        "progress": not brain.noprogressbar,
+    }
+    encoder, takes = hparams["encoder_model"], hparams["network_takes"]
+    if hparams["recommended"]:
+        takes = hparams["augmented_takes"]
+    planned = plan_conditions(
+        dataset,
+        splits,
+        encoder,
+        hparams["channel"],
+        takes,
+        max(hparams["network_takes"], min(takes, 1)),
+        hparams["channel_seed"],
+        label=hparams["encoder_label"],
+        **options,
+    )
+    views = {
+        name: hparams["adaptation"].plan(
+            recordings, encoder, hparams["factors"], name, **options
+        )
+        for name, recordings in unlabelled.items()
+    }
+    return planned, views
+
+
 def print_plan(hparams, brain, splits, asked, planned, views):
     """What is to be done, and what of it is there."""
     sizes = [f"{len(ids)} {split}" for split, ids in splits.items()]
@@ -363,9 +402,18 @@ def print_plan(hparams, brain, splits, asked, planned, views):
     print(f"Into: {hparams['output_folder']}\n")
 
 
-def encode(extract):
-    """Extract features to the disk; run_on_main sends what is returned."""
-    extract()
+def encode(planned):
+    """Features of a plan, by their names: one process encodes, all read."""
+
+    def write(extract):
+        """Without a result, which run_on_main would send."""
+        extract()
+
+    features = {}
+    for name, extract in planned.items():
+        run_on_main(write, args=[extract])
+        features[name] = extract()
+    return features
 
 
 def choose(hparams, dataset, splits, features, views):
@@ -653,50 +701,17 @@ def run(hparams, run_opts, save_options):
     recordings = [*unlabelled.values()]
     run_on_main(claim, args=[hparams, brain, used, splits, recordings])
     run_on_main(save_options)
-    # Pooled features: as recorded, in takes through channels, across channels;
-    # of unlabelled recordings also after interventions
-    options = hparams["extraction"] | {
-        "cache_folder": hparams["cache_folder"],
-        "device": brain.device,
-        "progress": not brain.noprogressbar,
-    }
-    takes = hparams["network_takes"]
-    if hparams["recommended"]:
-        takes = hparams["augmented_takes"]
-    planned = plan_conditions(
-        dataset,
-        splits,
-        encoder,
-        hparams["channel"],
-        takes,
-        max(hparams["network_takes"], min(takes, 1)),
-        hparams["channel_seed"],
-        label=hparams["encoder_label"],
-        **options,
-    )
-    views = {
-        name: hparams["adaptation"].plan(
-            recordings, encoder, hparams["factors"], name, **options
-        )
-        for name, recordings in unlabelled.items()
-    }
+    planned, views = plan_features(hparams, brain, dataset, splits, unlabelled)
     shown = [hparams, brain, splits, asked, planned, views]
     run_on_main(print_plan, args=shown)
-    features = {}
-    for name, extract in planned.items():
-        run_on_main(encode, args=[extract])
-        features[name] = extract()  # what the main process wrote
-    seen = {}
-    for name, extracts in views.items():
-        for extract in extracts.values():
-            run_on_main(encode, args=[extract])
-        seen[name] = {view: extract() for view, extract in extracts.items()}
+    features = encode(planned)
+    seen = {name: encode(extracts) for name, extracts in views.items()}
     # What is read from which layers: of several recordings the last ones say it
     chosen, wanted = {}, hparams["layers"] == "auto" or hparams["recommended"]
-    if hparams["choice"] and wanted and if_main_process():
+    if hparams["choice"] and wanted:
         last = [*seen.values()][-1] if seen else {}
-        chosen = choose(hparams, dataset, splits, features, last)
-    chosen = ddp_broadcast(chosen)
+        given = [hparams, dataset, splits, features, last]
+        chosen = run_on_main(choose, args=given)
     take_choice(hparams, chosen)
     # Heads, results, exports
     heads, valid = fit_heads(
