@@ -1,6 +1,7 @@
 """Layers of each factor, shrinkage and dimensions, chosen by validation."""
 
 import dataclasses
+import json
 import shutil
 
 import numpy as np
@@ -409,6 +410,18 @@ def test_a_second_call_goes_on_with_the_same(finished, train, many):
     assert again["chosen"] == finished["chosen"]
     assert before == [(out / name).read_bytes() for name in names]
     assert kept == {p: p.stat().st_mtime_ns for p in out.glob("save/CKPT*/*")}
+
+
+def test_checkpoints_of_other_layers(finished, train, many, capsys):
+    """As many layers make a network of the same shape."""
+    claimed = many / "out/save/layers.json"
+    before = claimed.read_text()
+    assert json.loads(before) == {"layers": finished["layers"]}
+    claimed.write_text('{"layers": [9]}')
+    with pytest.raises(SystemExit):
+        train("out", "--number_of_epochs=2")
+    assert "another layers ([9], now" in capsys.readouterr().err
+    claimed.write_text(before)
 
 
 def test_layers_that_are_given(train):

@@ -713,6 +713,10 @@ def run(hparams, run_opts, save_options):
         given = [hparams, dataset, splits, features, last]
         chosen = run_on_main(choose, args=given)
     take_choice(hparams, chosen)
+    # Checkpoints of as many other layers would fit, too.
+    taken = {"folder": hparams["save_folder"], "name": "layers.json"}
+    taken["settings"] = {"layers": hparams["layers"]}
+    run_on_main(claim_folder, kwargs=taken)
     # Heads, results, exports
     heads, valid = fit_heads(
         hparams, brain, dataset, splits, grids, features, seen
