@@ -19,6 +19,7 @@ import functools
 import itertools
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -30,12 +31,7 @@ sys.path.insert(
 )
 
 from speechbrain_ext.dataio.feature_cache import extract_features
-from speechbrain_ext.dataio.manifest import (
-    factor_labels,
-    find_recordings,
-    load_manifest,
-    recordings_name,
-)
+from speechbrain_ext.dataio.manifest import factor_labels, load_manifest
 from speechbrain_ext.metrics.probes import linear_probe
 from speechbrain_ext.metrics.trials import generate_trials
 from speechbrain_ext.metrics.verification import equal_error_rate
@@ -194,28 +190,14 @@ def prepare(arguments):
         "progress": False,
         **hparams["extraction"],
     }
-    planned = train.plan_conditions(
-        dataset,
-        splits,
-        encoder,
-        hparams["channel"],
-        hparams["augmented_takes"],
-        1,
-        hparams["channel_seed"],
-        label=hparams["encoder_label"],
-        **options,
+    brain = SimpleNamespace(device=run_opts.device, noprogressbar=True)
+    unlabelled = train.find_unlabelled(hparams, False)
+    planned, views = train.plan_features(
+        hparams, brain, dataset, splits, unlabelled
     )
-    features = {name: extract() for name, extract in planned.items()}
-    views = {}
-    if hparams["unlabelled"]:
-        views = hparams["adaptation"].plan(
-            find_recordings(hparams["unlabelled"]),
-            encoder,
-            hparams["factors"],
-            recordings_name(hparams["unlabelled"]),
-            **options,
-        )
-        views = {view: extract() for view, extract in views.items()}
+    features = train.encode(planned)
+    # As in a training, the last ones choose.
+    views = [{}, *map(train.encode, views.values())][-1]
     channel = functools.partial(
         hparams["channel"], sample_rate=encoder.sample_rate
     )
