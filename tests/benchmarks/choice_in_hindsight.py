@@ -233,7 +233,7 @@ def main(arguments):
         for test in errors[taken]:
             best = min(errors, key=lambda one: errors[one][test])
             mine, least = errors[taken][test], errors[best][test]
-            more = f"{100 * (mine / least - 1):+.1f} %"
+            more = f"{100 * (mine / least - 1):+.1f} %" if least else ""
             row = [factor, test, _name(taken), mine, _name(best), least, more]
             table.append(row)
     headings = "factor|judged on|chosen|error %|best|error %|more".split("|")
