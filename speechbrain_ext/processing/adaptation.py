@@ -44,6 +44,8 @@ logger = get_logger(__name__)
 
 # Fewer have no hundred pairs in their halves, which a rate of 0.01 needs.
 MIN_RECORDINGS = 22
+# Recordings that judge layers, at most: there are many layers.
+JUDGES = 2000
 # Rates of false acceptance that thresholds are kept for.
 RATES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 RULES = {
@@ -182,7 +184,7 @@ class Adaptation:
         for factor in self.interventions:
             for take in range(self.n_views):
                 planned[factor, take] = draw(factor)
-        for factor in self._known(factors):
+        for factor in self.known(factors):
             others = [one for one in self.interventions if one != factor]
             for version in range(2):
                 chain = (draw(other, version) for other in others)
@@ -229,7 +231,7 @@ class Adaptation:
                 f"adaptation: differ_in is '{self.differ_in}': expected a "
                 f"factor, such as {', '.join(factors)}"
             )
-        for factor in self._known(factors):
+        for factor in self.known(factors):
             if not set(self.interventions) - {factor}:
                 raise InputError(
                     f"There is no intervention on anything but '{factor}', so "
@@ -242,7 +244,7 @@ class Adaptation:
         rows = np.random.default_rng(self.seed).permutation(count)
         return np.array_split(rows, 2)
 
-    def _known(self, factors):
+    def known(self, factors):
         """Factors with a subspace of which recordings tell something."""
         return [
             factor
@@ -298,7 +300,7 @@ class Adaptation:
             directions[factor] = weight * scale
             biases[factor] = weight @ shift.ravel() + to_numpy(projection.bias)
         choices, thresholds = {}, {}
-        for factor in self._known(head.subspaces):
+        for factor in self.known(head.subspaces):
             earlier = any(factor in source.between for source in sources)
             held_out = self._held_out(factor, halved, halves, features, chosen)
             choice = self._choose(factor, held_out, earlier)
@@ -364,22 +366,27 @@ class Adaptation:
         """
         alone = replace(self, layers=None)  # as all of the candidate's
         halves = self._halves(len(features["recorded"].ids))
-        errors = {factor: {} for factor in self._known(labels)}
+        halves = [half[: max(JUDGES, self.n_anchors) // 2] for half in halves]
+        errors = {factor: {} for factor in self.known(labels)}
         for factor, found in errors.items():
             for layers in candidates[factor]:
                 known = {factor: labels[factor]}
                 with reading(layers):
                     grid = grid_source(select(layers)[None], known)
-                    halved = [
-                        [grid, alone._source(features, layers, [factor], half)]
-                        for half in halves
-                    ]
-                held_out = alone._held_out(
-                    factor, halved, halves, features, layers
-                )
-                choice = alone._choose(factor, held_out, True)
+                    choice = alone._judge(
+                        factor, layers, grid, features, halves
+                    )
                 found[tuple(layers)] = choice["eer"]
         return errors
+
+    def _judge(self, factor, layers, grid, features, halves):
+        """The choice of least error for a factor that is read from layers."""
+        halved = [
+            [grid, self._source(features, layers, [factor], half)]
+            for half in halves
+        ]
+        held_out = self._held_out(factor, halved, halves, features, layers)
+        return self._choose(factor, held_out, True)
 
     def _directions(self, sources, factor, choice):
         """Directions of a factor, with the recordings last."""

@@ -22,6 +22,9 @@ from speechbrain_ext.processing.discriminants import (
 from speechbrain_ext.utils.errors import InputError
 from speechbrain_ext.utils.options import either, list_of, number, whole
 
+# Standard errors that a candidate may be worse: of utterances, of which a few
+# speakers said many, and of the training's kind.
+DEVIATIONS = 2.0
 CANDIDATES = either(whole(1), list_of(whole(1)))
 RULES = {
     "most_layers": whole(1),
@@ -112,7 +115,7 @@ class Choice:
     ---------
     most_layers : int
         Neighbouring layers that a factor is read from, at most.
-    shrinkages : list of float
+    shrinkages : sequence of float
         In the order of preference, see
         :func:`~speechbrain_ext.processing.discriminants.discriminants`.
     dims : dict
@@ -202,7 +205,7 @@ class Choice:
                             trials[factor],
                             channel_weight,
                         )
-                    best = first_within(measured, len(valid), 2)
+                    best = first_within(measured, len(valid), DEVIATIONS)
                     tried[factor].append({"layers": layers, **best})
         for factor, errors in (recordings or {}).items():
             for choice in tried[factor]:

@@ -131,15 +131,16 @@ def on_recordings(hparams, factor, select, labels, judged, runs, views):
     for layers in runs:
         grid = grid_source(select(layers)[0][:1], {factor: labels[factor]})
         own = adaptation._source(views, layers, [factor], rows)
-        for weight, shrinkage in itertools.product(
-            adaptation.weights, adaptation.shrinkages
+        for weight, shrinkage, dims in itertools.product(
+            adaptation.weights,
+            adaptation.shrinkages,
+            as_list(adaptation.dims[factor]),
         ):
-            wanted = {"weight": weight, "shrinkage": shrinkage}
-            wanted["dims"] = as_list(adaptation.dims[factor])[0]
-            directions = adaptation._directions([grid, own], factor, wanted)
+            key = dict(weight=weight, shrinkage=shrinkage, dims=dims)
+            directions = adaptation._directions([grid, own], factor, key)
             moments = own.mean, own.std
             found = (one(factor, layers, directions, moments) for one in judged)
-            key = tuple(layers), shrinkage, weight
+            key = tuple(layers), shrinkage, weight, len(directions)
             yield key, dict(itertools.chain(*found))
 
 
@@ -148,13 +149,9 @@ def chosen_on_recordings(hparams, factor, select, labels, views, layers):
     adaptation = dataclasses.replace(hparams["adaptation"], layers=None)
     halves = adaptation._halves(len(views["recorded"].ids))
     grid = grid_source(select(layers)[0][:1], {factor: labels[factor]})
-    halved = [
-        [grid, adaptation._source(views, layers, [factor], half)]
-        for half in halves
-    ]
-    held_out = adaptation._held_out(factor, halved, halves, views, layers)
-    choice = adaptation._choose(factor, held_out, True)
-    return tuple(layers), choice["shrinkage"], choice["weight"]
+    choice = adaptation._judge(factor, layers, grid, views, halves)
+    names = ("shrinkage", "weight", "dims")
+    return tuple(layers), *(choice[name] for name in names)
 
 
 def prepare(arguments):
@@ -242,7 +239,7 @@ def main(arguments):
 
 
 def _name(candidate):
-    """Layers, shrinkage and weight of a candidate."""
+    """Layers, shrinkage, weight and dimensions of a candidate."""
     layers, *others = candidate
     return " / ".join(["+".join(map(str, layers)), *map(str, others)])
 

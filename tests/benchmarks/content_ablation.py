@@ -72,7 +72,7 @@ def subspaces(select, labels, adaptation, views, layers):
         own, within={"content": own.within["content"] + total}
     )
     for name, sources in {
-        "grid: its contents, in its units": [grid],
+        "grid: its contents": [grid],
         "recordings: crop, less channel": [recordings("content", "channel")],
         "recordings: crop, less voice and channel": [own],
         "recordings: crop, less voice, channel and others": [with_others],

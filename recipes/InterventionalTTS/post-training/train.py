@@ -293,6 +293,15 @@ def find_unlabelled(hparams, debug):
         check_audio(recordings, rate, hparams["resample"])
         hparams["adaptation"].check(recordings, hparams["factors"])
         found[recordings_name(source)] = recordings
+    untold = {*hparams["factors"]} - {
+        *hparams["adaptation"].known(hparams["factors"])
+    }
+    if hparams["network_views"] and untold:
+        raise InputError(
+            f"network_views is True, but no intervention tells of "
+            f"{', '.join(sorted(untold))}: name one in adaptation, or leave "
+            "out the factor"
+        )
     return found
 
 
@@ -393,6 +402,7 @@ def print_plan(hparams, brain, splits, asked, planned, views):
     print(
         f"Utterances: {', '.join(sizes)}"
         f"\nTo encode: {describe_hours(planned)}, by {hparams['encoder_label']}"
+        f"\nTo choose: layers among {len(every_layer(hparams))}"
         f"\nTo fit: {hparams['system_name']} in {epochs}, closed forms"
         f"\nTo evaluate: {len(asked[0].trials)} trials, as recorded and across "
         "channels"
@@ -423,6 +433,7 @@ def choose(hparams, dataset, splits, features, views):
     it; layers also by unlabelled recordings, where there are views of some.
     """
     takes = [one for name, one in features.items() if name != "channels"]
+    through = features.get("take1", features["recorded"])
     labels = factor_labels(dataset, splits["train"], hparams["factors"])
     valid = factor_labels(dataset, splits["valid"], hparams["grid_factors"])
     trials = systems.threshold_trials(
@@ -432,7 +443,7 @@ def choose(hparams, dataset, splits, features, views):
     def select(layers):
         """Takes of the training grid, and the validation grid."""
         train = [take.select(splits["train"], layers) for take in takes]
-        return torch.stack(train), takes[:2][-1].select(splits["valid"], layers)
+        return torch.stack(train), through.select(splits["valid"], layers)
 
     # What the head of the option file has is not chosen.
     choice, every = hparams["choice"], every_layer(hparams)
