@@ -13,9 +13,17 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import ROOT, cached_features, call_script, pick, voiced
+from conftest import (
+    ROOT,
+    cached_features,
+    call_script,
+    load_script,
+    pick,
+    voiced,
+)
 from helpers import read_table
 
+from speechbrain_ext.augment.channel import RandomChannel
 from speechbrain_ext.dataio.manifest import (
     factor_labels,
     load_manifest,
@@ -29,10 +37,12 @@ from speechbrain_ext.evaluation.systems import (
     threshold_trials,
 )
 from speechbrain_ext.inference import SubspaceEncoder
+from speechbrain_ext.lobes.encoders import load_encoder
 from speechbrain_ext.lobes.subspaces import FeatureStandardiser
 from speechbrain_ext.metrics.retrieval import nearest_value
 from speechbrain_ext.metrics.trials import generate_trials
 from speechbrain_ext.metrics.verification import equal_error_rate
+from speechbrain_ext.processing.adaptation import Adaptation
 from speechbrain_ext.processing.closed_form import channel_lda
 from speechbrain_ext.utils.errors import InputError
 from speechbrain_ext.utils.files import read_csv, write_csv
@@ -192,7 +202,7 @@ def test_files(finished):
         assert image.read_bytes().startswith(b"\x89PNG")
     # The last checkpoint, and the best where it is another one.
     kept = {path.name.split("+")[0] for path in (out / "save").iterdir()}
-    assert kept == {"CKPT", "settings.json"}
+    assert kept == {"CKPT", "layers.json", "settings.json"}
     exported = (out / "export/hyperparams.yaml").read_text()
     assert str(finished[0]) not in exported and str(ROOT) not in exported
 
@@ -662,6 +672,27 @@ def test_a_network_of_views(small_grid, unlabelled, tmp_path, capfd):
         with pytest.raises(SystemExit):
             train(*folders(small_grid, tmp_path, "mixed"), *wrong)
         assert f"another {what}" in capfd.readouterr().err
+
+
+def test_views_that_tell_nothing_of_a_factor(unlabelled):
+    """A recording would be taken for a value of its own."""
+    script = load_script(RECIPE / "train.py")
+    options = {
+        "unlabelled": str(unlabelled),
+        "exported": "recommended",
+        "recommended": channel_lda,
+        "adaptation": Adaptation({"channel": RandomChannel}),
+        "encoder_model": load_encoder("log_mel"),
+        "resample": True,
+        "factors": ["speaker"],
+        "network_views": True,
+    }
+    assert list(script.find_unlabelled(options, debug=False))
+    options["factors"] = ["speaker", "content"]
+    with pytest.raises(InputError, match="no intervention tells of content"):
+        script.find_unlabelled(options, debug=False)
+    options["network_views"] = False
+    assert list(script.find_unlabelled(options, debug=False))
 
 
 @pytest.mark.parametrize(
