@@ -388,6 +388,7 @@ def test_heads_have_what_was_chosen(finished, many, small_grid):
         line = choice_line(factor, one)
         assert line in (many / "out/report.txt").read_text()
         assert line in finished["printed"]
+        assert line in (many / "out/export/README.md").read_text()
     models = {
         folder: load_export(many / "out" / folder, "cpu").mods.embedding_model
         for folder in ("export", "export_published", "export_pca")

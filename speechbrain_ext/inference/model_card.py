@@ -2,7 +2,7 @@
 
 from tabulate import tabulate
 
-from speechbrain_ext.evaluation.report import SMOKE, main_table
+from speechbrain_ext.evaluation.report import SMOKE, choice_line, main_table
 from speechbrain_ext.evaluation.results import format_number, select
 
 _CARD = """\
@@ -35,7 +35,7 @@ with every model: use them only with authors that you trust.
 
 Grid: {grid}{takes}. Training seed: {seed}. Licence and training data of the
 encoder: see its own card.
-
+{chosen}
 ## Results
 
 On the test grid of the run, {test}:
@@ -118,6 +118,8 @@ def model_card(rows, about, name, subspaces):
     # Heads other than the recommended are fitted to what the network is.
     used = "augmented_takes" if name == "recommended" else "network_takes"
     takes = about.get(used)
+    chosen = about.get("chosen") if name == "recommended" else None
+    lines = [f"- {choice_line(*one)}\n" for one in (chosen or {}).items()]
     return _CARD.format(
         smoke=f"\n**{SMOKE}**\n" if about.get("smoke_run") else "",
         tags=", ".join(["speech-embeddings", *subspaces]),
@@ -134,6 +136,7 @@ def model_card(rows, about, name, subspaces):
         grid=_grid(about["grid"]),
         takes=f", with {takes} augmented take(s) of each" if takes else "",
         seed=about["seed"],
+        chosen="".join(["\nChosen:\n\n", *lines]) if lines else "",
         test=_grid(about["test_grid"]),
         table=main_table(select(rows, system=("baseline", name))),
         chance=format_number(chance[0]["value"] if chance else None),
