@@ -84,11 +84,11 @@ class RandomCrop(Intervention):
 
     def __call__(self, wav, key):
         """[time] -> [less time]."""
-        rng = self.generator(key)
         least = round(self.min_seconds * self.sample_rate)
         if self.half is not None:
             size = max(len(wav) // 2, least)
             return wav[-size:] if self.half else wav[:size]
+        rng = self.generator(key)
         size = max(round(rng.uniform(*self.share) * len(wav)), least)
         start = rng.integers(max(len(wav) - size, 0), endpoint=True)
         return wav[start : start + size]

@@ -228,6 +228,17 @@ def missing_hours(
     return float(durations[~there if there is not None else ...].sum() / 3600)
 
 
+def joined(name):
+    """A name of features as one word.
+
+    Example
+    -------
+    >>> joined("take1"), joined(("content", 0))
+    ('take1', 'content-0')
+    """
+    return "-".join(map(str, np.atleast_1d(name)))
+
+
 def describe_hours(planned):
     """How much of :func:`plan_conditions` is to be encoded, in words.
 
@@ -242,9 +253,7 @@ def describe_hours(planned):
     str
     """
     left = {
-        "-".join(map(str, np.atleast_1d(name))): missing_hours(
-            *extract.args, **extract.keywords
-        )
+        joined(name): missing_hours(*extract.args, **extract.keywords)
         for name, extract in planned.items()
     }
     there = [name for name, hours in left.items() if not hours] or ["nothing"]

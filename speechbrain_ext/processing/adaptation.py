@@ -15,7 +15,7 @@ import numpy as np
 
 from speechbrain.utils.logger import get_logger
 from speechbrain_ext.augment.interventions import Chain, RandomCrop
-from speechbrain_ext.dataio.feature_cache import extract_features
+from speechbrain_ext.dataio.feature_cache import extract_features, joined
 from speechbrain_ext.dataio.manifest import subset
 from speechbrain_ext.metrics.arrays import to_numpy, unit_rows
 from speechbrain_ext.metrics.calibration import (
@@ -199,7 +199,7 @@ class Adaptation:
                 extract_features,
                 few if "anchor" in view else dataset,
                 encoder,
-                name="-".join([label, *map(str, np.atleast_1d(view))]),
+                name=f"{label}-{joined(view)}",
                 channel=intervention,
                 **options,
             )
@@ -368,25 +368,22 @@ class Adaptation:
         halves = self._halves(len(features["recorded"].ids))
         halves = [half[: max(JUDGES, self.n_anchors) // 2] for half in halves]
         errors = {factor: {} for factor in self.known(labels)}
-        for factor, found in errors.items():
-            for layers in candidates[factor]:
-                known = {factor: labels[factor]}
-                with reading(layers):
-                    grid = grid_source(select(layers)[None], known)
-                    choice = alone._judge(
-                        factor, layers, grid, features, halves
+        runs = {tuple(one): one for f in errors for one in candidates[f]}
+        for run, layers in runs.items():
+            read = {f: labels[f] for f in errors if layers in candidates[f]}
+            with reading(layers):
+                grid = grid_source(select(layers)[None], read)
+                halved = [
+                    [grid, alone._source(features, layers, read, half)]
+                    for half in halves
+                ]
+                for factor in read:
+                    held_out = alone._held_out(
+                        factor, halved, halves, features, layers
                     )
-                found[tuple(layers)] = choice["eer"]
+                    choice = alone._choose(factor, held_out, True)
+                    errors[factor][run] = choice["eer"]
         return errors
-
-    def _judge(self, factor, layers, grid, features, halves):
-        """The choice of least error for a factor that is read from layers."""
-        halved = [
-            [grid, self._source(features, layers, [factor], half)]
-            for half in halves
-        ]
-        held_out = self._held_out(factor, halved, halves, features, layers)
-        return self._choose(factor, held_out, True)
 
     def _directions(self, sources, factor, choice):
         """Directions of a factor, with the recordings last."""

@@ -194,17 +194,13 @@ class Choice:
         runs = {tuple(one): one for f in labels for one in candidates[f]}
         for layers in runs.values():
             train, valid = select(layers)
-            for factor, values in labels.items():
-                if layers in candidates[factor]:
-                    with reading(layers):
-                        source = grid_source(train, {factor: values})
-                        measured = self._measure(
-                            factor,
-                            source,
-                            valid,
-                            trials[factor],
-                            channel_weight,
-                        )
+            read = {f: v for f, v in labels.items() if layers in candidates[f]}
+            with reading(layers):
+                source = grid_source(train, read)
+                for factor in read:
+                    measured = self._measure(
+                        factor, source, valid, trials[factor], channel_weight
+                    )
                     best = first_within(measured, len(valid), DEVIATIONS)
                     tried[factor].append({"layers": layers, **best})
         for factor, errors in (recordings or {}).items():

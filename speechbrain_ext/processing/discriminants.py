@@ -315,39 +315,50 @@ def recordings_source(
     mean, std = found.mean.double().numpy(), found.std.double().numpy()
     source = Source(name, len(rows), mean, std)
     can = dict.fromkeys([differ_in, *views])
+    measured = {}  # of layers that several factors are read from, once
     for factor, positions in (layers or can).items():
         if factor not in can:
             continue
-        centre = mean.ravel()[columns_of(factor, positions, shape)]
-        read = np.asarray(chosen)[positions or slice(None)]
-        total = _covariance(_blocks(recorded, read, rows), centre)
-        changes = {
-            other: sum(
-                _covariance(
-                    view - original
-                    for view, original in zip(
-                        _blocks(view, read, rows),
-                        _blocks(recorded, read, rows),
-                    )
-                )
-                for view in drawn
+        columns = columns_of(factor, positions, shape)
+        if tuple(columns) not in measured:
+            read = np.asarray(chosen)[positions or slice(None)]
+            measured[tuple(columns)] = _changes(
+                recorded, views, read, rows, mean.ravel()[columns]
             )
-            / len(drawn)
-            for other, drawn in views.items()
-        }
-        for other, change in changes.items():
-            # Encoded in other batches the same is not quite the same.
-            if not np.trace(change) > 1e-8 * np.trace(total):
-                raise InputError(
-                    f"The intervention on '{other}' changes nothing in these "
-                    "recordings: they are too short for it (a crop keeps half "
-                    "a second), silent, or it does nothing; give others"
-                )
-        own_change = changes.pop(factor, None)
+        total, changes = measured[tuple(columns)]
+        own_change = changes.get(factor)
         source.between[factor] = total if factor == differ_in else own_change
-        source.within[factor] = sum(changes.values(), 0.0 * total)
+        others = [one for other, one in changes.items() if other != factor]
+        source.within[factor] = sum(others, 0.0 * total)
         source.ranks[factor] = len(rows) - 1
     return source
+
+
+def _changes(recorded, views, read, rows, centre):
+    """Covariance of recordings, and of what each intervention changes."""
+    total = _covariance(_blocks(recorded, read, rows), centre)
+    changes = {
+        other: sum(
+            _covariance(
+                view - original
+                for view, original in zip(
+                    _blocks(view, read, rows), _blocks(recorded, read, rows)
+                )
+            )
+            for view in drawn
+        )
+        / len(drawn)
+        for other, drawn in views.items()
+    }
+    for other, change in changes.items():
+        # Encoded in other batches the same is not quite the same.
+        if not np.trace(change) > 1e-8 * np.trace(total):
+            raise InputError(
+                f"The intervention on '{other}' changes nothing in these "
+                "recordings: they are too short for it (a crop keeps half "
+                "a second), silent, or it does nothing; give others"
+            )
+    return total, changes
 
 
 def discriminants(within, between, dims, shrinkage, floor=0.0):

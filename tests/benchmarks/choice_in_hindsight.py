@@ -149,7 +149,12 @@ def chosen_on_recordings(hparams, factor, select, labels, views, layers):
     adaptation = dataclasses.replace(hparams["adaptation"], layers=None)
     halves = adaptation._halves(len(views["recorded"].ids))
     grid = grid_source(select(layers)[0][:1], {factor: labels[factor]})
-    choice = adaptation._judge(factor, layers, grid, views, halves)
+    halved = [
+        [grid, adaptation._source(views, layers, [factor], half)]
+        for half in halves
+    ]
+    held_out = adaptation._held_out(factor, halved, halves, views, layers)
+    choice = adaptation._choose(factor, held_out, True)
     names = ("shrinkage", "weight", "dims")
     return tuple(layers), *(choice[name] for name in names)
 

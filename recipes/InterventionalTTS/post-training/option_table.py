@@ -4,11 +4,18 @@ See :mod:`speechbrain_ext.utils.options`. What is not here may be anything that
 the class that takes it allows.
 """
 
+import inspect
+
 from speechbrain_ext.dataio.manifest import DIVISION, SPLITS
 from speechbrain_ext.processing.adaptation import RULES
-from speechbrain_ext.processing.choice import RULES as CHOICE
+from speechbrain_ext.processing.choice import (
+    RULES as CHOICE,
+    Choice,
+)
+from speechbrain_ext.utils.errors import InputError
 from speechbrain_ext.utils.options import (
     MayLack,
+    check_name,
     check_options,
     either,
     flag,
@@ -51,6 +58,11 @@ def widths(options):
         lambda given: fits(given) and set(options["factors"]) <= set(given),
         f"{words}; {' and '.join(options['factors'])} are trained",
     )
+
+
+def dims(options):
+    """Dimensions of the subspaces, or candidates for them."""
+    return mapping(options["grid_factors"], either(WIDTH, list_of(WIDTH)))
 
 
 def block(options):
@@ -106,6 +118,19 @@ def layers_of_heads(options):
     if options["choice"] is None:
         return LAYERS[0], f"{LAYERS[1]}, as choice is null"
     return either(one_of("auto"), LAYERS)
+
+
+def check_choice(choice, recommended):
+    """Refuse what cannot choose, and a head that cannot take the choice."""
+    if not isinstance(choice, (Choice, type(None))):
+        raise InputError(
+            f"choice is {choice!r}: expected null or an object that "
+            "!new:speechbrain_ext.processing.choice.Choice makes"
+        )
+    if choice and recommended:
+        for name in ("layers", "shrinkage", "dims"):
+            known = inspect.signature(recommended).parameters
+            check_name("choice is given, but recommended takes no", name, known)
 
 
 def check_positions(layers, recommended):
@@ -177,9 +202,7 @@ TRAIN = {
     "layers": layers_of_heads,
     "choice": optional(made()),
     **{f"choice.{name}": rule for name, rule in CHOICE.items()},
-    "choice.dims": lambda options: mapping(
-        options["grid_factors"], either(WIDTH, list_of(WIDTH))
-    ),
+    "choice.dims": dims,
     **EXTRACTION,
     "network_takes": whole(0),
     "network_views": network_views,
@@ -212,9 +235,7 @@ TRAIN = {
     ),
     "adaptation.differ_in": factor,
     **{f"adaptation.{name}": rule for name, rule in RULES.items()},
-    "adaptation.dims": lambda options: mapping(
-        options["grid_factors"], either(WIDTH, list_of(WIDTH))
-    ),
+    "adaptation.dims": dims,
     "network.hidden": list_of(WIDTH, 0),
     "network.residual_width": either(one_of(0), WIDTH),
     "network.layer_mixture": flag(),

@@ -17,7 +17,6 @@ The second form reads FOLDER/manifest.csv, or what --manifest gives.
 """
 
 import dataclasses
-import inspect
 import logging
 import os
 import sys
@@ -25,7 +24,7 @@ from contextlib import nullcontext
 from functools import partial
 
 import torch
-from option_table import TRAIN, check_positions
+from option_table import TRAIN, check_choice, check_positions
 from tqdm import tqdm
 
 import speechbrain as sb
@@ -64,7 +63,7 @@ from speechbrain_ext.lobes.encoders import choose_layers
 from speechbrain_ext.lobes.subspaces import BaselineHead
 from speechbrain_ext.metrics.trials import generate_trials
 from speechbrain_ext.processing.adaptation import MIN_RECORDINGS
-from speechbrain_ext.processing.choice import Choice, layer_runs
+from speechbrain_ext.processing.choice import layer_runs
 from speechbrain_ext.processing.closed_form import each
 from speechbrain_ext.utils.errors import InputError, one_line_errors
 from speechbrain_ext.utils.files import claim_folder, digest, locked_folder
@@ -75,7 +74,7 @@ from speechbrain_ext.utils.hparams import (
     run_label,
     save_hparams,
 )
-from speechbrain_ext.utils.options import check_name, check_run_options
+from speechbrain_ext.utils.options import check_run_options
 
 # What makes a run another one, beside the data.
 SETTINGS = (
@@ -293,9 +292,8 @@ def find_unlabelled(hparams, debug):
         check_audio(recordings, rate, hparams["resample"])
         hparams["adaptation"].check(recordings, hparams["factors"])
         found[recordings_name(source)] = recordings
-    untold = {*hparams["factors"]} - {
-        *hparams["adaptation"].known(hparams["factors"])
-    }
+    known = hparams["adaptation"].known(hparams["factors"])
+    untold = set(hparams["factors"]).difference(known)
     if hparams["network_views"] and untold:
         raise InputError(
             f"network_views is True, but no intervention tells of "
@@ -467,19 +465,6 @@ def choose(hparams, dataset, splits, features, views):
     return choice.on_grid(
         select, labels, trials, candidates, weight, recordings
     )
-
-
-def check_choice(choice, recommended):
-    """Refuse what cannot choose, and a head that cannot take the choice."""
-    if not isinstance(choice, (Choice, type(None))):
-        raise InputError(
-            f"choice is {choice!r}: expected null or an object that "
-            "!new:speechbrain_ext.processing.choice.Choice makes"
-        )
-    if choice and recommended:
-        for name in ("layers", "shrinkage", "dims"):
-            known = inspect.signature(recommended).parameters
-            check_name("choice is given, but recommended takes no", name, known)
 
 
 def take_choice(hparams, chosen):
