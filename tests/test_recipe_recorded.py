@@ -44,6 +44,7 @@ from speechbrain_ext.metrics.trials import generate_trials
 from speechbrain_ext.metrics.verification import equal_error_rate
 from speechbrain_ext.processing.adaptation import Adaptation
 from speechbrain_ext.processing.closed_form import channel_lda
+from speechbrain_ext.processing.rivals import OF_EACH, RIVALS
 from speechbrain_ext.utils.errors import InputError
 from speechbrain_ext.utils.files import read_csv, write_csv
 
@@ -510,6 +511,33 @@ def test_an_export_that_is_no_result_goes(finished, small_grid, tmp_path):
     others = {"_grid_lda", "_pca", "_random_projection", "_mine"}
     assert names == {"", "_recommended"} | others
     assert load(out / "export").hparams.name == "published"
+
+
+def test_rivals_are_rows_and_exports(finished, small_grid, tmp_path):
+    """Of every rival a row; an export too, but of PLDA, a back-end."""
+    out = shutil.copytree(finished[0] / "out", tmp_path / "out")
+    options = folders(small_grid, tmp_path)
+    options += [f"--rivals=[{', '.join(RIVALS)}]", "--rival_encoder=log_mel"]
+    train(*options)
+    rows = read_results(out)["rows"]
+    eer = select(rows, measure="eer", task="verification", group="")
+    for name in RIVALS:
+        found = select(eer, system=name)
+        subspaces = {row["subspace"] for row in found}
+        each = {"speaker", "content"} if name in OF_EACH else {"content"}
+        assert subspaces == ({""} if name == "plda" else each)
+        assert {row["condition"] for row in found} == {"recorded", "channels"}
+        assert (out / f"export_{name}").is_dir() == (name != "plda")
+    # Log-likelihood ratios of the four training speakers tell these two
+    assert {row["backend"] for row in select(eer, system="plda")} == {"plda"}
+    assert select(eer, system="plda", condition="recorded")[0]["value"] < 0.3
+    for name in ("leace", "regression_removal"):
+        model = load(out / f"export_{name}")
+        vector = model.encode_batch(torch.randn(1, 8000))
+        assert vector.shape == (1, 1, 560) and vector.isfinite().all()
+    # Those that are not asked for again go.
+    train(*folders(small_grid, tmp_path))
+    assert not list(out.glob("export_leace"))
 
 
 def test_damaged_checkpoints_end_no_run(finished, small_grid, tmp_path):

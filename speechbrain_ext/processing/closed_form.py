@@ -118,7 +118,7 @@ def lda_directions(vectors, values, dims, shrinkage="auto"):
     return discriminants(covariance, between, dims, 0.0)
 
 
-def _standardised(features):
+def standardised(features):
     """Statistics of features [N, layers, dim], and the features as [N, D]."""
     features = torch.as_tensor(features)
     if features.dim() != 3:
@@ -179,7 +179,7 @@ def grid_lda(features, labels, dims=512, shrinkage="auto"):
     if not labels:
         raise InputError("no factor to make a subspace for")
     dims = each(dims, labels)
-    standardiser, vectors = _standardised(features)
+    standardiser, vectors = standardised(features)
     directions = {
         factor: lda_directions(vectors, values, dims[factor], shrinkage)
         for factor, values in labels.items()
@@ -282,7 +282,7 @@ def pca_subspaces(features, dims):
     >>> head(torch.randn(3, 1, 5))["speaker"].shape
     torch.Size([3, 2])
     """
-    standardiser, vectors = _standardised(features)
+    standardiser, vectors = standardised(features)
     pca = PCA(min(max(dims.values()), *vectors.shape), random_state=0)
     pca.fit(vectors)
     directions = {name: pca.components_[:n] for name, n in dims.items()}
@@ -316,7 +316,7 @@ def random_subspaces(features, dims, seed=0):
     >>> head(torch.randn(3, 1, 5))["speaker"].shape
     torch.Size([3, 2])
     """
-    standardiser, vectors = _standardised(features)
+    standardiser, vectors = standardised(features)
     directions = {}
     for number, (name, width) in enumerate(dims.items()):
         # More dimensions than there are would add nothing.

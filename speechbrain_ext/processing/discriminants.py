@@ -399,9 +399,21 @@ def discriminants(within, between, dims, shrinkage, floor=0.0):
     size = len(covariance)
     wanted = [max(size - dims, 0), size - 1]
     axes = eigh(between, covariance, subset_by_index=wanted)[1][:, ::-1].T
-    # Of an eigenvector another machine may find the negative.
-    largest = np.abs(axes).argmax(axis=1)[:, None]
-    return axes * np.sign(np.take_along_axis(axes, largest, axis=1))
+    return signed(axes)
+
+
+def signed(directions):
+    """Directions [d, D] whose largest entries are positive.
+
+    Of an eigenvector another machine may find the negative.
+
+    Example
+    -------
+    >>> signed(np.array([[1.0, -2.0]])).tolist()
+    [[-1.0, 2.0]]
+    """
+    largest = np.abs(directions).argmax(axis=1)[:, None]
+    return directions * np.sign(np.take_along_axis(directions, largest, axis=1))
 
 
 def shrunk(covariance, shrinkage, floor=0.0):

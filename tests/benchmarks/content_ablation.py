@@ -23,35 +23,10 @@ from speechbrain_ext.processing.discriminants import (
     grid_source,
     source_directions,
 )
+from speechbrain_ext.processing.rivals import erasure
 
 DIMS = (40, 63, 100, 150)
 SHRINKAGE = 0.3
-
-
-def erase(total, between):
-    """Directions in which nothing differs between the values of a factor.
-
-    Arguments
-    ---------
-    total, between : array
-        Covariance of the vectors, and of the means of the values, [D, D].
-
-    Returns
-    -------
-    array
-        [D - rank of between, D].
-
-    Example
-    -------
-    >>> left = erase(np.diag([4.0, 1.0]), np.diag([2.0, 0.0]))
-    >>> abs(left).round(3).tolist()
-    [[0.0, 1.0]]
-    """
-    values, axes = eigh(total)
-    values = np.maximum(values, 1e-6 * values[-1])
-    whiten = axes / np.sqrt(values) @ axes.T
-    found, left = eigh(whiten @ between @ whiten)
-    return left[:, found < 1e-6 * found[-1]].T @ whiten
 
 
 def subspaces(select, labels, adaptation, views, layers):
@@ -93,7 +68,7 @@ def subspaces(select, labels, adaptation, views, layers):
         ("erased: speakers of the grid", total, grid.between["speaker"]),
         ("erased: recordings, as their crops tell", total, stays),
     ):
-        yield name, erase(every / units, _positive(between) / units)
+        yield name, erasure(every / units, _positive(between) / units)[0]
 
 
 def _positive(covariance):

@@ -12,6 +12,7 @@ from speechbrain_ext.processing.choice import (
     RULES as CHOICE,
     Choice,
 )
+from speechbrain_ext.processing.rivals import RIVALS
 from speechbrain_ext.utils.errors import InputError
 from speechbrain_ext.utils.options import (
     MayLack,
@@ -33,7 +34,7 @@ from speechbrain_ext.utils.options import (
 
 # Systems of a training beside the network.
 OTHER_HEADS = ("baseline", "baseline_standardised", "recommended", "grid_lda")
-OTHER_HEADS += ("pca", "random_projection")
+OTHER_HEADS += ("pca", "random_projection", *RIVALS)
 TASKS = ("verification", "content", "keywords", "leakage")
 WIDTH = whole(1, 65536)  # many times what an encoder gives
 LAYERS = list_of((lambda layer: type(layer) is int, "a whole number"))
@@ -98,6 +99,16 @@ def exported(options):
     """A head that is fitted to factors."""
     recommended = ["recommended"] if options["recommended"] is not None else []
     return one_of(options["system_name"], *recommended)
+
+
+def rival_encoder(options):
+    """An encoder for the rival that takes one."""
+    if "regression_removal" in options["rivals"]:
+        return optional(text())
+    return (
+        lambda name: name is None,
+        "null, as regression_removal is not among rivals",
+    )
 
 
 def augmented_takes(options):
@@ -226,6 +237,8 @@ TRAIN = {
     "recommended.layers": lambda options: optional(
         mapping(options["grid_factors"], LAYERS)
     ),
+    "rivals": either(([].__eq__, "[]"), some_of(*RIVALS)),
+    "rival_encoder": rival_encoder,
     "exported": exported,
     "unlabelled": optional(either(text(), list_of(text()))),
     "adaptation": optional(made()),

@@ -37,6 +37,7 @@ from speechbrain_ext.dataio.audio import check_audio
 from speechbrain_ext.dataio.feature_cache import (
     audio_digests,
     describe_hours,
+    extract_features,
     plan_conditions,
 )
 from speechbrain_ext.dataio.grid import (
@@ -59,12 +60,14 @@ from speechbrain_ext.evaluation import plots, report, results, systems, tasks
 from speechbrain_ext.inference.export import export_subspaces, remove_exports
 from speechbrain_ext.inference.model_card import model_card
 from speechbrain_ext.inference.subspaces import load_export
-from speechbrain_ext.lobes.encoders import choose_layers
+from speechbrain_ext.lobes.encoders import choose_layers, load_encoder
 from speechbrain_ext.lobes.subspaces import BaselineHead
+from speechbrain_ext.metrics.scoring import plda_scoring
 from speechbrain_ext.metrics.trials import generate_trials
 from speechbrain_ext.processing.adaptation import MIN_RECORDINGS
 from speechbrain_ext.processing.choice import layer_runs
 from speechbrain_ext.processing.closed_form import each
+from speechbrain_ext.processing.rivals import rival_heads
 from speechbrain_ext.utils.errors import InputError, one_line_errors
 from speechbrain_ext.utils.files import claim_folder, digest, locked_folder
 from speechbrain_ext.utils.hparams import (
@@ -356,7 +359,8 @@ def plan_features(hparams, brain, dataset, splits, unlabelled):
     Returns
     -------
     planned : dict
-        Of the grid: as recorded, in takes through channels, across channels.
+        Of the grid: as recorded, in takes through channels, across channels;
+        and speaker vectors of rival_encoder.
     views : dict
         Name of unlabelled recordings -> features as they are and after
         interventions.
@@ -380,6 +384,14 @@ def plan_features(hparams, brain, dataset, splits, unlabelled):
         label=hparams["encoder_label"],
         **options,
     )
+    if hparams["rival_encoder"]:
+        planned["speakers"] = partial(
+            extract_features,
+            subset(dataset, splits["train"]),
+            load_encoder(hparams["rival_encoder"]),
+            name=f"{hparams['rival_encoder']}-recorded",
+            **options,
+        )
     views = {
         name: hparams["adaptation"].plan(
             recordings, encoder, hparams["factors"], name, **options
@@ -424,13 +436,19 @@ def encode(planned):
     return features
 
 
+def takes_of(features):
+    """Features of the training grid as recorded, then through channels."""
+    others = ("channels", "speakers")
+    return [one for name, one in features.items() if name not in others]
+
+
 def choose(hparams, dataset, splits, features, views):
     """Layers of each factor, and how its closed form is fitted to them.
 
     By the validation grid, through random channels where there are takes of
     it; layers also by unlabelled recordings, where there are views of some.
     """
-    takes = [one for name, one in features.items() if name != "channels"]
+    takes = takes_of(features)
     through = features.get("take1", features["recorded"])
     labels = factor_labels(dataset, splits["train"], hparams["factors"])
     valid = factor_labels(dataset, splits["valid"], hparams["grid_factors"])
@@ -549,7 +567,7 @@ def fit_network(hparams, brain, grids, views=None):
 def fit_heads(hparams, brain, dataset, splits, grids, features, recordings):
     """All heads, by name, and the validation grid with its features."""
     layers, ids = hparams["layers"], splits["train"]
-    takes = [one for name, one in features.items() if name != "channels"]
+    takes = takes_of(features)
     grids = {
         split: GridFeatures(
             torch.cat(
@@ -580,13 +598,27 @@ def fit_heads(hparams, brain, dataset, splits, grids, features, recordings):
             factor_labels(dataset, ids, hparams["factors"]),
         )
     # Closed forms to compare with
+    labels = {f: train.grid.labels(f) for f in hparams["factors"]}
     heads |= systems.closed_form_heads(
+        train.features, labels, hparams["subspace_widths"], hparams["seed"]
+    )
+    heads |= rival_heads(
+        hparams["rivals"],
         train.features,
-        {factor: train.grid.labels(factor) for factor in hparams["factors"]},
-        hparams["subspace_widths"],
-        hparams["seed"],
+        {f: train.grid.labels(f) for f in hparams["grid_factors"]},
+        hparams["verification_factor"],
+        hparams["content_factor"],
+        getattr(hparams["recommended"], "keywords", {}).get("layers"),
+        speaker_vectors(features, ids, 1 + hparams["network_takes"]),
     )
     return heads, valid
+
+
+def speaker_vectors(features, ids, takes):
+    """Those of rival_encoder, the same for all takes of an utterance."""
+    if "speakers" not in features:
+        return None
+    return features["speakers"].select(ids, [0])[:, 0].repeat(takes, 1)
 
 
 def evaluate(hparams, heads, dataset, splits, features, asked, chosen, debug):
@@ -599,6 +631,8 @@ def evaluate(hparams, heads, dataset, splits, features, asked, chosen, debug):
         vectors = {"test": systems.embed_systems(named, pooled)}
         embedded = tasks.Embedded(condition, vectors)
         rows += tasks.run_tasks(asked, embedded, data=data)
+    if "plda" in hparams["rivals"]:
+        rows += evaluate_plda(hparams, dataset, splits, features, asked, data)
     grids = (
         factor_labels(dataset, splits[split], hparams["grid_factors"])
         for split in ("train", "test")
@@ -620,6 +654,39 @@ def evaluate(hparams, heads, dataset, splits, features, asked, chosen, debug):
     report.write_report(folder, rows, header)
     plots.plot_scores(asked[0], folder, label)
     return rows, about
+
+
+def evaluate_plda(hparams, dataset, splits, features, asked, data):
+    """PLDA of the standardised features that the verified factor is read from.
+
+    Fitted to the training grid as recorded: a back-end, with no vectors of its
+    own to be exported.
+    """
+    speaker, layers = hparams["verification_factor"], hparams["layers"]
+    read = getattr(hparams["recommended"], "keywords", {}).get("layers") or {}
+    if speaker in read:
+        layers = [layers[position] for position in read[speaker]]
+    train = features["recorded"].select(splits["train"], layers)
+    head = systems.baseline_heads(train)["baseline_standardised"]
+    labels = factor_labels(dataset, splits["train"], [speaker])
+    task = tasks.Verification(
+        speaker,
+        asked[0].trials,
+        scoring=plda_scoring,
+        backend="plda",
+        cohort=labels[speaker],
+    )
+    named = systems.name_systems(
+        {"plda": head}, hparams["encoder_label"], layers, None
+    )
+    rows, cohort = [], systems.embed_systems(named, train)
+    for condition in ("recorded", "channels"):
+        pooled = features[condition].select(splits["test"], layers)
+        test = systems.embed_systems(named, pooled)
+        vectors = {"test": test, "cohort": cohort}
+        embedded = tasks.Embedded(condition, vectors)
+        rows += tasks.run_tasks([task], embedded, data=data)
+    return rows
 
 
 def export(hparams, heads, valid, pairs, rows, about):
