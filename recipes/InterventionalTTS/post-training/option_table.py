@@ -103,11 +103,11 @@ def exported(options):
 
 def rival_encoder(options):
     """An encoder for the rival that takes one."""
-    if "regression_removal" in options["rivals"]:
-        return optional(text())
     return (
-        lambda name: name is None,
-        "null, as regression_removal is not among rivals",
+        lambda name: name is None
+        or (text()[0](name) and "regression_removal" in options["rivals"]),
+        "null, or a name of hparams/encoders where regression_removal is among "
+        "rivals",
     )
 
 
@@ -237,7 +237,7 @@ TRAIN = {
     "recommended.layers": lambda options: optional(
         mapping(options["grid_factors"], LAYERS)
     ),
-    "rivals": either(([].__eq__, "[]"), some_of(*RIVALS)),
+    "rivals": either((lambda names: names == [], "[]"), some_of(*RIVALS)),
     "rival_encoder": rival_encoder,
     "exported": exported,
     "unlabelled": optional(either(text(), list_of(text()))),
