@@ -4,6 +4,7 @@ from pathlib import Path
 
 from speechbrain_ext.evaluation.plots import plot_layers
 from speechbrain_ext.evaluation.report import LEGEND, further_tables, main_table
+from speechbrain_ext.evaluation.reported import reported_table
 from speechbrain_ext.evaluation.results import COLUMNS, over_seeds, read_results
 from speechbrain_ext.utils.files import write_csv, write_text
 
@@ -42,6 +43,7 @@ def write_summary(folder, evaluations):
             f"{', '.join(map(str, sorted(seeds)))}",
             main_table(rows),
             *further_tables(rows),
+            *filter(None, [reported_table(rows, about)]),
         ]
     for (recordings, encoder), rows in groups.items():
         layers = {row["layers"] for row in rows}
