@@ -8,6 +8,7 @@ import tarfile
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -24,6 +25,7 @@ from speechbrain_ext.lobes.encoders import (
     load_encoder,
 )
 from speechbrain_ext.lobes.log_mel import LogMelStatistics
+from speechbrain_ext.lobes.pooling import POOLINGS
 from speechbrain_ext.utils.errors import InputError
 from speechbrain_ext.utils.hparams import hparams_folder
 
@@ -256,6 +258,73 @@ def test_whisper_windows(encoder_of, models):
     frames = torch.cat(frames, dim=1)
     assert frames.shape[1] == 125
     assert relative(encoder(batch)[0], frames.mean(dim=1)) < 1e-5
+
+
+FRAMES = [case for case in CASES if case not in ("ecapa", "log_mel")]
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("case", FRAMES)
+def test_pooling(case, pooling, encoder_of, models):
+    """Against numpy on the frames of each utterance alone."""
+    encoder = load_encoder(*models[case], pooling=pooling)
+    # The longest has three windows of Whisper.
+    lengths = [20000, 7001, 7001, 160, 40000]
+    batch, lens = wavs(*lengths)
+    found = encoder(batch, lens)
+    assert found.shape == (len(lengths), encoder.n_layers, encoder.dim)
+    assert encoder.dim == encoder_of(case).dim * (1 + (pooling == "mean_std"))
+    assert relative(found, one_by_one(encoder, batch, lengths)) < 1e-4
+    for row, length in enumerate(lengths):
+        (frames,) = encoder.frames(batch[row : row + 1, :length])
+        frames = frames.double().numpy()
+        expected = {
+            "mean": lambda: frames.mean(axis=1),
+            "mean_std": lambda: np.hstack([frames.mean(1), frames.std(1)]),
+            "max": lambda: frames.max(axis=1),
+        }[pooling]()
+        assert np.allclose(found[row], expected, rtol=1e-3, atol=1e-4)
+    if pooling == "mean":
+        assert torch.equal(found, encoder_of(case)(batch, lens))
+
+
+@pytest.mark.parametrize("case", FRAMES)
+def test_frames_depend_on_their_utterance_alone(case, encoder_of, models):
+    encoder, lengths = encoder_of(case), [20000, 7001, 160, 40000]
+    batch, lens = wavs(*lengths)
+    together = encoder.frames(batch, lens)
+    for row, length in enumerate(lengths):
+        (alone,) = encoder.frames(batch[row : row + 1, :length])
+        assert alone.shape == together[row].shape
+        assert relative(together[row], alone) < 1e-3
+        assert alone.shape[0] == encoder.n_layers
+
+
+@pytest.mark.parametrize("case", ["wavlm group", "mini"])
+def test_pooling_is_part_of_the_identity_and_of_exports(
+    case, models, tmp_path
+):
+    made = {one: load_encoder(*models[case], pooling=one) for one in POOLINGS}
+    assert load_encoder(*models[case]).identity == made["mean"].identity
+    assert len({json.dumps(one.identity) for one in made.values()}) == 3
+    for pooling, encoder in made.items():
+        reference = {"name": "mini", "pooling": pooling}
+        expected = reference if case == "mini" else None
+        assert encoder_reference(encoder) == expected
+        pack_encoder(encoder, tmp_path / pooling)
+        unpack(tmp_path / pooling, encoder)
+    again = load_encoder(**reference) if case == "mini" else encoder
+    assert again.identity == encoder.identity
+
+
+def test_pooling_that_is_none(models):
+    for case in ("log_mel", "ecapa"):
+        with pytest.raises(InputError, match="takes no pooling"):
+            load_encoder(*models[case], pooling="max")
+        with pytest.raises(InputError, match=f"{case}' gives .* no frames"):
+            load_encoder(*models[case]).frames(torch.zeros(1, 8000))
+    with pytest.raises(InputError, match="pooling is 'sum': expected mean or"):
+        load_encoder("mini", pooling="sum")
 
 
 def test_log_mel_statistics():

@@ -180,11 +180,12 @@ def _cache_of(dataset, encoder, cache_folder, name, channel, dtype):
         )
     if any("duration" not in row for row in dataset.data.values()):
         check_audio(dataset, encoder.sample_rate)
-    ids = list(dataset.data)
+    ids, identity = list(dataset.data), dict(encoder.identity)
     spec = {
         "format": CACHE_FORMAT,
-        "encoder": encoder.identity,
-        "pooling": "mean",
+        # Of encoders without a choice: "mean".
+        "pooling": identity.pop("pooling", "mean"),
+        "encoder": identity,
         "channel": None if channel is None else channel.identity,
         "dtype": dtype,
         "shape": [len(ids), encoder.n_layers, encoder.dim],

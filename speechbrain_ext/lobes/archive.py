@@ -24,8 +24,9 @@ def encoder_reference(encoder):
     Returns
     -------
     dict or None
-        ``name`` and, for a hub model, ``source`` and ``revision`` (the
-        commit); None if the encoder needs a file of this machine.
+        ``name``, ``pooling`` where it was given, and, for a hub model,
+        ``source`` and ``revision`` (the commit); None if the encoder needs a
+        file of this machine or other keys were replaced.
 
     Example
     -------
@@ -34,16 +35,16 @@ def encoder_reference(encoder):
     {'name': 'log_mel'}
     """
     recipe, model = encoder.recipe, encoder.model_files
-    if recipe is None or not recipe.named or recipe.overrides:
+    if recipe is None or not recipe.named or {*recipe.overrides} - {"pooling"}:
         return None
-    name = encoder.identity["name"]
+    name = {"name": encoder.identity["name"], **recipe.overrides}
     # A packaged model never changes: other weights get another name.
     if model is None or model.folder.is_relative_to(models.FOLDER):
-        return {"name": name}
+        return name
     if model.is_local:
         return None
     source, commit = model.identity["source"], model.identity["commit"]
-    return {"name": name, "source": source, "revision": commit}
+    return {**name, "source": source, "revision": commit}
 
 
 def pack_encoder(encoder, path):

@@ -27,10 +27,11 @@ from speechbrain_ext.utils.hparams import find_hparams, hparams_folder
 
 
 class PooledEncoder(torch.nn.Module):
-    """Base class: a frozen encoder, averaged over time.
+    """Base class: a frozen encoder, pooled over time.
 
     A subclass implements :meth:`encode`, and says in ``parameters`` what its
-    vectors depend on: caches of features are told apart by it. The batch is
+    vectors depend on: caches of features are told apart by it. One that has
+    frames implements :meth:`encode_frames` too. The batch is
     divided in groups of equal length, so that nothing is ever padded, unless
     the subclass sets ``handles_padding``. Utterances of less than
     ``min_samples`` samples are padded with zeros at their end to that length.
@@ -82,7 +83,7 @@ class PooledEncoder(torch.nn.Module):
         self.eval()
 
     def encode(self, wavs, lengths):
-        """Layers of a batch, averaged over the frames of each utterance.
+        """Layers of a batch, pooled over the frames of each utterance.
 
         Arguments
         ---------
@@ -98,6 +99,19 @@ class PooledEncoder(torch.nn.Module):
             Shape [B, n_layers, dim].
         """
         raise NotImplementedError
+
+    def encode_frames(self, wavs, lengths):
+        """Frames of a batch, arguments as of :meth:`encode`.
+
+        Returns
+        -------
+        list of torch.Tensor
+            Of each utterance, shape [n_layers, frames, dim], without padding.
+        """
+        raise InputError(
+            f"Encoder '{self.identity.get('name')}' gives one vector per "
+            "utterance and no frames: take another, such as mini"
+        )
 
     def normalise(self, wav):
         """One utterance before it is encoded, shape [time]. Default: as is."""
@@ -125,6 +139,32 @@ class PooledEncoder(torch.nn.Module):
             If the shape is not that, an utterance has no samples or some that
             are not finite, or the lengths are not relative.
         """
+        return torch.stack(self._encoded(self.encode, wavs, wav_lens))
+
+    @torch.no_grad()
+    def frames(self, wavs, wav_lens=None):
+        """Frames of a batch of utterances.
+
+        Arguments
+        ---------
+        wavs, wav_lens : torch.Tensor
+            As of :meth:`forward`.
+
+        Returns
+        -------
+        list of torch.Tensor
+            Of each utterance, float32, shape [n_layers, frames, dim], without
+            any of its padding.
+
+        Raises
+        ------
+        InputError
+            As :meth:`forward`, and if the encoder has no frames.
+        """
+        return self._encoded(self.encode_frames, wavs, wav_lens)
+
+    def _encoded(self, encode, wavs, wav_lens):
+        """What ``encode`` makes of each utterance, a list."""
         lengths = count_samples(wavs, wav_lens)
         utterances = []
         for wav, length in zip(wavs, lengths):
@@ -135,15 +175,15 @@ class PooledEncoder(torch.nn.Module):
         for row, wav in enumerate(utterances):
             key = None if self.handles_padding else len(wav)
             groups.setdefault(key, []).append(row)
-        vectors = {}
+        found = {}
         for rows in groups.values():
             group = [utterances[row] for row in rows]
             padded = pad_sequence(group, batch_first=True)
             # A caller's mixed precision would change the vectors by 1 %.
             with torch.autocast(wavs.device.type, enabled=False):
-                part = self.encode(padded, [len(wav) for wav in group])
-            vectors |= zip(rows, part.float())
-        return torch.stack([vectors[row] for row in range(len(wavs))])
+                part = encode(padded, [len(wav) for wav in group])
+            found |= {row: one.float() for row, one in zip(rows, part)}
+        return [found[row] for row in range(len(wavs))]
 
     def train(self, mode=True):
         """Stay in evaluation mode, also when a parent module is trained."""
@@ -232,11 +272,14 @@ class EncoderRecipe:
     overrides: dict
 
 
-def load_encoder(name, source=None, revision=None, overrides=None):
+def load_encoder(
+    name, source=None, revision=None, pooling=None, overrides=None
+):
     """Make an encoder from its YAML file.
 
     The file has the keys ``encoder`` (a :class:`PooledEncoder`) and, where
-    there is a model to load, ``source`` and ``revision``.
+    there is a model to load, ``source`` and ``revision``, and where it has
+    frames, ``pooling``.
 
     Arguments
     ---------
@@ -246,6 +289,8 @@ def load_encoder(name, source=None, revision=None, overrides=None):
         Folder or hub id of the model. Default: the file's own.
     revision : str
         Branch, tag or commit of a hub id. Default: the file's own.
+    pooling : str
+        ``mean``, ``mean_std`` or ``max``. Default: the file's own.
     overrides : dict
         Other keys of the file to replace.
 
@@ -258,7 +303,7 @@ def load_encoder(name, source=None, revision=None, overrides=None):
     ------
     InputError
         If the name is unknown, the file does not describe an encoder or takes
-        no source, or the model is not found.
+        no such option, or the model is not found.
 
     Example
     -------
@@ -271,7 +316,10 @@ def load_encoder(name, source=None, revision=None, overrides=None):
     keys = _keys(file, text)
     given = {"source": source, "revision": revision}
     given = {key: str(one) for key, one in given.items() if one is not None}
-    options = {**(overrides or {}), **given}
+    overrides = dict(overrides or {})
+    if pooling is not None:
+        overrides["pooling"] = pooling
+    options = {**overrides, **given}
     for key in options:
         if key not in keys:
             raise InputError(
@@ -309,7 +357,7 @@ def load_encoder(name, source=None, revision=None, overrides=None):
     encoder.n_layers, encoder.dim = shape[1:]
     encoder.identity = {"name": file.stem, **encoder.identity}
     named = file.parent == hparams_folder() / "encoders"
-    encoder.recipe = EncoderRecipe(named, text, dict(overrides or {}))
+    encoder.recipe = EncoderRecipe(named, text, overrides)
     return encoder
 
 
@@ -414,9 +462,16 @@ class PackedEncoder(PooledEncoder):
 
     def forward(self, wavs, wav_lens=None):
         """Vectors of a batch, as of the packed encoder."""
+        return self._filled()(wavs, wav_lens)
+
+    def frames(self, wavs, wav_lens=None):
+        """Frames of a batch, as of the packed encoder."""
+        return self._filled().frames(wavs, wav_lens)
+
+    def _filled(self):
         if self.encoder is None:
             raise InputError(
                 "This encoder is empty: load its file first, with the "
                 "pretrainer of its hyperparams.yaml"
             )
-        return self.encoder(wavs, wav_lens)
+        return self.encoder

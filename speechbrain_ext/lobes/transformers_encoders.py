@@ -1,4 +1,4 @@
-"""Speech encoders of the transformers library, averaged over time."""
+"""Speech encoders of the transformers library, pooled over time."""
 
 import contextlib
 import math
@@ -11,7 +11,9 @@ from transformers.utils import logging
 
 from speechbrain_ext.lobes.encoders import PooledEncoder
 from speechbrain_ext.lobes.model_files import find_model
+from speechbrain_ext.lobes.pooling import POOLINGS, join_windows, pool_frames
 from speechbrain_ext.utils.errors import InputError
+from speechbrain_ext.utils.options import check_options, one_of
 
 # What transformers raises for files that do not fit together.
 _LOAD_ERRORS = (OSError, ValueError, RuntimeError, KeyError, SafetensorError)
@@ -47,22 +49,6 @@ def _receptive_field(config):
     for kernel, stride in reversed(layers):
         n_samples = (n_samples - 1) * stride + kernel
     return n_samples
-
-
-def _means(hidden, counts=None):
-    """[B, layers, dim] of hidden states [B, frames, dim], means over time.
-
-    Over the first ``counts`` frames of each utterance. Default: all.
-    """
-    if counts is None:
-        return torch.stack([frames.mean(dim=1) for frames in hidden], dim=1)
-    counts = torch.as_tensor(counts, device=hidden[0].device)[:, None]
-    means = []
-    for frames in hidden:
-        steps = torch.arange(frames.shape[1], device=frames.device)
-        valid = (steps < counts)[..., None]
-        means.append((frames * valid).sum(dim=1) / counts)
-    return torch.stack(means, dim=1)
 
 
 @contextlib.contextmanager
@@ -132,7 +118,7 @@ class TransformersEncoder(PooledEncoder):
     Whisper's encoder takes windows of a fixed length, given by its table of
     positions, so a model folder with a shorter table is faster on short
     clips. Longer audio is cut in windows. The frames of all windows are
-    averaged, without those after the end of the utterance.
+    pooled, without those after the end of the utterance.
 
     Other models on spectrograms run one utterance at a time.
 
@@ -142,16 +128,21 @@ class TransformersEncoder(PooledEncoder):
         Folder or hub id.
     revision : str
         Branch, tag or commit of a hub id.
+    pooling : str
+        ``mean``, ``mean_std`` or ``max``, see
+        :func:`~speechbrain_ext.lobes.pooling.pool_frames`.
     parameters : dict
         Of a subclass, see :class:`PooledEncoder`.
 
     Raises
     ------
     InputError
-        If the model is not found, cannot be loaded or is not a speech encoder.
+        If there is no such pooling, or the model is not found, cannot be
+        loaded or is not a speech encoder.
     """
 
-    def __init__(self, source, revision=None, parameters=()):
+    def __init__(self, source, revision=None, pooling="mean", parameters=()):
+        check_options({"pooling": pooling}, {"pooling": one_of(*POOLINGS)})
         model = find_model(source, revision)
         extractor, network = _load(source, model.folder)
         config, rate = network.config, extractor.sampling_rate
@@ -165,6 +156,7 @@ class TransformersEncoder(PooledEncoder):
         if waveform and hasattr(config, "conv_kernel"):
             least = _receptive_field(config)
         super().__init__(rate, parameters, model, least)
+        self.pooling = self.identity["pooling"] = pooling
         self.network, self.config = network, config
         self.extractor, self.waveform = extractor, waveform
         self.normalises = waveform and extractor.do_normalize
@@ -182,18 +174,47 @@ class TransformersEncoder(PooledEncoder):
         return (wav - mean) / torch.sqrt(std**2 + 1e-7)
 
     def encode(self, wavs, lengths):
-        """Means of the hidden states, shape [B, n_layers, dim]."""
+        """Pooled hidden states, shape [B, n_layers, dim]."""
+        pooled, weights = [], []
+        for rows, hidden, counts in self._parts(wavs, lengths):
+            pooled.append(pool_frames(hidden, counts, self.pooling))
+            if self.windowed:
+                weight = wavs.new_zeros(len(wavs), len(rows))
+                weight[rows, range(len(rows))] = wavs.new_tensor(counts)
+                weights.append(weight)
         if self.windowed:
-            return self._encode_windows(wavs, lengths)
-        if not self.waveform:
-            return self._encode_spectrograms(wavs, lengths)
-        if not self.handles_padding:
-            return _means(self.hidden_states(wavs))
-        ends = torch.tensor(lengths, device=wavs.device)[:, None]
-        mask = torch.arange(wavs.shape[1], device=wavs.device) < ends
-        counts = [_n_frames(self.config, length) for length in lengths]
-        hidden = self.hidden_states(wavs, attention_mask=mask.long())
-        return _means(hidden, counts)
+            return join_windows(pooled, weights, self.pooling)
+        return torch.cat(pooled)
+
+    def encode_frames(self, wavs, lengths):
+        """Hidden states of each utterance, [n_layers, frames, dim] each."""
+        found = [[] for _ in lengths]
+        for rows, hidden, counts in self._parts(wavs, lengths):
+            for i, row in enumerate(rows):
+                end = None if counts is None else counts[i]
+                part = torch.stack([frames[i, :end] for frames in hidden])
+                found[row].append(part)
+        return [torch.cat(parts, dim=1) for parts in found]
+
+    def _parts(self, wavs, lengths):
+        """What is encoded at a time.
+
+        Row of the batch of each encoded utterance or window; the hidden
+        states, [those, frames, dim] each; how many frames are no padding,
+        None: all.
+        """
+        if self.windowed:
+            yield from self._windows(wavs, lengths)
+        elif not self.waveform:
+            yield from self._spectrograms(wavs, lengths)
+        elif not self.handles_padding:
+            yield range(len(wavs)), self.hidden_states(wavs), None
+        else:
+            ends = torch.tensor(lengths, device=wavs.device)[:, None]
+            mask = torch.arange(wavs.shape[1], device=wavs.device) < ends
+            counts = [_n_frames(self.config, length) for length in lengths]
+            hidden = self.hidden_states(wavs, attention_mask=mask.long())
+            yield range(len(wavs)), hidden, counts
 
     def hidden_states(self, inputs, **kwargs):
         """Hidden states of the network: a tensor [B, frames, dim] each."""
@@ -211,7 +232,7 @@ class TransformersEncoder(PooledEncoder):
             **kwargs,
         ).to(wav.device)
 
-    def _encode_windows(self, wavs, lengths):
+    def _windows(self, wavs, lengths):
         # Whisper's second convolution halves the frames of the spectrogram.
         per_frame = 2 * self.extractor.hop_length
         size = self.config.max_source_positions * per_frame
@@ -221,7 +242,6 @@ class TransformersEncoder(PooledEncoder):
             for row, length in enumerate(lengths)
             for window in wavs[row, :length].split(size)
         ]
-        sums = totals = 0.0
         for start in range(0, len(windows), _WINDOWS):
             rows, part = zip(*windows[start : start + _WINDOWS])
             spectrograms = [
@@ -230,25 +250,17 @@ class TransformersEncoder(PooledEncoder):
             ]
             hidden = self.hidden_states(torch.cat(spectrograms))
             counts = [math.ceil(len(window) / per_frame) for window in part]
-            # Utterance x window: how many frames a window gives to which.
-            weight = wavs.new_zeros(len(wavs), len(rows))
-            weight[list(rows), range(len(rows))] = wavs.new_tensor(counts)
-            means = _means(hidden, counts)
-            sums = sums + torch.einsum("uw,wld->uld", weight, means)
-            totals = totals + weight.sum(dim=1)
-        return sums / totals[:, None, None]
+            yield list(rows), hidden, counts
 
-    def _encode_spectrograms(self, wavs, lengths):
-        means = []
-        for wav, length in zip(wavs, lengths):
+    def _spectrograms(self, wavs, lengths):
+        for row, (wav, length) in enumerate(zip(wavs, lengths)):
             inputs = dict(self._spectrogram(wav[:length]))
             mask = inputs.get("attention_mask")
             hidden = self.hidden_states(inputs.pop("input_features"), **inputs)
             counts = None
             if mask is not None and mask.shape[1] == hidden[0].shape[1]:
                 counts = mask.sum(dim=1)
-            means.append(_means(hidden, counts))
-        return torch.cat(means)
+            yield [row], hidden, counts
 
 
 class WrappedEncoder(TransformersEncoder):
@@ -265,17 +277,20 @@ class WrappedEncoder(TransformersEncoder):
         Folder or hub id.
     revision : str
         Branch, tag or commit of a hub id.
+    pooling : str
+        As of that.
 
     Raises
     ------
     InputError
-        If the model is not found, cannot be loaded or is of another family.
+        If there is no such pooling, or the model is not found, cannot be
+        loaded or is of another family.
     """
 
-    def __init__(self, wrapper, source, revision=None):
+    def __init__(self, wrapper, source, revision=None, pooling="mean"):
         name = f"{wrapper.__module__}.{wrapper.__name__}"
         # The wrapper does not say when weights are missing: loaded twice.
-        super().__init__(source, revision, {"wrapper": name})
+        super().__init__(source, revision, pooling, {"wrapper": name})
         if not hasattr(self.config, "conv_kernel"):
             raise InputError(
                 f"{source} is a {self.config.model_type} model, not one of the "
