@@ -79,6 +79,19 @@ def test_grid_of_runs():
     ]
 
 
+def test_poolings_of_an_encoder_have_folders_of_their_own():
+    pooled = {"encoder": "mini", "encoder_pooling": "max"}
+    cells = plan(["joint"], encoders=["mini", pooled], sweep=[])
+    assert [*cells] == [
+        Path("out/mini/layers_2"),
+        Path("out/mini-max/layers_2"),
+    ]
+    assert (
+        "--encoder_pooling=max"
+        in cells[Path("out/mini-max/layers_2")][0].command
+    )
+
+
 def test_own_layers_and_options():
     cells = plan(["joint", "mixture"], arguments=["--device=cpu"])
     layers = [folder.name for folder in cells]

@@ -29,6 +29,8 @@ from speechbrain_ext.dataio.manifest import (
     load_manifest,
     subset,
 )
+from speechbrain_ext.lobes.encoders import load_encoder
+from speechbrain_ext.lobes.pooling import POOLINGS
 from speechbrain_ext.utils.errors import InputError, explain
 
 
@@ -160,6 +162,28 @@ def test_the_key_follows_encoder_channel_type_ids_and_audio(
     assert loudness() == (1, 5)
     soundfile.write(wav, 0.5 * samples, 16000)
     assert loudness() == (0.5, 6)
+
+
+def test_the_key_follows_the_pooling(dataset, tmp_path):
+    part = subset(dataset, list(dataset.data)[:2])
+    found = {
+        pooling: extract(part, tmp_path, load_encoder("mini", pooling=pooling))
+        for pooling in (*POOLINGS, None)
+    }
+    assert len([p for p in tmp_path.iterdir() if p.is_dir()]) == 3
+    assert np.array_equal(found[None].array, found["mean"].array)
+    assert found["mean_std"].array.shape == (2, 5, 576)
+    assert np.array_equal(
+        found["mean_std"].array[..., :288], found["mean"].array
+    )
+    assert (found["max"].array > found["mean"].array).mean() > 0.99
+    # As it was before there was a choice: those caches stay valid.
+    [mean] = (
+        index
+        for path in tmp_path.glob("*/index.json")
+        if (index := json.loads(path.read_text()))["pooling"] == "mean"
+    )
+    assert "pooling" not in mean["encoder"]
 
 
 def test_digests_are_remembered_and_know_segments(dataset, tmp_path):

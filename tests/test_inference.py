@@ -1,17 +1,20 @@
 """Exports side by side, and what it takes to import and to write one."""
 
+import shutil
 import subprocess
 import sys
 
 import pytest
 import soundfile
 import torch
+from helpers import build_export
 
 from speechbrain_ext.inference import SubspaceEncoder
 from speechbrain_ext.inference.export import export_subspaces
 from speechbrain_ext.inference.subspaces import load_exports
 from speechbrain_ext.lobes.encoders import PooledEncoder, load_encoder
 from speechbrain_ext.lobes.subspaces import SubspaceNetwork
+from speechbrain_ext.models import packaged_model
 from speechbrain_ext.utils.errors import InputError
 
 
@@ -39,6 +42,23 @@ def test_inference_imports_no_plots_and_no_scikit_learn():
     names = {name.split(".")[0] for name in printed.split()}
     assert "speechbrain_ext" in names
     assert not names & {"matplotlib", "sklearn", "pandas"}
+
+
+@pytest.mark.parametrize("trained_otherwise", [False, True])
+def test_pooling_survives_an_export(trained_otherwise, tmp_path):
+    """Of an encoder that is named, and of one that is copied."""
+    source = packaged_model("mini")
+    if trained_otherwise:
+        source = shutil.copytree(source, tmp_path / "model")
+    encoder = load_encoder("mini", source, pooling="mean_std")
+    folder = build_export(tmp_path / "export", encoder, layers=[1, 4])
+    assert (folder / "encoder.ckpt").exists() == trained_otherwise
+    model = SubspaceEncoder.from_hparams(source=str(folder))
+    embedding, wavs = model.mods.embedding_model, torch.randn(2, 8000)
+    assert embedding.encoder.identity == encoder.identity
+    expected = encoder(wavs)[:, [1, 4]]
+    assert torch.equal(embedding.pooled(wavs), expected)
+    assert expected.shape == (2, 2, 576)
 
 
 def test_exports_of_a_table(tmp_path):

@@ -22,8 +22,8 @@ logger = get_logger(__name__)
 
 FINISHED = "finished.json"
 # Options that tell the runs apart.
-OF_A_RUN = {"encoder", "encoder_source", "encoder_revision", "layers", "seed"}
-OF_A_RUN |= {"output_folder"}
+OF_A_RUN = {"encoder", "encoder_source", "encoder_revision", "encoder_pooling"}
+OF_A_RUN |= {"layers", "seed", "output_folder"}
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def plan_trainings(
         Which of them to run.
     encoders : list
         Names of ``hparams/encoders``, or dicts of ``encoder``,
-        ``encoder_source`` and ``encoder_revision``.
+        ``encoder_source``, ``encoder_revision`` and ``encoder_pooling``.
     layers : list of list of int
         Choices of layers, each with all seeds.
     seeds : list of int
@@ -158,7 +158,8 @@ def plan_trainings(
     cells = {}
     for encoder, experiment in itertools.product(encoders, experiments):
         encoder = {"encoder": encoder} if isinstance(encoder, str) else encoder
-        label = run_label(encoder["encoder"], encoder.get("encoder_source"))
+        named = ("encoder", "encoder_source", "encoder_pooling")
+        label = run_label(*map(encoder.get, named))
         system = systems[experiment]
         own = system.get("layers")
         for chosen, chosen_seeds in [(own, seeds)] if own else wanted:

@@ -7,6 +7,7 @@ the class that takes it allows.
 import inspect
 
 from speechbrain_ext.dataio.manifest import DIVISION, SPLITS
+from speechbrain_ext.lobes.pooling import POOLINGS
 from speechbrain_ext.processing.adaptation import RULES
 from speechbrain_ext.processing.choice import (
     RULES as CHOICE,
@@ -191,6 +192,7 @@ TRAIN = {
     "encoder": MayLack(text()),
     "encoder_source": MayLack(optional(text())),
     "encoder_revision": MayLack(optional(text())),
+    "encoder_pooling": MayLack(optional(one_of(*POOLINGS))),
     "encoder_label": text(),
     "save_folder": folder(),
     "skip_prep": MayLack(flag()),
@@ -304,6 +306,7 @@ EVALUATE = {
     ),
     "probe_folds": whole(2),
 }
+ENCODER = ("encoder", "encoder_source", "encoder_revision", "encoder_pooling")
 SEVERAL_LAYERS = list_of(LAYERS, 0)
 EXPERIMENTS = {
     "systems": GIVEN,
@@ -315,7 +318,7 @@ EXPERIMENTS = {
     "encoders": list_of(
         either(
             text(),
-            mapping(("encoder", "encoder_source", "encoder_revision"), text()),
+            mapping(ENCODER, text()),
         )
     ),
     "layers": list_of(LAYERS),

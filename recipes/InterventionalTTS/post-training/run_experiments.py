@@ -17,7 +17,7 @@ import sys
 from functools import lru_cache
 from pathlib import Path
 
-from option_table import EVALUATE, EXPERIMENTS, TRAIN
+from option_table import ENCODER, EVALUATE, EXPERIMENTS, TRAIN
 from train import dataio_prep
 
 import speechbrain as sb
@@ -59,8 +59,7 @@ def check_trainings(jobs):
             continue
         try:
             if "encoder" in plain:
-                names = ("encoder", "encoder_source", "encoder_revision")
-                encoder = load(*map(plain.get, names))
+                encoder = load(*map(plain.get, ENCODER))
                 choose_layers(encoder, plain["layers"])
             # Else it is still to be made.
             recorded = "prepare" not in plain or plain.get("skip_prep")

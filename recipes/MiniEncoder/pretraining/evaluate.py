@@ -54,7 +54,7 @@ TABLES = {
     "": ("parameters", "megabytes", "times_real_time"),
 }
 
-ENCODER = {"name", "source", "revision", "overrides"}
+ENCODER = {"name", "source", "revision", "pooling", "overrides"}
 RULES = {
     "output_folder": folder(),
     "seed": whole(0),
@@ -69,7 +69,8 @@ RULES = {
             for one in given.values()
             if one is not None
         ),
-        "{label: null, or name and perhaps source, revision, overrides}",
+        "{label: null, or name and perhaps source, revision, pooling, "
+        "overrides}",
     ),
     "head": (
         lambda given: set(given) == {"dims", "channel_weight"},
