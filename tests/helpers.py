@@ -80,6 +80,12 @@ YAMLS = {
     "keywords": ROOT / "recipes/Google-speech-commands/hparams/subspace.yaml",
 }
 
+# For train_speaker_embeddings.py
+TRAININGS = {
+    "subspace": SPEAKER_REC / "train_subspace.yaml",
+    "frames": SPEAKER_REC / "train_ecapa_frames.yaml",
+}
+
 
 def build_export(folder, encoder, layers=(-1,), standardise=True, seed=0):
     """An export with random weights, and statistics that are not trivial."""

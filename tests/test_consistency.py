@@ -22,6 +22,7 @@ from speechbrain.utils.run_opts import RunOptions
 
 # Scripts of SpeechBrain that our option files go with.
 UPSTREAM = {
+    "recipes/VoxCeleb/SpeakerRec/train_speaker_embeddings.py",
     "recipes/VoxCeleb/SpeakerRec/speaker_verification_cosine.py",
     "recipes/VoxCeleb/SpeakerRec/speaker_verification_plda.py",
     "recipes/VoxCeleb/SpeakerRec/voxceleb_prepare.py",

@@ -15,14 +15,15 @@ import pytest
 import soundfile
 import torch
 from conftest import voiced
-from helpers import YAMLS, build_export
+from helpers import TRAININGS, YAMLS, build_export
 from hyperpyyaml import load_hyperpyyaml
-from tiny_models import save_ecapa
+from tiny_models import save_ecapa, save_tiny
 
 from speechbrain.dataio.encoder import CategoricalEncoder
 from speechbrain_ext.dataio.audio import read_audio
 from speechbrain_ext.dataio.manifest import load_manifest
 from speechbrain_ext.inference import SubspaceEncoder
+from speechbrain_ext.inference.stock import trained_embedding
 from speechbrain_ext.lobes.encoders import load_encoder
 from speechbrain_ext.metrics.scoring import PldaBackend
 from speechbrain_ext.metrics.trials import read_trials
@@ -35,6 +36,7 @@ pytestmark = [
     pytest.mark.stock,
     pytest.mark.skipif(not SPEECHBRAIN, reason=WHY),
 ]
+NORMS = ("s-norm", "z-norm", "t-norm")
 WORDS = "yes no up down left right on off stop go".split()
 
 
@@ -103,6 +105,12 @@ def voxceleb(tmp_path_factory):
     return folder
 
 
+def read_row(row):
+    """The segment [1, time] of a row of a manifest that a script wrote."""
+    start, stop = int(row["start"]), int(row["stop"])
+    return read_audio(row["ID"], row["wav"], start, stop)[None]
+
+
 def check_rates(printed, scores, labels):
     """The rates that the script found against ours on the same scores."""
 
@@ -119,14 +127,15 @@ def check_rates(printed, scores, labels):
 
 
 @pytest.mark.parametrize(
-    "row", ["subspace", "s-norm", "pooled", "ecapa", "target", "content"]
+    "row",
+    ["subspace", *NORMS, "pooled", "ecapa", "target", "content"],
 )
 def test_cosine(row, voxceleb, export, model, small_grid, tmp_path):
     work, yaml = tmp_path / "out", YAMLS["cosine"]
     options = [f"--export_folder={export}"]
-    if row == "s-norm":
+    if row in NORMS:
         text = yaml.read_text(encoding="utf-8")
-        text = text.replace("# score_norm:", "score_norm:")
+        text = text.replace("# score_norm: s-norm", f"score_norm: {row}")
         text = text.replace("# cohort_size: 20000", "cohort_size: 10")
         yaml = tmp_path / "s_norm.yaml"
         yaml.write_text(text, encoding="utf-8")
@@ -146,17 +155,36 @@ def test_cosine(row, voxceleb, export, model, small_grid, tmp_path):
     labels, scores = [*map(int, labels)], [*map(float, scores)]
     assert len(labels) == 20 * 19 // 2 and sum(labels) == 5 * 6
     check_rates(printed, scores, labels)
-    assert (max(map(abs, scores)) > 1.01) == (row == "s-norm")  # not cosines
-    if row != "subspace":
+    assert (max(map(abs, scores)) > 1.01) == (row in NORMS)  # not cosines
+    if row not in ("subspace", *NORMS):
         return
     # Batches of eight with padding there, one at a time here.
     vectors = {
         key: model.encode_file(voxceleb / f"wav/{key}.wav", "speaker")[0, 0]
         for key in {*enrol, *test}
     }
+    cohort = torch.stack(
+        [
+            model.encode_batch(read_row(row), subspace="speaker")[0, 0]
+            for row in read_csv(work / "save/train.csv")
+        ]
+    )
+
+    def normalised(score, key):
+        """By the ten nearest of the cohort."""
+        against = torch.cosine_similarity(vectors[key][None], cohort)
+        std, mean = torch.std_mean(against.topk(10).values)
+        return (score - mean) / std
+
     for a, b, score in zip(enrol, test, scores):
-        expected = torch.cosine_similarity(vectors[a], vectors[b], dim=0)
-        assert score == pytest.approx(expected.item(), abs=1e-4)
+        cosine = torch.cosine_similarity(vectors[a], vectors[b], dim=0)
+        expected = {
+            "subspace": cosine,
+            "z-norm": normalised(cosine, a),
+            "t-norm": normalised(cosine, b),
+            "s-norm": (normalised(cosine, a) + normalised(cosine, b)) / 2,
+        }[row]
+        assert score == pytest.approx(expected.item(), rel=1e-3, abs=1e-3)
 
 
 def test_plda(voxceleb, export, model, tmp_path):
@@ -184,6 +212,82 @@ def test_plda(voxceleb, export, model, tmp_path):
     table = np.array(list(vectors.values()))
     scores = plda.score(table, trials.enrol, trials.test)
     check_rates(printed, scores, trials.label.tolist())
+
+
+SMALL_ECAPA = (
+    "--embedding_model={model: {channels: [16, 16, 16, 16, 48], "
+    "res2net_scale: 4, se_channels: 8, attention_channels: 8}}"
+)
+
+
+@pytest.mark.parametrize("row", ["subspace", "wavlm", "mini"])
+def test_training(row, voxceleb, export, model, tmp_path):
+    """It learns, and what it saved gives its own loss and errors again."""
+    work = tmp_path / "trained"
+    if row == "subspace":
+        yaml, saved = TRAININGS["subspace"], "projection"
+        options = [f"--export_folder={export}"]
+    else:
+        yaml, saved = TRAININGS["frames"], "trained"
+        options = ["--encoder=mini", SMALL_ECAPA]
+    if row == "wavlm":
+        source = save_tiny(tmp_path / "wavlm", "wavlm")
+        options[0] = f"--encoder=wavlm_base_plus --encoder_source={source}"
+        options = [*options[0].split(), SMALL_ECAPA]
+    printed = run(
+        "VoxCeleb/SpeakerRec/train_speaker_embeddings.py",
+        yaml,
+        *(f"--data_folder={voxceleb}", f"--output_folder={work}"),
+        f"--verification_file={voxceleb / 'trials.txt'}",
+        *("--out_n_neurons=10", "--emb_dim=16", "--number_of_epochs=8"),
+        *("--split_ratio=[80, 20]", "--batch_size=8", "--random_chunk=False"),
+        *("--lr=0.02", "--step_size=16", "--train_logger={precision: 6}"),
+        *("--dataloader_options={num_workers: 0}", "--noprogressbar"),
+        *options,
+    )
+    assert "Traceback" not in printed
+    log = (work / "train_log.txt").read_text()
+    losses = [*map(float, re.findall(r"train loss: ([\d.]+)", log))]
+    assert len(losses) == 8 and losses[-1] < 0.8 * losses[0]
+
+    # The checkpoint is small, and goes with the encoder as it was.
+    with open(work / "hyperparams.yaml", encoding="utf-8") as file:
+        hparams = load_hyperpyyaml(file)
+    checkpointer = hparams["checkpointer"]
+    checkpoint = checkpointer.recover_if_possible(min_key="ErrorRate")
+    state = torch.load(checkpoint.path / f"{saved}.ckpt")
+    names = {name.split(".")[0] for name in state}
+    assert names <= {"norm", "linear", "mixture", "model"}
+    labels, rows = CategoricalEncoder(), read_csv(work / "save/dev.csv")
+    labels.load(work / "save/label_encoder.txt")
+    embed = trained_embedding(work)
+    embeddings = torch.cat([embed(read_row(one)) for one in rows])
+    outputs = hparams["classifier"].eval()(embeddings)
+    known = labels.encode_sequence_torch([r["spk_id"] for r in rows])[:, None]
+    loss = hparams["compute_cost"](outputs, known, torch.ones(len(rows)))
+    wrong = (outputs.argmax(dim=-1) != known).float().mean().item()
+    found = re.findall(r"valid loss: ([\d.]+), valid ErrorRate: (\S+)", log)
+    found = [*map(float, found[hparams["epoch_counter"].current - 1])]
+    assert [loss.item(), wrong] == pytest.approx(found, abs=1e-3)
+    assert len(rows) == 8 and wrong < 0.9
+    if row == "subspace":
+        wav = torch.randn(1, 9000)
+        frozen = embed.embedding["frozen"](wav)
+        assert torch.equal(frozen, model.encode_batch(wav, subspace="speaker"))
+
+    # The other scripts take it.
+    options = [f"--export_folder={work}", "--system=trained"]
+    printed = verify("cosine", voxceleb, tmp_path / "scored", *options)
+    lines = (tmp_path / "scored/scores.txt").read_text().splitlines()
+    enrol, test, labels, scores = zip(*(line.split() for line in lines))
+    check_rates(printed, [*map(float, scores)], [*map(int, labels)])
+    for a, b, score in list(zip(enrol, test, scores))[::30]:
+        vectors = [
+            embed(read_audio(key, voxceleb / f"wav/{key}.wav")[None])[0, 0]
+            for key in (a, b)
+        ]
+        expected = torch.cosine_similarity(*vectors, dim=0).item()
+        assert float(score) == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import write_manifest
-from helpers import YAMLS, build_export
-from hyperpyyaml import load_hyperpyyaml
+from helpers import TRAININGS, YAMLS, build_export
+from hyperpyyaml import load_hyperpyyaml, resolve_references
 from tiny_models import save_ecapa, save_tiny
 
 from speechbrain.inference import EncoderClassifier, SpeakerRecognition
@@ -41,6 +41,14 @@ KEYS = {
     ).split(),
 }
 
+TRAINING_KEYS = (
+    "data_folder output_folder save_folder verification_file split_ratio "
+    "sentence_len sample_rate random_chunk skip_prep train_annotation "
+    "valid_annotation prepare_noise_data prepare_rir_data modules opt_class "
+    "checkpointer epoch_counter dataloader_options compute_cost lr_annealing "
+    "train_logger error_stats"
+).split()
+
 
 @pytest.fixture(scope="module")
 def exports(tmp_path_factory):
@@ -68,7 +76,7 @@ def load(which, **overrides):
         for key, value in overrides.items()
         if value is not None
     }
-    with open(YAMLS[which], encoding="utf-8") as file:
+    with open((YAMLS | TRAININGS)[which], encoding="utf-8") as file:
         return load_hyperpyyaml(file, options)
 
 
@@ -147,6 +155,85 @@ def test_frozen(exports):
     recovered = set(hparams["checkpointer"].recoverables)
     assert recovered == {"classifier", "counter"}
     assert hparams["prepare_noise_data"]() == hparams["prepare_rir_data"]()
+
+
+ECAPA = {"channels": [8, 8, 8, 8, 24], "res2net_scale": 2, "se_channels": 4}
+SMALL = {"encoder": "mini", "embedding_model": {"model": ECAPA}}
+
+
+@pytest.mark.parametrize("which", TRAININGS)
+def test_training(which, exports):
+    options = {"subspace": {"export_folder": exports["wavlm"]}, "frames": SMALL}
+    hparams = load(which, **options[which], out_n_neurons=4, emb_dim=7)
+    assert not {*TRAINING_KEYS} - {*hparams}
+    text = TRAININGS[which].read_text(encoding="utf-8")
+    optional = ("wav_augment", "embedding_model")
+    for key in hparams:
+        used = key in (*TRAINING_KEYS, *optional) or key.startswith("__")
+        assert used or f"<{key}>" in text or f"<{key}." in text, key
+
+    # As the script: in train mode, without lengths at the end.
+    modules = torch.nn.ModuleDict(hparams["modules"]).train()
+    wavs, lens = torch.randn(4, 16000), torch.tensor([1.0, 0.5, 0.7, 0.3])
+    if "wav_augment" in hparams:
+        more, lens = hparams["wav_augment"](wavs, lens)
+        assert torch.equal(more[:4], wavs) and len(more) == 8
+        wavs = more
+    speakers = torch.arange(4)[:, None].repeat(len(wavs) // 4, 1)
+    embeddings = embed(hparams, wavs, lens)
+    assert embeddings.shape == (len(wavs), 1, 7)
+    outputs = modules["classifier"](embeddings)
+    hparams["compute_cost"](outputs, speakers, lens).backward()
+    learns = {n for n, p in modules.named_parameters() if p.grad is not None}
+    frozen = {n for n, p in modules.named_parameters() if not p.requires_grad}
+    assert not learns & frozen and learns | frozen == {
+        n for n, _ in modules.named_parameters()
+    }
+    assert frozen and not any(
+        m.training for n, m in modules.named_modules() if "encoder" in n
+    )
+    # All that learns is in the checkpoint, and nothing else.
+    saved = hparams["checkpointer"].recoverables.values()
+    saved = [
+        p
+        for s in saved
+        if isinstance(s, torch.nn.Module)
+        for p in s.parameters()
+    ]
+    assert len(saved) == len(learns)
+
+    # An utterance does not see its padding and its neighbours.
+    modules.eval()
+    together = embed(hparams, wavs[:4], lens[:4])
+    alone = hparams["embedding_model"](wavs[1:2, :8000], torch.ones(1))
+    assert torch.allclose(together[1], alone[0], rtol=1e-3, atol=1e-4)
+    scored = hparams["embedding_model"](wavs[:4], lens[:4])
+    assert torch.allclose(together, scored, rtol=1e-3, atol=1e-4)
+
+
+def test_trainings_that_cannot_start(exports, tmp_path):
+    for options, message in (
+        ({"encoder": "log_mel"}, "'log_mel' gives .* no frames: take another"),
+        ({"encoder": "mini", "encoder_layers": [5]}, "Layer 5 does not exist"),
+        ({"encoder": "mini", "sample_rate": 8000}, "audio of 16000 Hz"),
+    ):
+        with pytest.raises(InputError, match=message):
+            load("frames", **options)
+    trained = {"system": "trained", "export_folder": tmp_path}
+    with pytest.raises(InputError, match="There is no .*hyperparams.yaml: sys"):
+        load("cosine", **trained)
+    with pytest.raises(InputError, match="System trained uses no statistics"):
+        manifest = {"target_manifest": __file__}
+        load("cosine", **trained, **TARGET, **manifest)
+    with pytest.raises(InputError, match="set --system pooled"):
+        load("cosine", **trained, encoder="mini")
+    with open(tmp_path / "hyperparams.yaml", "w") as file:
+        text = TRAININGS["subspace"].read_text()
+        overrides = f"{{data_folder: x, output_folder: {tmp_path}, system: "
+        overrides += "pooled, encoder: log_mel}"
+        file.write(resolve_references(text, overrides).getvalue())
+    with pytest.raises(InputError, match="this training has no checkpoint"):
+        load("cosine", **trained)
 
 
 def test_pooled_rows(exports, ecapa):

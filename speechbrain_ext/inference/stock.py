@@ -7,6 +7,7 @@ them, load no weights: what is made here is complete when the file is read.
 from pathlib import Path
 
 import torch
+from hyperpyyaml import load_hyperpyyaml
 
 from speechbrain_ext.inference.subspaces import SubspaceEncoder, load_export
 from speechbrain_ext.lobes.encoders import (
@@ -24,7 +25,7 @@ from speechbrain_ext.utils.files import digest
 from speechbrain_ext.utils.hparams import run_label
 from speechbrain_ext.utils.options import check_options, one_of
 
-SYSTEMS = ("subspace", "pooled", "pooled_standardised")
+SYSTEMS = ("subspace", "pooled", "pooled_standardised", "trained")
 
 
 class MarkPadding(torch.nn.Module):
@@ -49,13 +50,41 @@ class MarkPadding(torch.nn.Module):
         return wavs.masked_fill(steps >= lengths.unsqueeze(1), torch.nan)
 
 
+def marked_lengths(wavs):
+    """Relative lengths [B] of waveforms that :class:`MarkPadding` marked.
+
+    Example
+    -------
+    >>> marked_lengths(MarkPadding()(torch.ones(2, 4), torch.tensor([1, 0.5])))
+    tensor([1.0000, 0.5000], dtype=torch.float64)
+    """
+    time = wavs.shape[-1]
+    if wavs.dim() != 2 or not wavs.numel():
+        return None  # refused by the encoder
+    ends = torch.arange(1, time + 1, device=wavs.device)
+    last = (ends * ~wavs.isnan()).amax(dim=1)
+    # Of nothing but NaN one sample stays, and is refused.
+    return last.clamp(min=1).double() / time
+
+
+def check_rate(encoder, sample_rate):
+    """Refuse an encoder of another sample rate than the script's, in Hz."""
+    if encoder.sample_rate != sample_rate:
+        raise InputError(
+            f"This encoder takes audio of {encoder.sample_rate} Hz, the script "
+            f"reads {sample_rate} Hz and converts nothing"
+        )
+
+
 class StockEmbedding(torch.nn.Module):
     """An ``embedding_model`` of a stock script: frozen, always evaluating.
 
     Arguments
     ---------
-    embedding : speechbrain_ext.lobes.subspaces.SubspaceEmbedding
-        Encoder and head.
+    embedding : torch.nn.Module
+        Encoder and head: ``embedding(wavs, relative lengths) -> [B, 1, dim]``.
+    sample_rate : int
+        Of the waveforms, in Hz.
 
     Attributes
     ----------
@@ -63,25 +92,25 @@ class StockEmbedding(torch.nn.Module):
         Dimension of the embeddings.
     """
 
-    def __init__(self, embedding):
+    def __init__(self, embedding, sample_rate=16000):
         super().__init__()
         self.embedding = embedding
         self.requires_grad_(False).eval()
-        second = torch.zeros(1, embedding.encoder.sample_rate)
-        self.dim = embedding(second).shape[-1]
+        self.dim = self(torch.zeros(1, sample_rate)).shape[-1]
 
     def train(self, mode=True):
         """Stay in evaluation mode, also when a Brain trains its modules."""
         return super().train(False)
 
-    def forward(self, wavs, wav_lens=None):
+    # SpeechBrain's containers pass lengths on to what calls them so.
+    def forward(self, wavs, lengths=None):
         """Embeddings of a batch.
 
         Arguments
         ---------
         wavs : torch.Tensor
             Waveforms, shape [B, time].
-        wav_lens : torch.Tensor
+        lengths : torch.Tensor
             Relative lengths, shape [B]. Default: up to the padding that
             :class:`MarkPadding` marked, if any.
 
@@ -90,13 +119,9 @@ class StockEmbedding(torch.nn.Module):
         torch.Tensor
             Shape [B, 1, dim].
         """
-        if wav_lens is None and wavs.dim() == 2 and wavs.numel():
-            time = wavs.shape[1]
-            ends = torch.arange(1, time + 1, device=wavs.device)
-            last = (ends * ~wavs.isnan()).amax(dim=1)
-            # Of nothing but NaN one sample stays, and is refused.
-            wav_lens = last.clamp(min=1).double() / time
-        return self.embedding(wavs, wav_lens)
+        if lengths is None:
+            lengths = marked_lengths(wavs)
+        return self.embedding(wavs, lengths)
 
 
 def subspace_embedding(
@@ -117,12 +142,14 @@ def subspace_embedding(
     ---------
     export_folder : str or Path
         An export of a post-training recipe, a folder or hub id. Not needed
-        where ``encoder`` is given.
+        where ``encoder`` is given. Of the system ``trained`` the output folder
+        of ``train_speaker_embeddings.py``.
     subspace : str
         Which subspace. Default: the export's own choice.
     system : str
         ``subspace``, or for comparison ``pooled``, the pooled features of the
-        encoder as they are, or ``pooled_standardised``, by statistics.
+        encoder as they are, ``pooled_standardised``, by statistics, or
+        ``trained``, see :func:`trained_embedding`.
     encoder : str
         For the pooled systems: an encoder of ``hparams/encoders/`` or the
         path of such a YAML file. Default: the export's own and its layers.
@@ -145,7 +172,7 @@ def subspace_embedding(
     Returns
     -------
     StockEmbedding
-        On the CPU; call ``(wavs, wav_lens=None) -> [B, 1, dim]``.
+        On the CPU; call ``(wavs, lengths=None) -> [B, 1, dim]``.
 
     Raises
     ------
@@ -164,9 +191,9 @@ def subspace_embedding(
     rules = {"system": one_of(*SYSTEMS), "domain_statistics": statistics}
     check_options(options, rules)
     to_target = domain_statistics == "target"
-    if to_target and system == "pooled":
+    if to_target and system in ("pooled", "trained"):
         raise InputError(
-            "System pooled uses no statistics: set --system "
+            f"System {system} uses no statistics: set --system "
             "pooled_standardised, or --domain_statistics grid"
         )
     if to_target and not Path(str(target_manifest)).is_file():
@@ -179,6 +206,8 @@ def subspace_embedding(
             raise InputError(
                 "encoder_source without encoder: name one, e.g. --encoder ecapa"
             )
+        if system == "trained":
+            return trained_embedding(export_folder, sample_rate)
         embedding = load_export(export_folder, trust=trust)
         embedding = embedding.mods.embedding_model
     else:
@@ -191,12 +220,7 @@ def subspace_embedding(
         model = load_encoder(encoder, encoder_source)
         layers = choose_layers(model, encoder_layers)
         embedding = SubspaceEmbedding(model, BaselineHead(), layers)
-    rate = embedding.encoder.sample_rate
-    if rate != sample_rate:
-        raise InputError(
-            f"This encoder takes audio of {rate} Hz, the script reads "
-            f"{sample_rate} Hz and converts nothing"
-        )
+    check_rate(embedding.encoder, sample_rate)
     if system == "subspace":
         embedding.subspace = embedding.choose_subspace(subspace)
     else:
@@ -204,11 +228,51 @@ def subspace_embedding(
     if to_target:
         SubspaceEncoder(
             modules={"embedding_model": embedding},
-            hparams={"subspace": embedding.subspace, "sample_rate": rate},
+            hparams={
+                "subspace": embedding.subspace,
+                "sample_rate": sample_rate,
+            },
         ).estimate_statistics(target_manifest)
     # The export may have been loaded, and statistics estimated, on a GPU: the
     # script moves the model where it wants it.
-    return StockEmbedding(embedding.cpu())
+    return StockEmbedding(embedding.cpu(), sample_rate)
+
+
+def trained_embedding(folder, sample_rate=16000):
+    """What ``train_speaker_embeddings.py`` trained, at its best checkpoint.
+
+    Its ``hyperparams.yaml`` is executed, as SpeechBrain does with every model.
+
+    Arguments
+    ---------
+    folder : str or Path
+        The ``output_folder`` of a training with one of the files
+        ``train_subspace.yaml`` and ``train_ecapa_frames.yaml``.
+    sample_rate : int
+        Of the audio that the script reads, in Hz.
+
+    Returns
+    -------
+    StockEmbedding
+
+    Raises
+    ------
+    InputError
+        If there is no such training, or it has no checkpoint yet.
+    """
+    file = Path(str(folder), "hyperparams.yaml")
+    if not file.is_file():
+        raise InputError(
+            f"There is no {file}: system trained takes as export_folder the "
+            "output folder of train_speaker_embeddings.py"
+        )
+    # Relative paths in the file may have been meant from another folder.
+    overrides = {"checkpointer": {"checkpoints_dir": str(file.parent / "save")}}
+    with open(file, encoding="utf-8") as text:
+        hparams = load_hyperpyyaml(text, overrides)
+    if not hparams["checkpointer"].recover_if_possible(min_key="ErrorRate"):
+        raise InputError(f"{folder}: this training has no checkpoint yet")
+    return StockEmbedding(hparams["embedding_model"], sample_rate)
 
 
 def _pooled(embedding, system, to_target):

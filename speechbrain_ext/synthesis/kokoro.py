@@ -3,6 +3,7 @@
 The model and its voices, under Apache-2.0, are two files that users fetch.
 """
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +122,8 @@ class KokoroSynthesizer:
         import kokoro_onnx
         import onnxruntime
 
+        # Its warnings of merged words would break the progress bar.
+        logging.getLogger("phonemizer").setLevel(logging.ERROR)
         onnxruntime.set_seed(self.seed)
         return kokoro_onnx.Kokoro(*self.paths)
 
