@@ -38,11 +38,13 @@ def pool_frames(hidden, counts=None, pooling="mean"):
         padding = (steps >= counts)[..., None]
 
     def mean(frames):
+        """Over the frames of each utterance."""
         if padding is None:
             return frames.mean(dim=1)
         return (frames * ~padding).sum(dim=1) / counts
 
     def pool(frames):
+        """One layer, [B, dim]."""
         if pooling == "max":
             if padding is not None:
                 frames = frames.masked_fill(padding, -torch.inf)
@@ -86,6 +88,7 @@ def join_windows(pooled, weights, pooling="mean"):
         return torch.stack([windows[own].amax(dim=0) for own in given])
 
     def mean(parts):
+        """Over the windows of each utterance, by their frames."""
         pairs = zip(weights, parts)
         sums = sum(torch.einsum("uw,wld->uld", *pair) for pair in pairs)
         return sums / sum(one.sum(dim=1) for one in weights)[:, None, None]
