@@ -372,6 +372,32 @@ def inputs(many, small_grid):
     return select, labels[0], threshold_trials(labels[1], factors)
 
 
+def test_pooling_from_the_option_to_the_export(train, many, capsys):
+    """Features of another pooling, in caches and an export of their own."""
+    options = (
+        f"--cache_folder={many / 'others'}",
+        "--encoder_pooling=mean_std",
+    )
+    about = train("pooled", *options)
+    assert about["encoder_identity"]["pooling"] == "mean_std"
+    recorded = cached_features(many / "others")[None].array
+    assert recorded.shape[1:] == (3, 32)
+    model = load_export(many / "pooled/export")
+    assert model.hparams.encoder_label == "hf_encoder-tiny-mean_std"
+    pooled = model.mods.embedding_model.pooled(torch.randn(1, 8000))
+    assert pooled.shape[-1] == 32
+    for wrong, message in (
+        (
+            ("--encoder_pooling=sum",),
+            "expected null or mean or mean_std or max",
+        ),
+        (("--encoder=log_mel", "--encoder_source=null"), "takes no pooling"),
+    ):
+        with pytest.raises(SystemExit):
+            train("pooled", *options, *wrong)
+        assert message in capsys.readouterr().err
+
+
 def test_heads_have_what_was_chosen(finished, many, small_grid):
     """On the validation grid through channels, here by hand."""
     choice = Choice(2, dims={"speaker": [3, 1], "content": 2})
