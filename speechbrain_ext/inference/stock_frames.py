@@ -96,8 +96,9 @@ class FrameEmbedding(torch.nn.Module):
         super().__init__()
         self.encoder = load_encoder(encoder, encoder_source)
         check_rate(self.encoder, sample_rate)
-        every = list(range(self.encoder.n_layers))
-        self.layers = choose_layers(self.encoder, encoder_layers or every)
+        if encoder_layers is None:
+            encoder_layers = list(range(self.encoder.n_layers))
+        self.layers = choose_layers(self.encoder, encoder_layers)
         (frames,) = self.encoder.frames(torch.zeros(1, sample_rate))
         self.trained = FrameModel(
             len(self.layers), model(input_size=frames.shape[-1])
