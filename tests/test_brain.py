@@ -15,6 +15,7 @@ from speechbrain_ext.utils.errors import InputError
 from speechbrain_ext.utils.hparams import load_hparams
 
 RECIPE = ROOT / "recipes/InterventionalTTS/post-training"
+HPARAMS = RECIPE / "hparams/recorded_grid.yaml"
 train = load_script(RECIPE / "train.py")
 
 
@@ -40,7 +41,9 @@ class Run:
     of numbers.
     """
 
-    def __init__(self, folder, stop=None, run_opts=None, **options):
+    def __init__(
+        self, folder, stop=None, run_opts=None, hparams=HPARAMS, **options
+    ):
         given = {
             "data_folder": "unused",
             "output_folder": str(folder),
@@ -49,9 +52,7 @@ class Run:
             "train_block": {"speaker": 4, "content": 6},
             "network": {"hidden": [32]},
         }
-        self.hparams = load_hparams(
-            RECIPE / "hparams/recorded_grid.yaml", given | options
-        )
+        self.hparams = load_hparams(hparams, given | options)
         self.brain = train.InterventionalBrain(
             opt_class=self.hparams["opt_class"],
             hparams=self.hparams,
@@ -90,11 +91,14 @@ class Run:
 
     def excess(self):
         """What the network as it is now gets on the validation grid."""
+        return self.validate()[1]["excess"].item()
+
+    def validate(self):
+        """Loss and its parts of the network as it is now."""
         valid, network = GRIDS["valid"], self.network.eval()
         codes = {f: valid.codes[:, i] for i, f in enumerate(valid.grid.factors)}
         with torch.no_grad():
-            _, parts = self.hparams["loss"](network(valid.features), codes)
-        return parts["excess"].item()
+            return self.hparams["loss"](network(valid.features), codes)
 
 
 def logged(folder, name):
@@ -144,14 +148,21 @@ def test_learning_rate_curve(tmp_path):
 
 @pytest.mark.parametrize("checkpoint", ["best", "last"])
 def test_chosen_checkpoint(checkpoint, tmp_path):
-    """A training that diverges: the best is an early one."""
-    run = Run(tmp_path, number_of_epochs=8, max_lr=0.5, checkpoint=checkpoint)
-    run.fit()
-    found = logged(tmp_path, "valid excess")
+    """A training that diverges: the best is an early one, by the whole loss."""
+    run = Run(
+        tmp_path,
+        number_of_epochs=8,
+        max_lr=0.5,
+        checkpoint=checkpoint,
+        loss={"weights": {"orthogonality": 30.0}},
+        train_logger={"precision": 6},
+    ).fit()
+    found = logged(tmp_path, "valid loss")
     assert np.argmin(found) < 7 and min(found) < 0.9 * found[-1]
+    # By the excess alone it would be another one.
+    assert np.argmin(logged(tmp_path, "valid excess")) != np.argmin(found)
     wanted = min(found) if checkpoint == "best" else found[-1]
-    # The log is rounded.
-    assert run.excess() == pytest.approx(wanted, rel=0.01)
+    assert run.validate()[0].item() == pytest.approx(wanted, rel=1e-4)
     # The last two and the best two, should one be damaged.
     assert len(list((tmp_path / "save").glob("CKPT*"))) == 4
 
@@ -168,6 +179,158 @@ def test_resuming_equals_one_go(run_opts, tmp_path):
     assert same(whole, resumed, **EXACT)
     again = Run(tmp_path / "parts", number_of_epochs=6).fit()
     assert again.lrs == [] and same(whole, again, **EXACT)
+
+
+RAMPS = {"speaker": [0.0, 1.0, 1, 4], "orthogonality": [0.0, 90.0, 2, 5]}
+
+
+def test_ramps_and_early_stopping_are_resumed(tmp_path):
+    """Two runs that are stopped by their validation equal one that is not."""
+    options = {
+        "number_of_epochs": 9,
+        "patience": 2,
+        "max_lr": 0.05,
+        "checkpoint": "best",
+        "loss": {"weights": RAMPS},
+        "train_logger": {"precision": 6},
+    }
+    whole = Run(tmp_path / "whole", **options).fit()
+    losses = logged(tmp_path / "whole", "valid loss")
+    assert len(losses) == int(np.argmin(losses)) + 1 + 2 < 9
+    assert len(whole.lrs) == 4 * len(losses)
+    # Validated by the weights that the ramps end with
+    assert whole.validate()[0].item() == pytest.approx(min(losses), rel=1e-4)
+    for name in ("excess_speaker", "excess_content", "orthogonality"):
+        assert len(logged(tmp_path / "whole", f"train {name}")) == len(losses)
+    # In two parts, with a checkpoint within an epoch
+    often = {"ckpt_interval_steps": 3}
+    with pytest.raises(KeyboardInterrupt):
+        Run(tmp_path / "parts", 8 + 3, often, **options).fit()
+    resumed = Run(tmp_path / "parts", None, often, **options).fit()
+    assert whole.lrs[8 + 3 :] == resumed.lrs
+    assert same(whole, resumed, **EXACT)
+    # What was stopped is finished.
+    again = Run(tmp_path / "parts", **options).fit()
+    assert again.lrs == [] and same(whole, again, **EXACT)
+    assert logged(tmp_path / "parts", "valid loss") == losses
+
+
+def test_weights_of_each_epoch(tmp_path):
+    """The loss of training has the weights of its epoch."""
+    options = {"loss": {"weights": RAMPS}, "train_logger": {"precision": 8}}
+    Run(tmp_path, number_of_epochs=5, **options).fit()
+    floors = np.log(5) + np.log(3)
+    for stage in ("train", "valid"):
+        names = ("loss", "excess_speaker", "excess_content", "orthogonality")
+        parts = [logged(tmp_path, f"{stage} {name}") for name in names]
+        for epoch, (loss, speaker, content, pairs) in enumerate(zip(*parts)):
+            weight = min(epoch / 3, 1), 30 * min(max(epoch - 1, 0), 3)
+            if stage == "valid":
+                weight, floors = (1, 90), (np.log(5), np.log(3))
+            else:
+                floors = np.log(5), np.log(3)
+            expected = weight[0] * (speaker + floors[0])
+            expected += content + floors[1] + weight[1] * pairs
+            assert loss == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("accumulated, steps_per_epoch", [(1, 4), (2, 2)])
+def test_limit_of_steps(accumulated, steps_per_epoch, tmp_path):
+    """Ends within an epoch, which is validated and kept; once."""
+    limit, epochs = 2 * steps_per_epoch + 1, 3
+    run_opts = {
+        "optimizer_step_limit": limit,
+        "grad_accumulation_factor": accumulated,
+    }
+    run = Run(tmp_path, None, run_opts, number_of_epochs=30).fit()
+    assert len(run.lrs) == run.brain.optimizer_step == limit
+    assert run.lrs[0] == pytest.approx(4e-6)
+    assert run.lrs[-1] == pytest.approx(4e-9, rel=1e-3)
+    losses = logged(tmp_path, "valid loss")
+    assert len(losses) == epochs
+    assert run.excess() == pytest.approx(
+        logged(tmp_path, "valid excess")[-1], rel=0.01
+    )
+    again = Run(tmp_path, None, run_opts, number_of_epochs=30).fit()
+    assert again.lrs == [] and same(run, again, **EXACT)
+    assert logged(tmp_path, "valid loss") == losses
+    # Stopped, and gone on with
+    with pytest.raises(KeyboardInterrupt):
+        Run(tmp_path / "2", limit - 1, run_opts, number_of_epochs=30).fit()
+    resumed = Run(tmp_path / "2", None, run_opts, number_of_epochs=30).fit()
+    assert len(resumed.lrs) == 1 and same(run, resumed, **EXACT)
+
+
+def test_limits_of_steps_of_the_option_file(tmp_path):
+    """One that is beyond the epochs, or at the end of one."""
+    for limit, steps in ((99, 8), (8, 8), (4, 4)):
+        folder = tmp_path / str(limit)
+        options = {"number_of_epochs": 2, "optimizer_step_limit": limit}
+        run = Run(folder, **options).fit()
+        assert len(run.lrs) == steps
+        assert len(logged(folder, "valid loss")) == steps // 4
+        assert run.lrs[-1] == pytest.approx(4e-9, rel=1e-3)
+
+
+def scheduled(folder, name, interval="step", **arguments):
+    """The option file with another schedule of torch."""
+    text = HPARAMS.read_text(encoding="utf-8")
+    lines = [f"    {key}: {value}\n" for key, value in arguments.items()]
+    text, found = re.subn(
+        r"(lr_scheduler: !name:torch.optim.lr_scheduler.).*\n(    .*\n)+",
+        rf"\g<1>{name}\n{''.join(lines)}",
+        text,
+    )
+    assert found == 1
+    path = folder / f"{name}.yaml"
+    path.write_text(text.replace("interval: step", f"interval: {interval}"))
+    return path
+
+
+def test_reduction_of_the_rate_on_a_plateau(tmp_path):
+    """Each validation that is not better than the best halves the rate."""
+    path = scheduled(
+        tmp_path, "ReduceLROnPlateau", factor=0.5, patience=0, threshold=0
+    )
+    options = {"hparams": path, "number_of_epochs": 8, "max_lr": 0.5}
+    options["train_logger"] = {"precision": 6}
+    run = Run(tmp_path / "whole", **options).fit()
+    losses = logged(tmp_path / "whole", "valid loss")
+    rate, best, expected = 0.5, float("inf"), []
+    for loss in losses:
+        expected += [rate] * 4
+        rate, best = (rate, loss) if loss < best else (rate / 2, best)
+    assert run.lrs == pytest.approx(expected)
+    assert len({*run.lrs}) > 2
+    with pytest.raises(KeyboardInterrupt):
+        Run(tmp_path / "parts", 17, **options).fit()
+    resumed = Run(tmp_path / "parts", **options).fit()
+    assert run.lrs[16:] == resumed.lrs and same(run, resumed, **EXACT)
+
+
+def test_schedules_by_epochs_and_by_steps(tmp_path):
+    arguments = {"step_size": 2, "gamma": 0.1}
+    path = scheduled(tmp_path, "StepLR", "epoch", **arguments)
+    run = Run(tmp_path / "1", hparams=path, number_of_epochs=3).fit()
+    assert run.lrs == pytest.approx([1e-4] * 8 + [1e-5] * 4)
+    path = scheduled(tmp_path, "StepLR", "step", **arguments)
+    run = Run(tmp_path / "2", hparams=path, number_of_epochs=1).fit()
+    assert run.lrs == pytest.approx([1e-4] * 2 + [1e-5] * 2)
+    # One cycle over the epochs: it is told how many they are.
+    run = Run(tmp_path / "3", number_of_epochs=5, lr_interval="epoch").fit()
+    assert run.lrs[::4] == run.lrs[3::4] and len({*run.lrs}) == 5
+    assert run.lrs[-1] == pytest.approx(4e-9, rel=1e-3)
+
+
+def test_order_of_the_blocks(tmp_path):
+    """Grouped, the second group of speakers meets the contents of the first."""
+    options = {"number_of_epochs": 1}
+    run = Run(tmp_path / "grouped", block_order="grouped", **options).fit()
+    cut = [set(block) for block in run.blocks[:4]]
+    assert cut[:2] == cut[2:] and not cut[0] & cut[1]
+    run = Run(tmp_path / "shuffled", **options).fit()
+    cut = [set(block) for block in run.blocks[:4]]
+    assert len({frozenset(part) for part in cut}) == 4
 
 
 def test_recordings_beside_the_grid(tmp_path):
@@ -235,6 +398,35 @@ def test_tensorboard_takes_the_same_numbers(tmp_path):
     assert [event.step for event in found.Scalars("excess/valid")] == [1, 2]
     last = found.Scalars("excess/valid")[-1].value
     assert last == pytest.approx(run.excess(), rel=1e-5)
+
+
+def test_weights_and_biases_offline(tmp_path, monkeypatch):
+    """SpeechBrain's own logger, by the line that the option file shows."""
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    comment = (RECIPE / "hparams/interventional.yaml").read_text()
+    logger, arguments = re.search(
+        r"Weights & Biases: (!new:\S+)\n# with (initializer: .*)", comment
+    ).groups()
+    text, found = re.subn(
+        r"train_logger: .*\n    save_file: .*",
+        f"train_logger: {logger}\n    {arguments}",
+        HPARAMS.read_text(encoding="utf-8"),
+    )
+    assert found == 1
+    path = tmp_path / "wandb.yaml"
+    path.write_text(text, encoding="utf-8")
+    run = Run(tmp_path, hparams=path, number_of_epochs=2)
+    logged = run.hparams["train_logger"].run
+    try:
+        run.fit()
+        assert logged.project == "NAME" and logged.step == 2
+        last = logged.summary["valid"]["excess"]
+    finally:
+        logged.finish()
+    assert last == pytest.approx(run.excess(), rel=1e-5)
+    assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
 
 
 def test_run_options(tmp_path, monkeypatch):

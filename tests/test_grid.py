@@ -1,5 +1,7 @@
 """Grid and block sampler."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -33,11 +35,58 @@ def epochs(grid, count, speaker=None, content=None, **options):
         yield batches
 
 
-def test_published_shape():
-    (batches,) = epochs(full_grid(32, 256), 1, 16, 32, seed=1)
-    # 480 steps in 30 epochs, and every cell once in each.
+@pytest.mark.parametrize("order", ["shuffled", "grouped"])
+def test_published_shape(order):
+    (batches,) = epochs(full_grid(32, 256), 1, 16, 32, seed=1, order=order)
+    # 800 steps in 50 epochs, and every cell once in each.
     assert [len(batch) for batch in batches] == [512] * 16
     assert sorted(sum(batches, [])) == list(range(32 * 256))
+
+
+def blocks_of(batches, grid):
+    """(speakers, contents) of each batch, sets of codes."""
+    for batch in batches:
+        yield tuple(frozenset(column.tolist()) for column in grid.codes[batch].T)
+
+
+def test_order_of_the_authors():
+    """One cut of the contents an epoch; groups of speakers in turn."""
+    grid = full_grid(6, 12)
+    cuts = []
+    for batches in epochs(grid, 3, 2, 4, seed=1, order="grouped"):
+        speakers, contents = zip(*blocks_of(batches, grid))
+        groups, cut = speakers[::3], contents[:3]
+        assert sorted(code for group in groups for code in group) == [*range(6)]
+        assert sorted(code for part in cut for code in part) == [*range(12)]
+        assert speakers == tuple(g for g in groups for _ in range(3))
+        assert contents == cut * 3
+        cuts.append((groups, cut))
+    assert len({groups for groups, _ in cuts}) > 1
+    assert len({cut for _, cut in cuts}) == 3
+
+
+def test_own_order():
+    """A new cut of the contents for each group, and blocks that are mixed."""
+    grid = full_grid(6, 12)
+    (batches,) = epochs(grid, 1, 2, 4, seed=1)
+    blocks = list(blocks_of(batches, grid))
+    speakers = [block[0] for block in blocks]
+    assert len([*itertools.groupby(speakers)]) > 3  # groups
+    cuts = {
+        group: frozenset(c for s, c in blocks if s == group)
+        for group in speakers
+    }
+    assert len(set(cuts.values())) == len(cuts) == 3
+
+
+def test_order_of_the_authors_with_groups_that_are_filled_up():
+    grid = full_grid(5, 7)
+    (batches,) = epochs(grid, 1, 2, 3, seed=1, order="grouped", multiple_of=4)
+    blocks = list(blocks_of(batches, grid))
+    assert len(blocks) == 12 and blocks[9:] == blocks[:3]
+    assert {len(batch) for batch in batches} == {6}
+    assert set(sum(batches, [])) == set(range(35))
+    assert [c for _, c in blocks[:3]] == [c for _, c in blocks[3:6]]
 
 
 @pytest.mark.parametrize("block", [(3, 4), (5, 2), (7, 9), (1, 3), (4, 1)])
@@ -68,7 +117,7 @@ def test_draws_follow_seed_and_epoch():
     assert [first, second] == list(epochs(grid, 2, 3, 4, seed=1))
     assert first != second
     assert first != next(epochs(grid, 1, 3, 4, seed=2))
-    first, second = epochs(grid, 2, 3, 4, shuffle=False)
+    first, second = epochs(grid, 2, 3, 4, order="fixed")
     assert first == second
     assert grid.codes[first[0]][:, 0].max() == 2
 
@@ -120,6 +169,11 @@ def test_three_factors_and_several_processes():
 def test_blocks_that_do_not_fit(block, message):
     with pytest.raises(InputError, match=message):
         BlockSampler(full_grid(4, 5), block)
+
+
+def test_orders_that_are_refused():
+    with pytest.raises(InputError, match="'random': expected shuffled, gro"):
+        BlockSampler(full_grid(4, 5), {}, order="random")
 
 
 def test_features_and_codes_of_a_block():

@@ -11,6 +11,7 @@ from speechbrain_ext.nnet.losses import (
     contrastive_floor,
     interventional_contrastive_loss,
     orthogonality_loss,
+    ramp,
 )
 from speechbrain_ext.utils.errors import InputError
 
@@ -131,7 +132,7 @@ def test_total_loss():
         "style": torch.arange(12) % 2,
     }
     z = {name: random(12, 4, seed=i) for i, name in enumerate(codes)}
-    loss = InterventionalLoss(0.3, 0.1, 2.0, "cka")
+    loss = InterventionalLoss(0.3, 0.1, "cka", {"orthogonality": 2.0})
     total, parts = loss(z, codes)
     contrastive = sum(
         interventional_contrastive_loss(z[f], codes[f], 0.3, 0.1) for f in codes
@@ -151,3 +152,53 @@ def test_total_loss():
     assert set(loss({"style": z["style"]}, codes)[1]) == {
         "excess", "excess_style"
     }  # fmt: skip
+
+
+def test_weights_by_hand():
+    """Eye-shaped subspaces, whose losses are known in closed form."""
+    codes = {"speaker": torch.arange(6) // 3, "content": torch.arange(6) % 3}
+    z = {
+        "speaker": torch.eye(2)[codes["speaker"]],
+        "content": torch.eye(3)[codes["content"]],
+    }
+    # At temperature 1: positives e, negatives 1; 2 and 1 positives of 5.
+    speaker = math.log((2 * math.e + 3) / math.e)
+    content = math.log((math.e + 4) / math.e)
+    # Every speaker meets every content once: all 6 products are 1.
+    orthogonality = 1.0
+    weights = {
+        "speaker": 0.5,
+        "content": [4.0, 1.0, 2, 5],
+        "orthogonality": [0.0, 0.1, 1, 11],
+        "style": 7.0,  # is not trained
+    }
+    loss = InterventionalLoss(1.0, weights=weights)
+    seen = []
+    for epoch, of_content, of_pairs in (
+        (1, 4, 0), (2, 4, 0.01), (3, 3, 0.02), (5, 1, 0.04), (20, 1, 0.1),
+        (None, 1, 0.1),
+    ):  # fmt: skip
+        total, parts = loss(z, codes, epoch)
+        expected = 0.5 * speaker + of_content * content
+        expected += of_pairs * orthogonality
+        assert total.item() == pytest.approx(expected, rel=1e-5)
+        seen.append({name: part.item() for name, part in parts.items()})
+    # What is logged has no weights.
+    assert all(parts == seen[0] for parts in seen)
+    assert seen[0]["excess_speaker"] == pytest.approx(speaker - math.log(2))
+    assert seen[0]["excess_content"] == pytest.approx(content)
+    assert seen[0]["orthogonality"] == pytest.approx(orthogonality)
+
+
+def test_a_weight_of_zero_trains_nothing():
+    codes = {"speaker": torch.arange(6) // 3, "content": torch.arange(6) % 3}
+    z = {f: random(6, 4, seed=i).requires_grad_() for i, f in enumerate(codes)}
+    loss = InterventionalLoss(weights={"content": 0.0, "orthogonality": 0.0})
+    loss(z, codes)[0].backward()
+    assert (z["content"].grad == 0).all() and z["speaker"].grad.norm() > 0
+
+
+def test_ramps():
+    down = [2.0, 1.0, 10, 20]
+    assert [ramp(down, n) for n in (1, 10, 15, 20, 99)] == [2, 2, 1.5, 1, 1]
+    assert ramp(down) == 1 and ramp(0.3, 5) == ramp(0.3) == 0.3

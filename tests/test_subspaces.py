@@ -75,7 +75,22 @@ def test_statistics_only_where_asked_for_and_in_the_state():
     assert torch.equal(baseline(x)["pooled"], standardised)
 
 
-@pytest.mark.parametrize("options", [{}, dict(layer_mixture=True)])
+def test_projection():
+    """A linear map of what enters, before the first layer and its ReLU."""
+    x = torch.randn(4, 2, 6)
+    for size, mixture in ((12, False), (6, True)):
+        net = network(projection=3, layer_mixture=mixture)
+        first, second = net.mlp[:2]
+        assert first.weight.shape == (3, size) and second.weight.shape == (7, 3)
+        pooled = x.mean(1) if mixture else x.flatten(1)
+        low = pooled @ first.weight.T + first.bias
+        expected = net.mlp[1:](low)[:, :5]
+        assert torch.allclose(net(x)["speaker"], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, dict(layer_mixture=True), dict(projection=4)]
+)
 def test_config_and_state_build_the_same_network(options):
     x = torch.randn(3, 2, 6) + 4
     net = network(standardise=True, residual_width=2, **options)

@@ -1,5 +1,7 @@
 """A grid of factors, the blocks that are drawn from it, and their features."""
 
+import itertools
+
 import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
@@ -103,9 +105,9 @@ class Grid:
 class BlockSampler(Sampler):
     """Batches that are blocks of a grid: a few values of every factor.
 
-    Each epoch passes over the grid once: the values of the first factor are
-    divided at random into groups, for each group those of the second, and so
-    on; a batch is one group per factor, one take drawn at random in each cell.
+    Each epoch passes over the grid once: the values of each factor are divided
+    at random into groups; a batch is one group per factor, one take drawn at
+    random in each cell.
     Where the number of values is not a multiple of the block's, the last group
     is filled up with values of the others, so that every block has the full
     shape and every cell is met. Blocks that hold no utterance at all (grids
@@ -120,8 +122,13 @@ class BlockSampler(Sampler):
         out, or set to None, contribute all their values.
     seed : int
         With the epoch, decides all draws.
-    shuffle : bool
-        Off: values in order, the same takes each time (for validation).
+    order : str
+        ``"shuffled"``: the second factor is divided anew for each group of the
+        first, and so on, and the blocks come in random order. ``"grouped"``:
+        each factor is divided once an epoch, and the groups of the first come
+        one after the other, each with all groups of the others, as in the
+        authors' program. ``"fixed"``: values in order, the same takes each
+        time (for validation).
     multiple_of : int
         Add blocks until the length is a multiple of this, e.g. of the number
         of processes.
@@ -130,7 +137,7 @@ class BlockSampler(Sampler):
     ------
     InputError
         If a block names an unknown factor, or wants more values than there
-        are.
+        are; or if the order is unknown.
 
     Example
     -------
@@ -141,7 +148,11 @@ class BlockSampler(Sampler):
     [6, 6]
     """
 
-    def __init__(self, grid, block, seed=0, shuffle=True, multiple_of=1):
+    def __init__(self, grid, block, seed=0, order="shuffled", multiple_of=1):
+        if order not in ("shuffled", "grouped", "fixed"):
+            raise InputError(
+                f"Unknown order '{order}': expected shuffled, grouped or fixed"
+            )
         # None, because an override of a mapping cannot remove a key.
         block = {f: size for f, size in block.items() if size is not None}
         unknown = set(block) - set(grid.factors)
@@ -151,7 +162,7 @@ class BlockSampler(Sampler):
                 f"{', '.join(grid.factors)}; leave it out by "
                 f"'{{{min(unknown)}: null}}'"
             )
-        self.grid, self.seed, self.shuffle = grid, seed, shuffle
+        self.grid, self.seed, self.order = grid, seed, order
         self.sizes = []
         for factor, n_values in zip(grid.factors, grid.shape):
             size = block.get(factor, n_values)
@@ -182,7 +193,7 @@ class BlockSampler(Sampler):
         """Groups of the values of one factor that cover all of them."""
         n_values, size = self.grid.shape[axis], self.sizes[axis]
         values = np.arange(n_values)
-        if self.shuffle:
+        if self.order != "fixed":
             rng.shuffle(values)
         short = -n_values % size
         if short:
@@ -190,13 +201,24 @@ class BlockSampler(Sampler):
             values = np.append(values, rng.permutation(others)[:short])
         return values.reshape(-1, size)
 
-    def _choices(self, rng, axis=0, chosen=()):
-        """All blocks of an epoch, as codes per factor."""
+    def _choices(self, rng):
+        """All blocks of an epoch in their order, as codes per factor."""
+        if self.order == "grouped":
+            axes = range(len(self.sizes))
+            divided = [self._groups(axis, rng) for axis in axes]
+            return list(itertools.product(*divided))
+        choices = list(self._nested(rng))
+        if self.order == "shuffled":
+            rng.shuffle(choices)
+        return choices
+
+    def _nested(self, rng, axis=0, chosen=()):
+        """Blocks for which a factor is divided anew in each group before."""
         if axis == len(self.sizes):
             yield list(chosen)
             return
         for group in self._groups(axis, rng):
-            yield from self._choices(rng, axis + 1, (*chosen, group))
+            yield from self._nested(rng, axis + 1, (*chosen, group))
 
     def _around_a_cell(self, rng):
         """A block at random that holds at least one utterance."""
@@ -208,12 +230,9 @@ class BlockSampler(Sampler):
         return chosen
 
     def __iter__(self):
-        rng = np.random.default_rng(
-            [self.seed, self.epoch if self.shuffle else 0]
-        )
-        choices = list(self._choices(rng))
-        if self.shuffle:
-            rng.shuffle(choices)
+        epoch = 0 if self.order == "fixed" else self.epoch
+        rng = np.random.default_rng([self.seed, epoch])
+        choices = self._choices(rng)
         for i in range(self.n_blocks):
             block = choices[i % len(choices)]
             batch = self.grid.draw(block, rng)

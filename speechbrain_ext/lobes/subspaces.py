@@ -202,6 +202,9 @@ class SubspaceNetwork(Head):
         Factor -> dimension of its subspace. May name more than ``factors``.
     hidden : list of int
         Sizes of the hidden layers; none makes the map linear.
+    projection : int
+        Dimension of a linear map of the features before the perceptron.
+        Default: none.
     residual_width : int
         Dimension of a further subspace ``residual`` that no factor trains.
     layer_mixture : bool
@@ -236,6 +239,7 @@ class SubspaceNetwork(Head):
         factors,
         widths,
         hidden=(768, 768),
+        projection=None,
         residual_width=0,
         layer_mixture=False,
         standardise=False,
@@ -260,6 +264,7 @@ class SubspaceNetwork(Head):
             factors=list(factors),
             widths=trained,
             hidden=list(hidden),
+            projection=projection,
             residual_width=residual_width,
             layer_mixture=layer_mixture,
             standardise=standardise,
@@ -272,8 +277,11 @@ class SubspaceNetwork(Head):
             self.mixture = torch.nn.Parameter(
                 torch.zeros(len(self.widths), n_layers)
             )
-        sizes = [dim if layer_mixture else n_layers * dim, *hidden]
-        layers = []
+        size, layers = dim if layer_mixture else n_layers * dim, []
+        if projection is not None:
+            layers.append(torch.nn.Linear(size, projection))
+            size = projection
+        sizes = [size, *hidden]
         for size_in, size_out in zip(sizes, sizes[1:]):
             layers += [torch.nn.Linear(size_in, size_out), torch.nn.ReLU()]
         layers.append(torch.nn.Linear(sizes[-1], sum(self.widths.values())))

@@ -9,6 +9,7 @@ one of Khosla et al., "Supervised contrastive learning", NeurIPS 2020
 
 import itertools
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -157,6 +158,33 @@ def orthogonality_loss(a, b, form="published"):
     )
 
 
+def ramp(weight, epoch=None):
+    """A weight in some epoch of the training.
+
+    Arguments
+    ---------
+    weight : float or list
+        A number, or a linear ramp: [weight until the first epoch, weight from
+        the last epoch on, first epoch, last epoch].
+    epoch : int
+        Counted from 1. Default: after all of them.
+
+    Returns
+    -------
+    float
+
+    Example
+    -------
+    >>> [ramp([0.0, 2.0, 3, 7], epoch) for epoch in (1, 3, 4, 7, None)]
+    [0.0, 0.0, 0.5, 2.0, 2.0]
+    """
+    if not isinstance(weight, (list, tuple)):
+        return weight
+    start, end, first, last = weight
+    epoch = last if epoch is None else epoch
+    return float(np.interp(epoch, [first, last], [start, end]))
+
+
 class InterventionalLoss(torch.nn.Module):
     """Contrastive loss of every subspace plus orthogonality of every pair.
 
@@ -164,18 +192,21 @@ class InterventionalLoss(torch.nn.Module):
     ---------
     temperature, margin : float
         Of :func:`interventional_contrastive_loss`.
-    orthogonality_weight : float
-        Weight of the sum over the pairs of subspaces.
     orthogonality : str
         A form of :func:`orthogonality_loss`.
+    weights : dict
+        Weight of the contrastive loss of each factor and, as
+        ``orthogonality``, of the sum over the pairs of subspaces: numbers or
+        ramps over epochs, see :func:`ramp`. Those that are left out are 1;
+        factors that a block has no subspace of are passed over.
 
     Example
     -------
-    >>> loss = InterventionalLoss()
+    >>> loss = InterventionalLoss(weights={"content": [0.0, 1.0, 1, 10]})
     >>> z = {"speaker": torch.randn(8, 4), "content": torch.randn(8, 4)}
     >>> rows = torch.arange(8)
     >>> codes = {"speaker": rows // 4, "content": rows % 4}
-    >>> total, parts = loss(z, codes)
+    >>> total, parts = loss(z, codes, epoch=5)
     >>> sorted(parts)
     ['excess', 'excess_content', 'excess_speaker', 'orthogonality']
     """
@@ -184,21 +215,20 @@ class InterventionalLoss(torch.nn.Module):
         self,
         temperature=0.1,
         margin=0.0,
-        orthogonality_weight=1.0,
         orthogonality="published",
+        weights=None,
     ):
         super().__init__()
         self.temperature, self.margin = temperature, margin
-        self.orthogonality_weight = orthogonality_weight
-        self.orthogonality = orthogonality
+        self.orthogonality, self.weights = orthogonality, weights or {}
         self.config = dict(
             temperature=temperature,
             margin=margin,
-            orthogonality_weight=orthogonality_weight,
             orthogonality=orthogonality,
+            weights=self.weights,
         )
 
-    def forward(self, subspaces, codes):
+    def forward(self, subspaces, codes, epoch=None):
         """The loss of one block.
 
         Arguments
@@ -209,14 +239,17 @@ class InterventionalLoss(torch.nn.Module):
             orthogonality only.
         codes : dict
             Factor -> integer labels, shape [B].
+        epoch : int
+            Whose weights are taken. Default: those that ramps end with, which
+            make losses of different epochs comparable.
 
         Returns
         -------
         total : torch.Tensor
             The scalar to minimise.
         parts : dict
-            Detached scalars to log: ``excess_<factor>`` over the floor in
-            nats, their sum ``excess``, and ``orthogonality``.
+            Detached scalars to log, without weights: ``excess_<factor>`` over
+            the floor in nats, their sum ``excess``, and ``orthogonality``.
         """
         total, parts = 0.0, {}
         for factor, z in subspaces.items():
@@ -225,7 +258,7 @@ class InterventionalLoss(torch.nn.Module):
             loss = interventional_contrastive_loss(
                 z, codes[factor], self.temperature, self.margin
             )
-            total = total + loss
+            total = total + ramp(self.weights.get(factor, 1.0), epoch) * loss
             floor = contrastive_floor(codes[factor])
             parts[f"excess_{factor}"] = (loss - floor).detach()
         parts["excess"] = sum(parts.values())
@@ -235,6 +268,6 @@ class InterventionalLoss(torch.nn.Module):
         ]
         if shared:
             parts["orthogonality"] = sum(shared).detach()
-            if self.orthogonality_weight:
-                total = total + self.orthogonality_weight * sum(shared)
+            weight = ramp(self.weights.get("orthogonality", 1.0), epoch)
+            total = total + weight * sum(shared)
         return total, parts

@@ -163,6 +163,10 @@ def parse_arguments(arguments):
     'output_folder: "a #1"\\nseed: 1'
     """
     path, run_opts, _ = sb.parse_arguments(arguments)
+    # The only number that SpeechBrain leaves a text
+    limit = run_opts.optimizer_step_limit
+    if limit is not None and limit.isdecimal():
+        run_opts.optimizer_step_limit = int(limit)
     options = []
     for word in RunOptions._create_parser().parse_known_args(arguments)[1]:
         if word.startswith("--"):

@@ -244,10 +244,11 @@ def check_run_options(run_opts, trains=True):
                 f"This script does not read --{name}: leave it out"
             )
     counts = ("grad_accumulation_factor", "debug_batches")
-    options = {name: getattr(run_opts, name) for name in counts}
-    options["max_grad_norm"] = run_opts.max_grad_norm
     rules = dict.fromkeys(counts, whole(1))
-    check_options(options, rules | {"max_grad_norm": number(above=0)})
+    rules["optimizer_step_limit"] = optional(whole(1))
+    rules["max_grad_norm"] = number(above=0)
+    options = {name: getattr(run_opts, name) for name in rules}
+    check_options(options, rules)
     on_cpu = str(run_opts.device).startswith("cpu")
     for name in ("precision", "eval_precision"):
         if on_cpu and getattr(run_opts, name) == "fp16":

@@ -39,6 +39,17 @@ OTHER_HEADS += ("pca", "random_projection", *RIVALS)
 TASKS = ("verification", "content", "keywords", "leakage")
 WIDTH = whole(1, 65536)  # many times what an encoder gives
 LAYERS = list_of((lambda layer: type(layer) is int, "a whole number"))
+WEIGHT = number(0, 1e6)
+RAMP = (
+    lambda ramp: (
+        isinstance(ramp, (list, tuple))
+        and len(ramp) == 4
+        and all(map(WEIGHT[0], ramp[:2]))
+        and all(map(whole(1)[0], ramp[2:]))
+        and ramp[2] < ramp[3]
+    ),
+    "a ramp [weight before, weight after, first epoch, last epoch]",
+)
 
 
 def factor(options):
@@ -125,6 +136,13 @@ def network_views(options):
     return lambda value: value is False, "False, as unlabelled is null"
 
 
+def block_order(options):
+    """Between recordings in views, blocks have no order."""
+    if options["network_views"]:
+        return one_of("shuffled")
+    return one_of("shuffled", "grouped")
+
+
 def layers_of_heads(options):
     """Layers by numbers, or to be chosen where something can choose them."""
     if options["choice"] is None:
@@ -189,6 +207,7 @@ TRAIN = {
     **DATA,
     **dict.fromkeys(OBJECTS, made()),
     "recommended": optional(made()),
+    "release": MayLack(one_of("paper", "july", "june")),
     "encoder": MayLack(text()),
     "encoder_source": MayLack(optional(text())),
     "encoder_revision": MayLack(optional(text())),
@@ -226,7 +245,12 @@ TRAIN = {
     "valid_block": lambda options: mapping(
         options["grid_factors"], optional(whole(1))
     ),
+    "block_order": block_order,
     "number_of_epochs": whole(0),
+    # Without epochs there is nothing to wait for.
+    "patience": lambda options: whole(min(1, options["number_of_epochs"])),
+    "optimizer_step_limit": optional(whole(1)),
+    "lr_interval": one_of("step", "epoch"),
     "max_lr": MayLack(number(above=0, most=1e6)),
     "max_grad_norm": MayLack(number(above=0)),
     "checkpoint": one_of("last", "best"),
@@ -252,13 +276,16 @@ TRAIN = {
     **{f"adaptation.{name}": rule for name, rule in RULES.items()},
     "adaptation.dims": dims,
     "network.hidden": list_of(WIDTH, 0),
+    "network.projection": optional(WIDTH),
     "network.residual_width": either(one_of(0), WIDTH),
     "network.layer_mixture": flag(),
     "network.standardise": flag(),
     "loss.temperature": number(above=0, most=1e6),
     "loss.margin": number(-2, 2),
     "loss.orthogonality": one_of("published", "published_batch", "cka"),
-    "loss.orthogonality_weight": number(0, 1e6),
+    "loss.weights": lambda options: mapping(
+        [*options["grid_factors"], "orthogonality"], either(WEIGHT, RAMP)
+    ),
     "opt_class.weight_decay": number(0, 1e6),
     "lr_scheduler.pct_start": number(above=0, most=1),
     "lr_scheduler.div_factor": number(above=0, most=1e9),

@@ -18,6 +18,7 @@ The second form reads FOLDER/manifest.csv, or what --manifest gives.
 
 import dataclasses
 import logging
+import math
 import os
 import sys
 from contextlib import nullcontext
@@ -64,6 +65,7 @@ from speechbrain_ext.lobes.encoders import choose_layers, load_encoder
 from speechbrain_ext.lobes.subspaces import BaselineHead
 from speechbrain_ext.metrics.scoring import plda_scoring
 from speechbrain_ext.metrics.trials import generate_trials
+from speechbrain_ext.nnet.schedulers import Schedule
 from speechbrain_ext.processing.adaptation import MIN_RECORDINGS
 from speechbrain_ext.processing.choice import layer_runs
 from speechbrain_ext.processing.closed_form import each
@@ -82,12 +84,13 @@ from speechbrain_ext.utils.options import check_run_options
 # What makes a run another one, beside the data.
 SETTINGS = (
     *("seed", "layers", "augmented_takes", "network_takes", "network_views"),
-    *("channel_seed", "factors", "train_block", "valid_block"),
-    "number_of_epochs",
+    *("channel_seed", "factors", "train_block", "valid_block", "block_order"),
+    *("number_of_epochs", "patience"),
     *("encoder_model", "network", "loss", "channel", "recommended", "choice"),
-    *("opt_class", "lr_scheduler"),
+    *("opt_class", "lr_scheduler", "lr_interval"),
 )
 RUN_OPTIONS = ("max_grad_norm", "grad_accumulation_factor", "precision")
+RUN_OPTIONS += ("optimizer_step_limit",)
 # What results.json says of a run, beside grid and encoder.
 ABOUT = ("layers", "seed", "factors", "augmented_takes", "network_takes")
 ABOUT += ("network_views",)
@@ -106,36 +109,43 @@ class InterventionalBrain(sb.Brain):
     def compute_objectives(self, predictions, batch, stage):
         """Contrastive loss of each factor in its subspace + orthogonality."""
         codes = {f: code.to(self.device) for f, code in batch[1].items()}
-        loss, parts = self.hparams.loss(predictions, codes)
-        for name, value in parts.items():
+        # Validated by the weights that ramps end with: epochs compare.
+        epoch = self.epoch if stage == sb.Stage.TRAIN else None
+        loss, parts = self.hparams.loss(predictions, codes, epoch)
+        for name, value in {"loss": loss.detach(), **parts}.items():
             self.parts.setdefault(name, []).append(value)
         return loss
 
     def init_optimizers(self):
-        """The optimiser, and the learning rate's schedule over all steps."""
+        """The optimiser, and the schedule of the learning rate."""
         super().init_optimizers()
-        self.scheduler = self.hparams.lr_scheduler(
-            self.optimizer, total_steps=self.total_steps
+        self.schedule = Schedule(
+            self.hparams.lr_scheduler,
+            self.optimizer,
+            self.hparams.lr_interval,
+            self.total_steps,
+            self.hparams.epoch_counter.limit,
         )
         if self.checkpointer is not None:
-            self.checkpointer.add_recoverable("scheduler", self.scheduler)
+            scheduler = self.schedule.scheduler
+            self.checkpointer.add_recoverable("scheduler", scheduler)
 
     def on_fit_batch_end(self, batch, outputs, loss, should_step):
-        """The learning rate follows its schedule step by step."""
-        if should_step and self.scheduler.last_epoch + 1 < self.total_steps:
-            self.scheduler.step()
+        """The learning rate may follow its schedule step by step."""
+        if should_step:
+            self.schedule.after_step()
         self.bar.update(self.optimizer_step - self.bar.n)
 
     def on_stage_start(self, stage, epoch=None):
         """Start the means of a stage."""
-        self.parts = {}
+        self.parts, self.epoch = {}, epoch
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
         """Log; after validation, keep the last and the best checkpoints.
 
-        Best is the lowest excess: the contrastive losses over their floors.
+        Best is the lowest loss: contrastive and orthogonality, with weights.
         """
-        stats = {"loss": stage_loss} | {
+        stats = {
             name: torch.stack(values).mean().item()
             for name, values in self.parts.items()
         }
@@ -147,9 +157,11 @@ class InterventionalBrain(sb.Brain):
             train_stats=self.train_stats,
             valid_stats=stats,
         )
+        self.schedule.after_validation(stats["loss"])
+        self.hparams.epoch_counter.update_metric(stats["loss"])
         self.checkpointer.save_and_keep_only(
-            meta={"excess": stats["excess"], "epoch": epoch},
-            min_keys=["excess"],
+            meta={"loss": stats["loss"], "epoch": epoch},
+            min_keys=["loss"],
             num_to_keep=2,  # the one before, should the newest be damaged
             verbosity=logging.DEBUG,
         )
@@ -169,15 +181,20 @@ class InterventionalBrain(sb.Brain):
             self.hparams.seed,
             self.grad_accumulation_factor,
             train.rows,
+            self.hparams.block_order,
         )
-        self.total_steps = steps * self.hparams.number_of_epochs
+        # The last epoch is the one in which the limit is met.
+        counter, limit = self.hparams.epoch_counter, self.optimizer_step_limit
+        if limit is not None:
+            counter.limit = min(counter.limit, math.ceil(limit / steps))
+        self.total_steps = min(steps * counter.limit, limit or math.inf)
         # Tells the sampler the epoch; under DDP the wrapper takes this place.
         self.train_sampler = blocks
         valid_blocks = BlockSampler(
             valid.grid,
             self.hparams.valid_block,
             seed=self.hparams.seed,  # of the takes
-            shuffle=False,
+            order="fixed",
         )
         options = {"collate_fn": GridFeatures.collate}
         # One bar for all epochs
@@ -189,7 +206,7 @@ class InterventionalBrain(sb.Brain):
         )
         with self.bar:
             self.fit(
-                self.hparams.epoch_counter,
+                counter,
                 train,
                 valid,
                 progressbar=False,
@@ -198,7 +215,9 @@ class InterventionalBrain(sb.Brain):
             )
 
 
-def training_blocks(grid, block, seed, accumulated, rows=None):
+def training_blocks(
+    grid, block, seed, accumulated, rows=None, order="shuffled"
+):
     """Blocks of a grid to train on, and the steps of an epoch.
 
     Arguments
@@ -211,6 +230,8 @@ def training_blocks(grid, block, seed, accumulated, rows=None):
         Blocks of each step.
     rows : numpy.ndarray
         Of recordings that are trained on too, see MixedSampler.
+    order : str
+        See BlockSampler.
 
     Returns
     -------
@@ -221,7 +242,7 @@ def training_blocks(grid, block, seed, accumulated, rows=None):
     # several processes takes its utterances for batches.
     world_size = int(os.environ.get("WORLD_SIZE", 1))
     multiple_of = 1 if world_size == 1 else 2 * world_size
-    blocks = BlockSampler(grid, block, seed=seed, multiple_of=multiple_of)
+    blocks = BlockSampler(grid, block, seed, order, multiple_of)
     if rows is not None:
         blocks = MixedSampler(blocks, rows, multiple_of)
     # SpeechBrain drops what an epoch accumulates without a step.
@@ -408,7 +429,9 @@ def print_plan(hparams, brain, splits, asked, planned, views):
     saved = brain.checkpointer.find_checkpoint()
     epoch = saved and saved.meta.get("epoch", "that was not finished")
     after = f", going on after epoch {epoch}" if saved else ""
-    epochs = f"{hparams['number_of_epochs']} epochs{after}"
+    limit = brain.optimizer_step_limit
+    limit = f", at most {limit} steps" if limit else ""
+    epochs = f"{hparams['number_of_epochs']} epochs{limit}{after}"
     print(
         f"Utterances: {', '.join(sizes)}"
         f"\nTo encode: {describe_hours(planned)}, by {hparams['encoder_label']}"
@@ -555,7 +578,7 @@ def fit_network(hparams, brain, grids, views=None):
     if views is not None:
         train = MixedFeatures(train, *views)
     brain.fit_grids(train, grids["valid"])
-    best = {"min_key": "excess"} if hparams["checkpoint"] == "best" else {}
+    best = {"min_key": "loss"} if hparams["checkpoint"] == "best" else {}
     if brain.checkpointer.recover_if_possible(**best) is None:
         raise InputError(
             f"No checkpoint in {hparams['save_folder']}: an untrained network "
