@@ -19,6 +19,7 @@ EXTRAS = {
     "paper": ["f5-tts>=1.1.10,<1.2"],
     "kokoro": ["kokoro-onnx>=0.4,<0.7"],
     "tensorboard": ["tensorboard"],
+    "wandb": ["wandb"],
 }
 # Later versions of hypothesis look into all modules, also those that
 # SpeechBrain only imports when they are used, and fails to.
@@ -26,6 +27,7 @@ EXTRAS["test"] = [
     "pytest>=7",
     "hypothesis>=6.90,<6.131",
     "tensorboard",
+    "wandb",
 ] + EXTRAS["demo"]
 
 setup(

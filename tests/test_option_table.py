@@ -13,7 +13,7 @@ from speechbrain_ext.utils.hparams import (
     parse_arguments,
     plain_hparams,
 )
-from speechbrain_ext.utils.options import check_options
+from speechbrain_ext.utils.options import check_options, check_run_options
 
 RECIPES = ROOT / "recipes"
 POST = "InterventionalTTS/post-training/"
@@ -152,6 +152,25 @@ def test_values_of_the_command_line(words, overrides):
     assert {k: getattr(v, "value", v) for k, v in found} == overrides
 
 
+def test_a_limit_of_steps_is_a_number():
+    """SpeechBrain's own parser leaves it a text."""
+    for word, limit in (("5", 5), ("0", 0), ("-1", "-1"), ("x", "x")):
+        words = ["a.yaml", f"--optimizer_step_limit={word}"]
+        _, run_opts, _ = parse_arguments(words)
+        assert run_opts.optimizer_step_limit == limit
+        if word == "5":
+            check_run_options(run_opts)
+            continue
+        with pytest.raises(InputError, match="optimizer_step_limit is .* null"):
+            check_run_options(run_opts)
+
+
+def test_releases_of_the_authors_code():
+    path = RECIPES / "LibriTTS/post-training/hparams/joint.yaml"
+    with pytest.raises(InputError, match="'may': expected paper or july or ju"):
+        plain_hparams(path, "release: may", table.TRAIN)
+
+
 def test_what_the_table_lets_through_makes_objects():
     path = RECIPES / f"{POST}hparams/recorded_grid.yaml"
     plain = plain_hparams(path, given(path))
@@ -202,6 +221,20 @@ def test_what_the_table_lets_through_makes_objects():
         ),
         ("max_lr: 1e-4", "max_lr is '1e-4': .*written as .*1.0e-5"),
         ("max_grad_norm: -1", "max_grad_norm is -1: expected a number above 0"),
+        ("patience: 0", "patience is 0: expected a whole number of 1 or more"),
+        ("optimizer_step_limit: 0", "optimizer_step_limit is 0: .*null or a"),
+        ("lr_interval: batch", "expected step or epoch"),
+        ("block_order: fixed", "expected shuffled or grouped"),
+        (
+            "block_order: grouped\nunlabelled: x\nnetwork_views: True",
+            "block_order is 'grouped': expected shuffled",
+        ),
+        ("network: {projection: 0}", "network.projection is 0: .* from 1 to"),
+        ("loss: {weights: {tempo: 1.0}}", "loss.weights .*'tempo'.* ramp"),
+        ("loss: {weights: {content: -1}}", "loss.weights .*'content': -1"),
+        ("loss: {weights: {speaker: [0, 1, 5, 5]}}", "first epoch, last epoch"),
+        ("loss: {weights: {speaker: [0, 1, 5]}}", "first epoch, last epoch"),
+        ("loss: {orthogonality_weight: 2.0}", "Invalid .* 'orthogonality_weig"),
         ("seed: -3", "seed is -3"),
         (
             "extraction: {dtyp: float16}",

@@ -4,12 +4,17 @@ import json
 import logging
 import shutil
 
-from speechbrain.utils.checkpoints import Checkpoint, Checkpointer
+from speechbrain.utils.checkpoints import (
+    Checkpoint,
+    Checkpointer,
+    register_checkpoint_hooks,
+)
 from speechbrain.utils.distributed import (
     ddp_barrier,
     if_main_process,
     run_on_main,
 )
+from speechbrain.utils.epoch_loop import EpochCounterWithStopper
 from speechbrain.utils.logger import get_logger
 from speechbrain_ext.utils.errors import InputError
 from speechbrain_ext.utils.files import file_digest, sync, write_json
@@ -17,6 +22,10 @@ from speechbrain_ext.utils.files import file_digest, sync, write_json
 logger = get_logger(__name__)
 
 DIGESTS, WRITING, DAMAGED = "digests.json", ".writing", "damaged"
+
+# SpeechBrain 1.1 leaves this out: only the number of the epoch would be saved,
+# and a training that was stopped early would go on when it is called again.
+register_checkpoint_hooks(EpochCounterWithStopper)
 
 
 class SafeCheckpointer(Checkpointer):

@@ -1,6 +1,7 @@
 """Named option files of ``hparams/``, found in a checkout and in a wheel."""
 
 import contextlib
+import dataclasses
 import functools
 import inspect
 import json
@@ -166,7 +167,8 @@ def parse_arguments(arguments):
     # The only number that SpeechBrain leaves a text
     limit = run_opts.optimizer_step_limit
     if limit is not None and limit.isdecimal():
-        run_opts.optimizer_step_limit = int(limit)
+        number = {"optimizer_step_limit": int(limit)}
+        run_opts = dataclasses.replace(run_opts, **number)
     options = []
     for word in RunOptions._create_parser().parse_known_args(arguments)[1]:
         if word.startswith("--"):

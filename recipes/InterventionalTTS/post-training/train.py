@@ -157,10 +157,11 @@ class InterventionalBrain(sb.Brain):
             train_stats=self.train_stats,
             valid_stats=stats,
         )
-        self.schedule.after_validation(stats["loss"])
-        self.hparams.epoch_counter.update_metric(stats["loss"])
+        loss = ddp_broadcast(stats["loss"])  # all processes stop together
+        self.schedule.after_validation(loss)
+        self.hparams.epoch_counter.update_metric(loss)
         self.checkpointer.save_and_keep_only(
-            meta={"loss": stats["loss"], "epoch": epoch},
+            meta={"loss": loss, "epoch": epoch},
             min_keys=["loss"],
             num_to_keep=2,  # the one before, should the newest be damaged
             verbosity=logging.DEBUG,
