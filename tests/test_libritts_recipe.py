@@ -1,6 +1,7 @@
 """The published experiments: their values, and the whole way at small size."""
 
 import functools
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,7 +27,7 @@ EXPERIMENTS = ("joint", "speaker_only", "content_only", "baseline")
 BACKBONES = {
     "wav2vec2_base": "wav2vec2",
     "hubert_base": "hubert",
-    "wavlm_base_plus": "wavlm",
+    "wavlm_base": "wavlm",
 }
 
 
@@ -73,11 +74,23 @@ def test_number_of_parameters(name, base_sized, tmp_path):
     assert not network.standardise
 
 
-@pytest.mark.parametrize(
-    "options, steps", [({}, 480), ({"number_of_epochs": 100}, 1600)]
-)
-def test_blocks_steps_and_learning_rate(options, steps, base_sized, tmp_path):
+# What one override changes, beside the encoder.
+RELEASES = {
+    "paper": ("wavlm_base", 800, "published"),
+    "july": ("wavlm_base_plus", 480, "published"),
+    "june": ("wavlm_base_plus", 1600, "published_batch"),
+}
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_blocks_steps_and_learning_rate(release, base_sized, tmp_path):
+    encoder, steps, orthogonality = RELEASES[release]
+    # The paper's is the default.
+    options = {} if release == "paper" else {"release": release}
     hparams = published("joint", tmp_path, base_sized, **options)
+    assert hparams["encoder"] == encoder
+    assert hparams["loss"].orthogonality == orthogonality
+    assert hparams["checkpoint"] == "best"
     brain = load_script(RECIPE / "train.py").InterventionalBrain(
         {"network": hparams["network"](input_shape=[1, 768])},
         opt_class=hparams["opt_class"],
@@ -97,6 +110,11 @@ def test_blocks_steps_and_learning_rate(options, steps, base_sized, tmp_path):
     assert max(i % 256 for i in blocks["valid"][0]) == 127  # in order
     chosen = grids[0].codes[blocks["train"][0]].T
     assert [len(set(values.tolist())) for values in chosen] == [16, 32]
+    # Groups of speakers in turn, each with the same contents
+    sets = [[set(c) for c in grids[0].codes[b].T.tolist()] for b in blocks["train"]]
+    speakers, contents = zip(*sets)
+    assert speakers[:8] == speakers[:1] * 8 and speakers[8:] == speakers[8:9] * 8
+    assert contents[:8] == contents[8:] and not speakers[0] & speakers[8]
     floors = [contrastive_floor(values) for values in chosen]
     assert float(sum(floors)) == pytest.approx(6.142, abs=5e-4)
     # The schedule alone
@@ -175,9 +193,25 @@ def grid(tmp_path_factory):
     return work / "grid"
 
 
+OVERRIDES = {
+    "wav2vec2_base": ["--release=june", "--patience=1"],
+    "hubert_base": [
+        "--network={projection: 5, hidden: [7]}",
+        "--loss={weights: {speaker: [0.0, 1.0, 1, 2], content: 0.5}}",
+    ],
+    "wavlm_base": [
+        *("--optimizer_step_limit=3", "--lr_interval=epoch"),
+        *("--block_order=shuffled", "--checkpoint=last"),
+    ],
+}
+
+
 @pytest.mark.parametrize("encoder", BACKBONES)
 def test_whole_pipeline(encoder, grid, tmp_path):
-    """Render, extract, train, evaluate and export, by the users' files."""
+    """Render, extract, train, evaluate and export, by the users' files.
+
+    With each backbone some of the other options.
+    """
     model = save_tiny(tmp_path / "m", BACKBONES[encoder], num_hidden_layers=12)
     call_script(
         RECIPE / "train.py",
@@ -188,6 +222,7 @@ def test_whole_pipeline(encoder, grid, tmp_path):
         f"--output_folder={tmp_path / 'out'}",
         f"--cache_folder={tmp_path / 'features'}",
         "--number_of_epochs=2",
+        *OVERRIDES[encoder],
         *SMALL,
     )
     about, rows = read_results(tmp_path / "out").values()
@@ -201,17 +236,61 @@ def test_whole_pipeline(encoder, grid, tmp_path):
     assert export.encode_file(str(wav), subspace="content").shape == (1, 1, 384)
 
 
-def test_experiments_over_layers_and_seeds(grid, tmp_path, monkeypatch):
-    model, runs = tmp_path / "m", tmp_path / "runs"
-    save_tiny(model, "wavlm", num_hidden_layers=12)
+@pytest.fixture
+def jobs_here(monkeypatch):
+    """Jobs run in this process, which has imported everything."""
 
     def here(command, stdout, **_):
-        """A job in this process, which has imported everything."""
         script, hparams = (Path(x).absolute() for x in command[1:3])
         stdout.write(call_script(script, hparams, *command[3:]))
         return SimpleNamespace(returncode=0)
 
     monkeypatch.setattr(jobs.subprocess, "run", here)
+
+
+def test_paper_and_releases_by_the_runner(grid, tmp_path, jobs_here):
+    """All systems of the experiments on a WavLM of two layers.
+
+    Nothing of the joint ones is overridden but a limit of steps.
+    """
+    model = save_tiny(tmp_path / "m", "wavlm")
+    systems = ("baseline", "joint", "speaker_only", "content_only")
+    releases = {"joint": "paper", "joint_july": "july", "joint_june": "june"}
+    call_script(
+        RECIPE / "run_experiments.py",
+        "hparams/experiments.yaml",
+        f"--data_folder={grid}",
+        f"--output_folder={tmp_path / 'runs'}",
+        f"--cache_folder={tmp_path / 'features'}",
+        f"--encoders=[{{encoder: wavlm_base, encoder_source: {model}}}]",
+        *("--layers=[[2]]", "--seeds=[1]"),
+        f"--experiments=[{', '.join({*systems, *releases})}]",
+        f"--evaluations={{voxceleb1: {{data_folder: {grid}, voxceleb1: False, "
+        "conditions: [recorded], tasks: [verification], resamples: 0}}",
+        *("--", *SMALL, "--optimizer_step_limit=3"),
+    )
+    [cell] = (tmp_path / "runs").glob("*/layers_2")
+    for name, release in releases.items():
+        _, steps, orthogonality = RELEASES[release]
+        text = (cell / name / "1/save/settings.json").read_text()
+        settings = json.loads(text)
+        assert settings["number_of_epochs"] == steps // 16
+        assert settings["loss"]["orthogonality"] == orthogonality
+        assert settings["block_order"] == "grouped"
+        # Two blocks an epoch
+        log = (cell / name / "1/train_log.txt").read_text().splitlines()
+        assert len(log) == 2
+    rows = read_csv(tmp_path / "runs/results.csv")
+    eers = select(rows, task="verification", measure="eer", seed="1", group="")
+    found = {(row["system"], row["subspace"]) for row in eers}
+    own = {(name, sub) for name in releases for sub in ("speaker", "content")}
+    own |= {("speaker_only", "speaker"), ("content_only", "content")}
+    assert own <= found
+
+
+def test_experiments_over_layers_and_seeds(grid, tmp_path, jobs_here):
+    model, runs = tmp_path / "m", tmp_path / "runs"
+    save_tiny(model, "wavlm", num_hidden_layers=12)
     run = functools.partial(
         call_script,
         RECIPE / "run_experiments.py",
