@@ -46,7 +46,8 @@ def test_published_shape(order):
 def blocks_of(batches, grid):
     """(speakers, contents) of each batch, sets of codes."""
     for batch in batches:
-        yield tuple(frozenset(column.tolist()) for column in grid.codes[batch].T)
+        columns = grid.codes[batch].T.tolist()
+        yield tuple(frozenset(column) for column in columns)
 
 
 def test_order_of_the_authors():

@@ -111,9 +111,9 @@ def test_blocks_steps_and_learning_rate(release, base_sized, tmp_path):
     chosen = grids[0].codes[blocks["train"][0]].T
     assert [len(set(values.tolist())) for values in chosen] == [16, 32]
     # Groups of speakers in turn, each with the same contents
-    sets = [[set(c) for c in grids[0].codes[b].T.tolist()] for b in blocks["train"]]
-    speakers, contents = zip(*sets)
-    assert speakers[:8] == speakers[:1] * 8 and speakers[8:] == speakers[8:9] * 8
+    columns = [grids[0].codes[b].T.tolist() for b in blocks["train"]]
+    speakers, contents = zip(*[map(set, both) for both in columns])
+    assert speakers == speakers[:1] * 8 + speakers[8:9] * 8
     assert contents[:8] == contents[8:] and not speakers[0] & speakers[8]
     floors = [contrastive_floor(values) for values in chosen]
     assert float(sum(floors)) == pytest.approx(6.142, abs=5e-4)
