@@ -431,8 +431,8 @@ def print_plan(hparams, brain, splits, asked, planned, views):
     epoch = saved and saved.meta.get("epoch", "that was not finished")
     after = f", going on after epoch {epoch}" if saved else ""
     limit = brain.optimizer_step_limit
-    limit = f", at most {limit} steps" if limit else ""
-    epochs = f"{hparams['number_of_epochs']} epochs{limit}{after}"
+    limit = f" and {limit} steps" if limit else ""
+    epochs = f"up to {hparams['number_of_epochs']} epochs{limit}{after}"
     print(
         f"Utterances: {', '.join(sizes)}"
         f"\nTo encode: {describe_hours(planned)}, by {hparams['encoder_label']}"
