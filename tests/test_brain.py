@@ -291,16 +291,16 @@ def test_reduction_of_the_rate_on_a_plateau(tmp_path):
     path = scheduled(
         tmp_path, "ReduceLROnPlateau", factor=0.5, patience=0, threshold=0
     )
-    options = {"hparams": path, "number_of_epochs": 6, "max_lr": 0.5}
+    options = {"hparams": path, "number_of_epochs": 6, "max_lr": 0.1}
     options["train_logger"] = {"precision": 6}
     run = Run(tmp_path / "whole", **options).fit()
     losses = logged(tmp_path / "whole", "valid loss")
-    rate, best, expected = 0.5, float("inf"), []
+    rate, best, expected = 0.1, float("inf"), []
     for loss in losses:
         expected += [rate] * 4
         rate, best = (rate, loss) if loss < best else (rate / 2, best)
     assert run.lrs == pytest.approx(expected)
-    assert len({*run.lrs}) > 2
+    assert len({*run.lrs}) > 1
     with pytest.raises(KeyboardInterrupt):
         Run(tmp_path / "parts", 13, **options).fit()
     resumed = Run(tmp_path / "parts", **options).fit()
