@@ -18,6 +18,8 @@ EXTRAS = {
     # Python 3.10 they want different versions of NumPy.)
     "paper": ["f5-tts>=1.1.10,<1.2"],
     "kokoro": ["kokoro-onnx>=0.4,<0.7"],
+    # Speaker encoders in ONNX files.
+    "onnx": ["onnxruntime>=1.17"],
     "tensorboard": ["tensorboard"],
     "wandb": ["wandb"],
 }
@@ -26,9 +28,11 @@ EXTRAS = {
 EXTRAS["test"] = [
     "pytest>=7",
     "hypothesis>=6.90,<6.131",
-    "tensorboard",
-    "wandb",
-] + EXTRAS["demo"]
+    *EXTRAS["tensorboard"],
+    *EXTRAS["wandb"],
+    *EXTRAS["onnx"],
+    *EXTRAS["demo"],
+]
 
 setup(
     name="speechbrain-interventional",

@@ -41,6 +41,7 @@ EXPORT = {
 # Not ClassifierEncoder, which reads the file of another model.
 ENCODER = {
     f"!new:{LOBES}log_mel.LogMelStatistics",
+    f"!new:{LOBES}onnx_encoder.OnnxEncoder",  # a graph of known operators
     f"!new:{LOBES}transformers_encoders.TransformersEncoder",
     f"!new:{LOBES}transformers_encoders.WrappedEncoder",
     "!apply:speechbrain_ext.models.packaged_model",
