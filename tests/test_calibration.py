@@ -9,6 +9,7 @@ from speechbrain_ext.metrics.calibration import (
     fit_calibration,
     impostor_rates,
     impostor_thresholds,
+    min_cllr,
 )
 from speechbrain_ext.utils.errors import InputError
 
@@ -131,3 +132,33 @@ def test_costs_by_hand():
     # To accept nothing costs 1.
     assert actual_dcf([-9, -9], [1, 0]) == pytest.approx(1)
     assert actual_dcf([9, 9], [1, 0], 0.99) == pytest.approx(1)
+
+
+def test_the_least_cost_of_any_calibration():
+    """By hand: [0 | 1 0 | 1] pools the middle to even odds, 1 bit of half."""
+    assert min_cllr([1, 2, 3, 4], [0, 1, 0, 1]) == pytest.approx(0.5)
+    # Useless, reversed, perfect
+    assert min_cllr([1, 1, 1, 1], [0, 1, 0, 1]) == pytest.approx(1)
+    assert min_cllr([1, 2, 3, 4], [1, 1, 0, 0]) == pytest.approx(1)
+    assert min_cllr([1, 2, 3, 4], [0, 0, 1, 1]) == 0
+    # Tied scores are one step: pools of (1 of 3 targets, 0), (2 of 3, 1), ...
+    found = min_cllr([1, 1, 2], [0, 1, 1])
+    bits = np.log2(1 + 2), np.log2(1 + 1 / 2)
+    assert found == pytest.approx((bits[0] / 2 + bits[1]) / 2)
+
+
+def test_least_cost_does_not_depend_on_the_unit_or_shares():
+    rng = np.random.default_rng(0)
+    scores = np.r_[rng.normal(2, 1, 5000), rng.normal(0, 1, 5000)]
+    labels = np.arange(10000) < 5000
+    least = min_cllr(scores, labels)
+    for mapped in (np.exp(scores), scores**3, 1e-20 * scores - 1e-17):
+        assert min_cllr(mapped, labels) == pytest.approx(least, abs=1e-12)
+    # The true ratios are calibrated: all but the fit to these trials is left.
+    true = cllr(2 * scores - 2, labels)
+    assert true - 0.01 < least < true
+    assert least < cllr(scores, labels) - 0.05
+    # Three of each target are no more than one.
+    often = np.repeat(scores, np.where(labels, 3, 1))
+    again = min_cllr(often, np.repeat(labels, np.where(labels, 3, 1)))
+    assert again == pytest.approx(least)

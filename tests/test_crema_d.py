@@ -14,8 +14,9 @@ from conftest import ROOT
 from crema_d import SENTENCES, clip, make_corpus
 
 from speechbrain_ext.dataio.grid import Grid
+from speechbrain_ext.evaluation.leakage import Leakage
 from speechbrain_ext.evaluation.results import Subspace, read_results
-from speechbrain_ext.evaluation.tasks import Embedded, Leakage
+from speechbrain_ext.evaluation.tasks import Embedded
 from speechbrain_ext.inference import SubspaceEncoder
 from speechbrain_ext.utils.errors import InputError
 from speechbrain_ext.utils.files import read_csv

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix
 
-from speechbrain_ext.metrics.keywords import keyword_classification
+from speechbrain_ext.metrics.keywords import keyword_classification, mcnemar
 from speechbrain_ext.utils.errors import InputError
 
 
@@ -50,3 +51,20 @@ def test_what_is_refused():
         first, second = (labels[:cut] for cut in cuts)
         with pytest.raises(InputError, match=f"{kind} labels: expected"):
             keyword_classification(train, first, train, second)
+
+
+@pytest.mark.parametrize("only, other", [(1, 8), (8, 1), (0, 5), (4, 4)])
+@pytest.mark.parametrize("agreeing", [0, 100])
+def test_mcnemar(only, other, agreeing):
+    """The exact test less the probability of what was seen."""
+    one = np.repeat([True, False, True], [only, other, agreeing])
+    two = np.repeat([False, True, True], [only, other, agreeing])
+    exact = binomtest(only, only + other).pvalue
+    seen = {1: 9 / 512, 8: 9 / 512, 0: 1 / 32, 4: 0}[only]
+    assert mcnemar(one, two) == pytest.approx(exact - seen)
+    if {only, other} == {1, 8}:
+        assert mcnemar(one, two) == pytest.approx(11 / 512)
+
+
+def test_mcnemar_of_equal_answers():
+    assert mcnemar([True, False], [True, False]) == 1

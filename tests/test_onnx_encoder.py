@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import voiced
 
+from speechbrain_ext.dataio.audio import read_audio
 from speechbrain_ext.lobes.encoders import load_encoder
 from speechbrain_ext.lobes.trust import trusted
 from speechbrain_ext.utils.errors import InputError
@@ -153,8 +154,6 @@ def test_campplus_tells_speakers(shared):
     folder = shared / "models/campplus"
     if not folder.is_dir():
         pytest.skip("the model CAM++ is not here")
-    from speechbrain_ext.dataio.audio import read_audio
-
     audio = shared / "data/speechocean762_train/audio"
     if not audio.is_dir():
         pytest.skip("the recordings are not here")
@@ -166,5 +165,5 @@ def test_campplus_tells_speakers(shared):
     unit = torch.nn.functional.normalize(torch.stack(vectors))
     scores = unit @ unit.T
     same = torch.tensor([scores[i, i + 1] for i in (0, 2, 4)])
-    different = torch.stack([scores[0, 2:], scores[1, 2:]])
-    assert encoder.dim == 192 and same.min() > 0.5 > different.max()
+    others = torch.stack([scores[0, 2:], scores[1, 2:]])
+    assert encoder.dim == 192 and same.min() > others.max() + 0.1

@@ -5,6 +5,7 @@ import pytest
 from matplotlib.image import imread
 
 from speechbrain_ext.evaluation import plots
+from speechbrain_ext.evaluation.leakage import Leakage
 from speechbrain_ext.evaluation.plots import (
     plot_det,
     plot_layers,
@@ -13,7 +14,7 @@ from speechbrain_ext.evaluation.plots import (
     plot_speakers,
 )
 from speechbrain_ext.evaluation.results import Subspace, make_row, select
-from speechbrain_ext.evaluation.tasks import Embedded, Leakage
+from speechbrain_ext.evaluation.tasks import Embedded
 from speechbrain_ext.utils.errors import InputError
 
 SPEAKERS, CONTENTS = np.divmod(np.arange(60), 10)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from helpers import read_table
 
+from speechbrain_ext.evaluation.leakage import Leakage
 from speechbrain_ext.evaluation.report import (
     further_tables,
     main_table,
@@ -15,7 +16,6 @@ from speechbrain_ext.evaluation.results import Subspace, make_row
 from speechbrain_ext.evaluation.tasks import (
     ContentRetrieval,
     Embedded,
-    Leakage,
     Verification,
     run_tasks,
 )
@@ -58,7 +58,10 @@ def test_main_table(rows):
 
 
 def test_further_tables(rows):
-    groups, recorded, channels = further_tables(rows)
+    costs, groups, recorded, channels = further_tables(rows)
+    heading, speaker, content = read_table(costs)
+    assert heading[2:] == ["minCllr, bits", "minCllr, bits, across channels"]
+    assert speaker[2:] == ["0.000"] * 2 and float(content[2]) > 0.5
     assert groups.startswith("Groups of trials\n\n|")
     heading, *lines = read_table(groups)
     assert heading[0] == "group" and "EER %" in heading
@@ -71,6 +74,27 @@ def test_further_tables(rows):
     assert found["content EER %"] == "50.00"
     words = make_row(task="keywords", measure="macro_f1", value=0.5)
     assert read_table(further_tables([words])[0])[0][1] == "macro f1 %"
+
+
+def test_trial_lists_have_tables_of_their_own(rows):
+    """Beside each other they would overwrite each other's numbers."""
+    hard = [
+        row | {"list": "hard.txt", "value": 0.25, "n": 7}
+        if row["task"] == "verification"
+        else row
+        for row in rows
+    ]
+    both = [r | {"list": "easy.txt"} for r in rows if r["task"]] + hard
+    tables = main_table(both).split("Trials: ")[1:]
+    assert [table.split()[0] for table in tables] == ["easy.txt", "hard.txt"]
+    easy, other = (read_table(table)[1] for table in tables)
+    assert easy[3] == "0.00" and other[3] == "25.00"
+    groups = read_table(further_tables(both)[1])
+    assert groups[0][:2] == ["group", "list"]
+    assert {line[1] for line in groups[1:]} == {"easy.txt", "hard.txt"}
+    counts = [line for line in notes(both) if line.startswith("verification")]
+    assert counts[0].startswith("verification of speaker (easy.txt): 18 ")
+    assert counts[1].startswith("verification of speaker (hard.txt): 7 ")
 
 
 def test_notes_have_counts_and_chance(rows):

@@ -5,11 +5,11 @@ import pytest
 import torch
 from helpers import CONTENTS, SPEAKERS, parts
 
+from speechbrain_ext.evaluation.leakage import Leakage
 from speechbrain_ext.evaluation.results import Subspace, identity, select
 from speechbrain_ext.evaluation.tasks import (
     Embedded,
     Keywords,
-    Leakage,
     Verification,
     run_tasks,
 )
@@ -125,7 +125,9 @@ def test_all_measures_have_a_mean_over_the_seeds():
         if (found := select(rows, seed=seed))
     }
     missing = keys[1] - keys["all"]
-    assert len(keys[1]) > 90 and {key[-1] for key in missing} == {"cka"}
+    # Each seed has its own test.
+    alone = {key[-1] for key in missing}
+    assert len(keys[1]) > 90 and alone == {"cka", "mcnemar_p"}
     (dimension,) = select(rows, seed="all", subspace="speaker", task="")[:1]
     assert dimension["measure"] == "dimension" and dimension["value"] == 16
 
@@ -250,3 +252,50 @@ def test_what_the_thresholds_of_exports_do():
     others = Verification("speaker", trials)
     rows = others(Embedded("recorded", {"test": {origin: vectors}}))
     assert "false_accepts" not in {row["measure"] for row in rows}
+
+
+def test_ratios_of_calibrated_exports_and_of_scorings():
+    """Ln 3 for each pair that agrees, minus that for each that differs."""
+    vectors = np.array([[1, 0], [1, 0], [-1, 0], [-1, 0.0]])
+    trials = generate_trials(list("aabb"))
+    known = Subspace("x", "speaker", seed=1)
+    given = {known: vectors, known._replace(system="y"): vectors}
+    embedded = Embedded("recorded", {"test": given})
+    odds = np.log(3)
+    calibration = {("x", 1, "speaker"): (odds, 0.0)}
+    rows = Verification("speaker", trials, calibration=calibration)(embedded)
+    [row] = select(rows, measure="cllr")
+    assert row["system"] == "x" and row["n"] == 6
+    assert row["value"] == pytest.approx(np.log2(4 / 3))
+    # To accept at a prior of 1 % the ratios are too small.
+    [row] = select(rows, measure="actual_dcf")
+    assert (row["system"], row["value"]) == ("x", 1)
+    found = [row["value"] for row in select(rows, measure="min_cllr")]
+    assert found == [0, 0]
+    # Cosines of 1 and -1 as if they were ratios.
+    rows = Verification("speaker", trials, ratios=True)(embedded)
+    found = [row["value"] for row in select(rows, measure="cllr")]
+    assert found == [pytest.approx(np.log2(1 + np.exp(-1)))] * 2
+
+
+def test_keywords_are_tested_against_the_reference_of_the_same_seed():
+    words = np.tile(list("ab"), 10)
+    right = np.eye(2)[(words == "b").astype(int)]
+
+    def mixed(count):
+        """Vectors of which the first ones say the other word."""
+        return np.where(np.arange(20)[:, None] < count, 1 - right, right)
+
+    errors = {("base", 1): 6, ("base", 2): 0, ("x", 1): 0, ("x", 2): 0}
+    given = {
+        Subspace(name, seed=seed): mixed(count)
+        for (name, seed), count in errors.items()
+    }
+    training = dict.fromkeys(given, right)
+    embedded = Embedded("recorded", {"test": given, "training": training})
+    task = Keywords("content", words, words, np.arange(20), reference="base")
+    rows = select(task(embedded), measure="mcnemar_p")
+    assert {(row["system"], row["seed"]): row["value"] for row in rows} == {
+        ("x", 1): pytest.approx(2**-6),
+        ("x", 2): 1,
+    }

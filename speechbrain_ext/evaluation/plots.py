@@ -298,7 +298,7 @@ def plot_leakage(rows, path, title=""):
     Arguments
     ---------
     rows : list of dict
-        Rows of :class:`~speechbrain_ext.evaluation.tasks.Leakage` in one
+        Rows of :class:`~speechbrain_ext.evaluation.leakage.Leakage` in one
         condition.
     path : str or pathlib.Path
         Image to write, format by suffix (png, pdf, svg).

@@ -11,6 +11,7 @@ from speechbrain_ext.utils.files import write_text
 # The tasks whose main measure stands in the first table.
 MAIN = {"verification": "eer", "content": "accuracy", "keywords": "accuracy"}
 CONDITIONS = {"recorded": "as recorded", "channels": "across channels"}
+LEVEL = 0.05  # of significance
 SMOKE = "SMOKE RUN (--debug): the numbers mean nothing."
 SYSTEM = ["system", "subspace", "seed", "encoder", "layers"]
 LEGEND = """\
@@ -92,7 +93,8 @@ def main_table(rows):
     Returns
     -------
     str
-        A Markdown table, a line per system and subspace.
+        A Markdown table, a line per system and subspace; of several trial
+        lists one table each.
 
     Example
     -------
@@ -120,7 +122,27 @@ def main_table(rows):
     for task in MAIN:
         table += select(rows, task=task, group="")
     measures = ("dimension", "eer", "min_dcf", "accuracy")
-    return pivot(table, SYSTEM, heading, measures)
+    lists = trial_lists(rows)
+    if len(lists) < 2:
+        return pivot(table, SYSTEM, heading, measures)
+    # What is of no list stands in the table of each.
+    return "\n\n".join(
+        f"Trials: {path}\n\n"
+        + pivot(select(table, list=("", path)), SYSTEM, heading, measures)
+        for path in lists
+    )
+
+
+def trial_lists(rows):
+    """Trial lists that rows of verification are of, "" where none was given.
+
+    Example
+    -------
+    >>> trial_lists([{"task": "verification", "list": "veri_test2.txt"}])
+    ['veri_test2.txt']
+    """
+    named = (row["list"] for row in select(rows, task="verification"))
+    return list(dict.fromkeys(named))
 
 
 def further_tables(rows):
@@ -139,21 +161,32 @@ def further_tables(rows):
     grouped = [r for r in select(rows, task="verification") if r["group"]]
     words = select(rows, task="keywords")
     decisions = ("false_accepts", "false_rejects")
+    ratios = ("cllr", "min_cllr", "actual_dcf", "min_dcf")
     parts = [
         (
             "Decisions by the thresholds of the exports",
             pivot(
                 select(rows, task="verification", measure=decisions),
-                SYSTEM,
+                [*SYSTEM, "list"],
                 heading,
                 decisions,
+            ),
+        ),
+        (
+            "Costs of log-likelihood ratios as they are (Cllr, actual DCF) and "
+            "at best (minCllr, minDCF)",
+            pivot(
+                select(rows, task="verification", measure=ratios),
+                [*SYSTEM, "list"],
+                heading,
+                ratios if select(rows, measure="cllr") else ("min_cllr",),
             ),
         ),
         (
             "Groups of trials",
             pivot(
                 grouped,
-                ["group", *SYSTEM],
+                ["group", "list", *SYSTEM],
                 heading,
                 ("eer", "miss", "false_alarm"),
             ),
@@ -207,17 +240,16 @@ def notes(rows):
     ['content of content: chance 25.0 %, 8 utterances']
     """
     lines = {}
+    several = len(trial_lists(rows)) > 1
     for row in select(rows, task="verification", group="", measure="miss"):
-        others = select(
-            rows,
-            task="verification",
-            group="",
-            measure="false_alarm",
-            target=row["target"],
-        )
+        asked = {
+            name: row[name] for name in ("task", "group", "target", "list")
+        }
+        others = select(rows, **asked, measure="false_alarm")
         lines[
-            f"verification of {row['target']}: {row['n']} target trials, "
-            f"{others[0]['n']} others"
+            f"verification of {row['target']}"
+            + f" ({row['list']})" * several
+            + f": {row['n']} target trials, {others[0]['n']} others"
         ] = None
     for row in select(rows, measure="chance"):
         asked = {name: row[name] for name in ("task", "target", "condition")}
@@ -228,7 +260,53 @@ def notes(rows):
             + "".join(f", majority {format_number(m['value'])} %" for m in most)
             + f", {row['n']} utterances"
         ] = None
-    return [*lines, *not_separate(rows)]
+    return [*lines, *significant(rows), *not_separate(rows)]
+
+
+def significant(rows):
+    """Which systems tell keywords otherwise than the reference, by McNemar.
+
+    Arguments
+    ---------
+    rows : list of dict
+        Of :mod:`speechbrain_ext.evaluation.results`.
+
+    Returns
+    -------
+    list of str
+        A line per condition.
+
+    Example
+    -------
+    >>> from speechbrain_ext.evaluation.results import Subspace, make_row
+    >>> rows = [
+    ...     make_row(
+    ...         Subspace(name),
+    ...         measure="mcnemar_p",
+    ...         value=p,
+    ...         task="keywords",
+    ...         condition="recorded",
+    ...     )
+    ...     for name, p in (("joint", 0.001), ("pca", 0.5))
+    ... ]
+    >>> significant(rows)[0].split("; ")[1:]
+    ['p below 0.05: joint (0.001)', 'others: pca (0.500)']
+    """
+    found = {}
+    tests = select(rows, measure="mcnemar_p")
+    several = len({row["seed"] for row in tests} - {""}) > 1
+    for row in tests:
+        name = f"{row['system']} {row['subspace']}".strip()
+        name += f" of seed {row['seed']}" if several and row["seed"] else ""
+        kinds = found.setdefault(row["condition"], ([], []))
+        kinds[row["value"] >= LEVEL].append(f"{name} ({row['value']:.3f})")
+    return [
+        f"keywords {CONDITIONS[condition]} against the reference, McNemar's "
+        "test (clips as independent: * is over speakers, and to be preferred)"
+        f"; p below {LEVEL}: {', '.join(below) or 'none'}; others: "
+        f"{', '.join(others) or 'none'}"
+        for condition, (below, others) in found.items()
+    ]
 
 
 def not_separate(rows):
@@ -265,7 +343,7 @@ as recorded (verification, eer 19.0 and 20.0 %)
         if own["target"] != own["subspace"]:
             continue
         same = ("system", "seed", "layers", "encoder", "condition", "task")
-        same = {name: own[name] for name in (*same, "target", "measure")}
+        same = {n: own[n] for n in (*same, "list", "target", "measure")}
         less = own["measure"] == "eer"
         bound = own["high" if less else "low"]
         bound = own["value"] if bound == "" else bound

@@ -15,7 +15,7 @@ string where one does not apply:
 - ``measure``, ``value``: rates are fractions; ``low``, ``high``: 95 % interval
   over speakers; ``n``: trials or utterances. ``<measure>_difference`` is the
   paired difference to the reference, ``<measure>_sd`` the deviation over the
-  seeds.
+  seeds; ``mcnemar_p`` is the probability of McNemar's test against it.
 """
 
 import json
@@ -39,6 +39,9 @@ DIFFERENCE, DEVIATION = "_difference", "_sd"
 SHOWN = {
     "eer": ("EER %", 100, 2),
     "min_dcf": ("minDCF", 1, 3),
+    "actual_dcf": ("actual DCF", 1, 3),
+    "min_cllr": ("minCllr, bits", 1, 3),
+    "cllr": ("Cllr, bits", 1, 3),
     "dimension": ("dimension", 1, 0),
     "parameters": ("million parameters", 1e-6, 2),
     "megabytes": ("MB in half precision", 1, 1),

@@ -1,4 +1,5 @@
-"""What a subspace is asked, a class per task.
+"""What a subspace is asked, a class per task; for leakage see
+:mod:`speechbrain_ext.evaluation.leakage`.
 
 A task is made once, with the labels of the utterances, and called for each
 condition with the vectors of all systems: it returns rows of the one table of
@@ -6,36 +7,28 @@ condition with the vectors of all systems: it returns rows of the one table of
 Nothing says that a factor is the speaker or the content.
 """
 
-import itertools
 from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
 
-from speechbrain.utils.logger import get_logger
-from speechbrain_ext.evaluation.results import Subspace, make_row, measure_rows
-from speechbrain_ext.metrics.arrays import to_codes, to_matrix
+from speechbrain_ext.evaluation.results import (
+    find_reference,
+    make_row,
+    measure_rows,
+)
+from speechbrain_ext.metrics.calibration import actual_dcf, cllr, min_cllr
 from speechbrain_ext.metrics.keywords import (
     check_classes,
     keyword_classification,
+    mcnemar,
     standardised_regression,
 )
-from speechbrain_ext.metrics.probes import control_projections, linear_probe
 from speechbrain_ext.metrics.retrieval import nearest_value
 from speechbrain_ext.metrics.scoring import cosine_scoring
-from speechbrain_ext.metrics.trials import generate_trials
 from speechbrain_ext.metrics.uncertainty import SpeakerResamples
-from speechbrain_ext.metrics.variance import linear_cka, variance_shares
-from speechbrain_ext.metrics.verification import (
-    equal_error_rate,
-    group_error_rates,
-    min_dcf,
-)
+from speechbrain_ext.metrics.verification import group_error_rates, min_dcf
 from speechbrain_ext.utils.errors import InputError
-
-logger = get_logger(__name__)
-
-MAX_PAIRS = 100_000
 
 
 class Embedded(NamedTuple):
@@ -76,6 +69,7 @@ def run_tasks(tasks, embedded, **columns):
 
     Example
     -------
+    >>> from speechbrain_ext.evaluation.results import Subspace
     >>> from speechbrain_ext.metrics.trials import generate_trials
     >>> task = Verification("speaker", generate_trials(list("aabb")))
     >>> vectors = {Subspace("x"): np.eye(2)[[0, 0, 1, 1]]}
@@ -167,13 +161,19 @@ class Verification(Task):
     thresholds : dict
         (system, seed, subspace) -> threshold that an export decides by; those
         that are known get rows of what they do here.
+    calibration : dict
+        (system, seed, subspace) -> (scale, offset) that make a score a natural
+        log-likelihood ratio, of exports that are calibrated. What is known
+        gets rows of what the ratios are worth.
+    ratios : bool
+        Whether the scoring gives such ratios itself.
     **options : object
         ``resamples``, ``seed`` and ``reference`` of :class:`Task`.
 
     Attributes
     ----------
     scores : dict
-        Condition -> Subspace -> [T] scores, for plots.
+        Condition -> Subspace -> [T] scores, for plots and files.
     """
 
     name, measure = "verification", "eer"
@@ -189,6 +189,8 @@ class Verification(Task):
         cohort=None,
         list_name="",
         thresholds=None,
+        calibration=None,
+        ratios=False,
         **options,
     ):
         # Speakers in no trial would dilute the draws.
@@ -198,6 +200,7 @@ class Verification(Task):
         self.trials, self.groups = trials, list(groups) or [None]
         self.scoring, self.cohort = scoring, cohort
         self.scores, self.thresholds = {}, thresholds or {}
+        self.calibration, self.ratios = calibration or {}, ratios
 
     def __call__(self, embedded):
         """Rows of all subspaces; rates at the equal error threshold too."""
@@ -227,7 +230,7 @@ class Verification(Task):
         rows = self.rows("eer", eers, draws, n=count)
         costs = {origin: min_dcf(one, label) for origin, one in scores.items()}
         rows += self.rows("min_dcf", costs, n=count)
-        rows += self.decisions(scores)
+        rows += self.decisions(scores) + self.calibrated(scores)
         # A group has the same trials in all subspaces.
         for group, first in next(iter(rates.values())).items():
             both = first["targets"] + first["nontargets"]
@@ -256,6 +259,29 @@ class Verification(Task):
             ):
                 found = {origin: float(np.mean(wrong))}
                 rows += self.rows(measure, found, n=len(wrong))
+        return rows
+
+    def calibrated(self, scores):
+        """Rows of how good log-likelihood ratios are, and how good they can be.
+
+        The latter of all scores: it is fitted to these trials.
+        """
+        label, known = self.trials.label, {}
+        for origin, one in scores.items():
+            key = origin.system, origin.seed, origin.subspace
+            if self.ratios:
+                known[origin] = one
+            elif key in self.calibration:
+                scale, offset = self.calibration[key]
+                known[origin] = scale * np.asarray(one) + offset
+        rows = []
+        for measure, cost, costed in (
+            (min_cllr, "min_cllr", scores),
+            (cllr, "cllr", known),
+            (actual_dcf, "actual_dcf", known),
+        ):
+            found = {o: measure(one, label) for o, one in costed.items()}
+            rows += self.rows(cost, found, n=len(label))
         return rows
 
 
@@ -361,9 +387,8 @@ class Keywords(Task):
         named = {"backend": self.backend}
         predicted = {o: one["predicted"] for o, one in found.items()}
         self.predicted[embedded.condition] = predicted
-        rows = self.accuracies(
-            {o: words == self.values for o, words in predicted.items()}, **named
-        )
+        correct = {o: words == self.values for o, words in predicted.items()}
+        rows = self.accuracies(correct, **named) + self.tests(correct, **named)
         for measure in ("balanced_accuracy", "macro_f1"):
             each = {origin: one[measure] for origin, one in found.items()}
             rows += self.rows(measure, each, **named)
@@ -379,166 +404,21 @@ class Keywords(Task):
             self.constant(name, first[name]) for name in ("chance", "majority")
         ]
 
+    def tests(self, correct, **columns):
+        """Rows of McNemar's test of each subspace against the reference.
 
-class Leakage:
-    """What can be read of every factor from every subspace?
-
-    By a linear probe (accuracy) and by cosine (EER), beside chance and
-    projections of the same dimension that were never trained.
-
-    Each factor has a *group factor*, the first of the others: of (speaker,
-    content, style) speaker is grouped by content, content and style by
-    speaker. A probe is tested on groups that it was not trained on, and trials
-    pair different groups, so that neither gets better for what cells of the
-    two factors share. Any further factor is not held apart: the probe of
-    style, tested on other speakers, knows cells of content and style. Put
-    content first to test it on other contents.
-
-    Arguments
-    ---------
-    factors : dict
-        Factor -> [N] values, two factors or more; their order matters.
-    speakers : sequence
-        [N] speakers, which are resampled for intervals.
-    folds : int
-        Folds of each probe.
-    seed : int
-        Of folds, controls, trials and resamples.
-    **options : object
-        ``resamples`` and ``reference`` of :class:`Task`.
-
-    Raises
-    ------
-    InputError
-        With fewer than two factors or folds.
-    """
-
-    name, measure = "leakage", "accuracy"
-
-    def __init__(self, factors, speakers=None, folds=5, seed=0, **options):
-        if len(factors) < 2:
-            raise InputError(
-                f"leakage needs two factors or more, got {', '.join(factors)}"
-            )
-        if folds < 2:
-            raise InputError(f"a probe needs 2 folds or more, got {folds}")
-        self.codes = {f: to_codes(v, None, f)[1] for f, v in factors.items()}
-        self.seed = seed
-        # Not the joint of all others: its groups would share single values.
-        self.factors = [
-            FactorLeakage(
-                factor,
-                code,
-                next(c for name, c in self.codes.items() if name != factor),
-                speakers,
-                folds,
-                seed=seed,
-                **options,
-            )
-            for factor, code in self.codes.items()
-        ]
-
-    def __call__(self, embedded):
-        """Rows of all subspaces, and of controls of their dimensions."""
-        vectors = {
-            origin: to_matrix(one, f"subspace {origin.label}")
-            for origin, one in embedded.vectors["test"].items()
+        Of a system with several seeds, those of one seed are compared, or the
+        first.
+        """
+        label = find_reference(correct, self.reference).label
+        bases = {
+            o.seed: right for o, right in correct.items() if o.label == label
         }
-        controls = {}
-        for taken, features in embedded.features.items():
-            dims = [
-                one.shape[1] for o, one in vectors.items() if o[2:4] == taken
-            ]
-            found = control_projections(features, dims, self.seed)
-            controls |= {
-                Subspace("control", name, *taken): one
-                for name, one in found.items()
-            }
-        rows = measure_rows(
-            {origin: one.shape[1] for origin, one in controls.items()},
-            measure="dimension",
-        )
-        every = vectors | controls
-        for factor in self.factors:
-            rows += factor(every)
-        if len(self.codes) == 2 and all(c.max() for c in self.codes.values()):
-            rows += self._variance(every)
-        return rows + [
-            make_row(
-                one,
-                measure="cka",
-                target=other.subspace,
-                value=linear_cka(vectors[other], vectors[one]),
-            )
-            for one, other in itertools.combinations(vectors, 2)
-            if one._replace(subspace=other.subspace) == other  # of one system
-        ]
-
-    def _variance(self, vectors):
-        """Shares of the variance of two factors, where they are known."""
-        names = tuple(self.codes)
-        shares = {
-            origin: variance_shares(one, *self.codes.values(), names=names)
-            for origin, one in vectors.items()
+        first = next(iter(bases.values()))
+        found = {
+            origin: mcnemar(right, bases.get(origin.seed, first))
+            for origin, right in correct.items()
+            if origin.label != label
         }
-        parts = dict(next(iter(shares.values())))
-        del parts["chance"]
-        rows = []
-        for part in parts:
-            each = {o: one[part] for o, one in shares.items()}
-            each = {o: share for o, share in each.items() if share is not None}
-            column = "target" if part in names else "group"
-            rows += measure_rows(each, measure="variance", **{column: part})
-        return rows
-
-
-class FactorLeakage(Task):
-    """How well one factor is read from all subspaces.
-
-    Arguments
-    ---------
-    factor : str
-        The factor.
-    code, groups : array of int
-        [N] values of the factor and of its group factor.
-    speakers, folds, seed
-        See :class:`Leakage`.
-    **options : object
-        ``resamples`` and ``reference`` of :class:`Task`.
-    """
-
-    def __init__(self, factor, code, groups, speakers, folds, seed, **options):
-        super().__init__(factor, speakers, seed=seed, **options)
-        self.columns["n"] = len(code)
-        self.code, self.groups = code, groups
-        self.probe = {"folds": folds, "seed": seed}
-        most = {"max_targets": MAX_PAIRS, "max_nontargets": MAX_PAIRS}
-        try:
-            self.trials = generate_trials(code, groups, seed=seed, **most)
-        except InputError:  # no pairs of one kind: nothing to compare
-            self.trials = None
-
-    def __call__(self, vectors):
-        """Rows of vectors, Subspace -> [N, D]."""
-        count = np.bincount(self.code)
-        rows = [
-            self.constant("chance", 1 / len(count)),
-            self.constant("majority", count.max() / len(self.code)),
-        ]
-        try:
-            correct = {
-                origin: linear_probe(one, self.code, self.groups, **self.probe)
-                for origin, one in vectors.items()
-            }
-        except InputError as error:  # vectors are checked: it is the labels
-            logger.warning(f"No probe of {self.factor}: {error}")
-        else:
-            rows += self.accuracies(correct, backend="linear probe")
-        if self.trials is None:
-            return rows
-        label = self.trials.label
-        eers = {
-            origin: equal_error_rate(self.trials.score(one), label)[0]
-            for origin, one in vectors.items()
-        }
-        return rows + self.rows("eer", eers, backend="cosine", n=len(label))
+        columns = self.columns | columns | {"measure": "mcnemar_p"}
+        return [make_row(o, value=p, **columns) for o, p in found.items()]

@@ -1,6 +1,7 @@
 """Thresholds and log-likelihood ratios: from scores to decisions."""
 
 import numpy as np
+from scipy.special import logit
 
 from speechbrain_ext.metrics.verification import check_trials
 from speechbrain_ext.utils.errors import InputError
@@ -156,10 +157,53 @@ def cllr(ratios, labels):
     >>> cllr([0.0, 0.0], [0, 1])
     1.0
     """
-    ratios, labels = check_trials(ratios, labels)
-    targets = np.logaddexp(0, -ratios[labels == 1]).mean()
-    others = np.logaddexp(0, ratios[labels == 0]).mean()
-    return float((targets + others) / 2 / np.log(2))
+    return _cost_in_bits(*check_trials(ratios, labels))
+
+
+def _cost_in_bits(ratios, targets):
+    """Cllr; ratios may be infinite."""
+    of_targets = np.logaddexp(0, -ratios[targets]).mean()
+    of_others = np.logaddexp(0, ratios[~targets]).mean()
+    return float((of_targets + of_others) / 2 / np.log(2))
+
+
+def min_cllr(scores, labels):
+    """Cllr of the best calibration that keeps the order of the scores.
+
+    The calibration is fitted to these trials themselves, by isotonic
+    regression (pool adjacent violators), so that what is left is what scores
+    do not tell; the rest of Cllr is bad calibration. (Brummer and du Preez, as
+    above.)
+
+    Arguments
+    ---------
+    scores : array
+        [trials], in any unit.
+    labels : array
+        [trials] 1 for targets, 0 for others.
+
+    Returns
+    -------
+    float
+        In [0, 1] bits.
+
+    Example
+    -------
+    >>> min_cllr([0.1, 0.2, 7.0], [0, 0, 1]), min_cllr([0.1, 0.1], [0, 1])
+    (0.0, 1.0)
+    """
+    # Imported here: who only embeds does without scikit-learn.
+    from sklearn.isotonic import isotonic_regression
+
+    scores, targets = check_trials(scores, labels)
+    # Equal scores get one ratio. Both kinds of trials weigh the same.
+    step = np.unique(scores, return_inverse=True)[1]
+    of_targets = np.bincount(step, targets / targets.sum())
+    weight = of_targets + np.bincount(step, ~targets / (~targets).sum())
+    posterior = isotonic_regression(
+        of_targets / weight, sample_weight=weight, y_min=0, y_max=1
+    )
+    return _cost_in_bits(logit(posterior)[step], targets)
 
 
 def actual_dcf(ratios, labels, p_target=0.01):

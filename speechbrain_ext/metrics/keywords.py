@@ -1,6 +1,7 @@
 """Keyword spotting: a linear classifier on the vectors of a subspace."""
 
 import numpy as np
+from scipy.stats import binom
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score, recall_score
 from sklearn.pipeline import make_pipeline
@@ -140,3 +141,34 @@ def keyword_classification(
         "chance": 1 / len(classes),
         "majority": float(np.bincount(test_codes).max() / len(test)),
     }
+
+
+def mcnemar(correct, others):
+    """Whether two classifiers differ on the same utterances.
+
+    McNemar's test in its mid-p version: of the utterances that only one of
+    them gets right, is it as often the one as the other? (M. W. Fagerland, S.
+    Lydersen, P. Laake, "The McNemar test for binary matched-pairs data", BMC
+    Medical Research Methodology 2013.) Utterances count as independent, which
+    several of one speaker are not: where speakers are known, the interval of
+    the difference over them is the test to believe.
+
+    Arguments
+    ---------
+    correct, others : array of bool
+        [N] whether each utterance was right.
+
+    Returns
+    -------
+    float
+        Probability of so large a difference by chance, two-sided.
+
+    Example
+    -------
+    >>> round(mcnemar([True] * 5 + [False], [False] * 6), 5)
+    0.03125
+    """
+    correct, others = to_numpy(correct, bool), to_numpy(others, bool)
+    only, other = np.sum(correct & ~others), np.sum(others & ~correct)
+    less, both = min(only, other), only + other
+    return float(2 * binom.cdf(less, both, 0.5) - binom.pmf(less, both, 0.5))
