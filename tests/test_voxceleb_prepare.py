@@ -42,7 +42,7 @@ def test_rows(folder, level):
     if level:  # lists beside the recordings' folder
         for name in ("veri_test2.txt", "vox1_meta.csv"):
             (folder.parent / name).rename(folder / name)
-    rows, trials = voxceleb_rows(folder / level)
+    rows, [trials] = voxceleb_rows(folder / level)
     assert trials.name == "veri_test2.txt"
     for row in rows:
         assert (folder / level / row.pop("wav")).is_file()
@@ -56,18 +56,18 @@ def test_rows(folder, level):
 def test_given_and_original_lists(folder):
     original = folder.parent / "veri_test.txt"
     original.write_text(CLEANED.splitlines()[0])
-    assert voxceleb_rows(folder)[1].name == "veri_test2.txt"
-    rows, trials = voxceleb_rows(folder, trials=str(original))
-    assert trials == original and len(rows) == 3  # of its one speaker
+    assert voxceleb_rows(folder)[1] == [folder.parent / "veri_test2.txt"]
+    rows, trials = voxceleb_rows(folder, trials=[str(original)])
+    assert trials == [original] and len(rows) == 3  # of its one speaker
     (folder.parent / "veri_test2.txt").unlink()
-    assert voxceleb_rows(folder)[1] == original
+    assert voxceleb_rows(folder)[1] == [original]
     (folder.parent / "vox1_meta.csv").unlink()
     assert "gender" not in voxceleb_rows(folder)[0][0]
 
 
 def test_what_is_missing_is_named(folder, tmp_path):
     with pytest.raises(InputError, match="No file .*mine.txt"):
-        voxceleb_rows(folder, trials=tmp_path / "mine.txt")
+        voxceleb_rows(folder, trials=[tmp_path / "mine.txt"])
     meta = tmp_path / "vox1_meta.csv"
     meta.write_bytes("\n".join(META.splitlines()[:2]).encode() + b" \xe9")
     with pytest.raises(InputError, match="no gender of 1 speakers.*id10271"):
@@ -83,5 +83,34 @@ def test_what_is_missing_is_named(folder, tmp_path):
     with pytest.raises(InputError, match="line 1: expected 'label"):
         voxceleb_rows(folder)
     (tmp_path / "veri_test2.txt").unlink()
-    with pytest.raises(InputError, match="No veri_test2.txt or veri_test.txt"):
+    with pytest.raises(InputError, match="No veri_test2.txt or veri_test.txt or list"):
         voxceleb_rows(folder)
+
+
+def test_lists_over_all_speakers(folder, caplog):
+    """E and H need the development speakers, of whom O has none."""
+    names = "list_test_all.txt", "list_test_hard2.txt"
+    other = "id11251/0a_ExAmPlE1/00003.wav"
+    for name in names:
+        (folder.parent / name).write_text(
+            f"0 id10270/5r0dWxy17C8/00001.wav {other}\n"
+        )
+    (folder.parent / "vox1_meta.csv").unlink()
+    rows, lists = voxceleb_rows(folder)
+    assert [path.name for path in lists] == ["veri_test2.txt", *names]
+    assert len(rows) == len({row["ID"] for row in rows}) == 6
+    assert {row["speaker"] for row in rows} == set(UTTERANCES)
+    # A speaker with all folders but this recording: the data set is damaged.
+    (folder / "wav" / other).unlink()
+    with pytest.raises(InputError, match="1 of 2 .*list_test_all.*00003.wav"):
+        voxceleb_rows(folder)
+    # Without the development speakers O alone is left, and that is said.
+    (folder / "wav/id11251/0a_ExAmPlE1").rmdir()
+    (folder / "wav/id11251").rmdir()
+    rows, lists = voxceleb_rows(folder)
+    assert [path.name for path in lists] == ["veri_test2.txt"]
+    assert len(rows) == 5
+    for name in names:
+        assert f"{name} is left out: recordings of its" in caplog.text
+    with pytest.raises(InputError, match="1 of 2 .*list_test_hard2"):
+        voxceleb_rows(folder, trials=[folder.parent / names[1]])
