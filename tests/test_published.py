@@ -56,11 +56,14 @@ def test_what_it_does_not_leave_open(option, message):
 @pytest.mark.parametrize("scoring", ["s-norm", "plda"])
 def test_without_it_all_conditions_and_scorings_may_be_chosen(scoring):
     options = OPTIONS | {"protocol": None, "scoring": scoring}
+    options |= {"cohort_split": None, "cohort_data": None}
     protocol = load_protocol(options | {"cohort_split": "valid"})
+    load_protocol(options | {"cohort_data": "GRID"})
+    assert protocol["ratios"] == (scoring == "plda")
     assert protocol["conditions"] == ["recorded", "channels"]
     assert protocol["needs_cohort"] and "silence" not in protocol
     with pytest.raises(InputError, match=f"'{scoring}' needs a cohort"):
-        load_protocol(options | {"cohort_split": None})
+        load_protocol(options)
 
 
 def test_classifier_is_that_of_the_recipe():

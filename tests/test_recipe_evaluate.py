@@ -8,6 +8,7 @@ import pytest
 import soundfile
 import torch
 from conftest import ROOT, cached_features, call_script, pick, voiced
+from tiny_models import save_ecapa
 
 from speechbrain_ext.evaluation.results import read_results, select
 from speechbrain_ext.inference import SubspaceEncoder
@@ -215,6 +216,55 @@ def test_given_trials(evaluate, tmp_path):
     assert ask("miss", group="different content")["n"] == 1
 
 
+def test_several_lists_of_trials(evaluate, tmp_path):
+    """Each has its own rows, table, figures and files."""
+    lines = {
+        "easy": ["1 s6_c1_0 s6_c2_0", "0 s6_c1_0 s7_c1_0"],
+        "hard": ["1 s7_c1_0 s7_c2_0", "0 s6_c2_0 s7_c2_0", "0 s0_c1_0 s6_c3_0"],
+    }
+    for name, trials in lines.items():
+        (tmp_path / f"{name}.txt").write_text("\n".join(trials) + "\n")
+    paths = [str(tmp_path / f"{name}.txt") for name in lines]
+    options = f"--trials=[{', '.join(paths)}]", "--domain_statistics=target"
+    out, about, rows = evaluate(
+        *FEW, *options, "--score_files=[voxceleb, kaldi]"
+    )
+    # What is in a trial of either list is not counted as unused.
+    assert about["domain_statistics"].startswith("target: 88 utterances")
+    report = (out / "report.txt").read_text()
+    for (name, trials), path in zip(lines.items(), paths):
+        found = pick(rows, "joint speaker", list=path)
+        assert found["n"] == len(trials)
+        assert report.count(f"Trials: {path}\n") == 1
+        assert f"verification of speaker ({path}): 1 target trials" in report
+        assert (out / f"scores_{name}_recorded.png").is_file()
+        assert (out / f"det_{name}_recorded.png").is_file()
+        written = (out / f"trials_{name}.txt").read_text().splitlines()
+        assert written == [
+            re.sub(r"(s\w+)", r"\1.wav", line) for line in trials
+        ]
+        folder = out / f"scores/{name}_recorded"
+        scored = (folder / "joint-speaker-1.txt").read_text().splitlines()
+        assert [line.rsplit(" ", 1)[0] for line in scored] == written
+        values = [float(line.split()[3]) for line in scored]
+        labels = [int(line[0]) for line in scored]
+        eer, _ = equal_error_rate(values, labels)
+        assert found["value"] == pytest.approx(eer)
+        # Kaldi's pair of files says the same.
+        kaldi = (folder / "joint-speaker-1.scores").read_text().splitlines()
+        pairs = [line.split(" ", 1)[1] for line in trials]
+        assert [line.rsplit(" ", 1)[0] for line in kaldi] == pairs
+        assert [float(line.split()[2]) for line in kaldi] == values
+        kinds = [line.split()[2] for line in (folder / "trials").open()]
+        assert kinds == [["nontarget", "target"][label] for label in labels]
+        assert len(list(folder.iterdir())) == 2 * 4 + 1
+    (tmp_path / "other").mkdir()
+    other = tmp_path / "other/easy.txt"
+    other.write_text("\n".join(lines["easy"]))
+    with pytest.raises(SystemExit):
+        evaluate(*FEW, f"--trials=[{paths[0]}, {other}]")
+
+
 def test_own_trials(evaluate, small_grid, tmp_path):
     """What the options of the trials change."""
     header, *lines = (small_grid / "manifest.csv").read_text().splitlines()
@@ -259,6 +309,111 @@ def test_scoring_with_a_cohort(evaluate, scoring, capfd):
     with pytest.raises(SystemExit):  # the cohort may not be evaluated
         evaluate(*FEW, *asked)
     assert "speaker(s) are in several splits" in capfd.readouterr().err
+
+
+def test_cohort_of_another_corpus(evaluate, small_grid, tmp_path, capfd):
+    """The same speakers under other names are the same as a split's."""
+    header, *lines = (small_grid / "manifest.csv").read_text().splitlines()
+    lines = [line for line in lines if line.endswith("train")]
+    # Names that the evaluated corpus has too, for other people.
+    names = {"s0": "s6", "s1": "s7", "s2": "s8", "s3": "s9"}
+    rows = []
+    for line in lines:
+        key, wav, seconds, speaker, *_ = line.split(",")
+        rows.append(
+            {
+                "utt": f"s{len(rows)}",
+                "wav": small_grid / wav,
+                "duration": seconds,
+                "who": names[speaker],
+            }
+        )
+    write_csv(tmp_path / "manifest.csv", rows)
+    options = *FEW, "--evaluated_split=test", "--scoring=plda"
+    own = (
+        f"--cohort_data={tmp_path}",
+        "--cohort_columns={ID: utt, speaker: who}",
+    )
+    _, about, found = evaluate(*options, *own)
+    assert about["cohort_data"] == str(tmp_path)
+    _, _, split = evaluate(*options, "--cohort_split=train")
+    found, split = (
+        {
+            (row["system"], row["subspace"], row["measure"]): row["value"]
+            for row in table
+            if not row["group"]
+        }
+        for table in (found, split)
+    )
+    assert found == pytest.approx(split)
+    measures = {measure for *_, measure in found}
+    assert {"cllr", "actual_dcf"} <= measures  # PLDA gives ratios
+    with pytest.raises(SystemExit):
+        evaluate(*FEW, "--scoring=plda", *own)
+    assert "wav(s) are in several splits" in capfd.readouterr().err
+    with pytest.raises(SystemExit):
+        evaluate(*options, "--cohort_data=absent")
+    assert "cohort_data: no manifest absent" in capfd.readouterr().err
+
+
+def test_speaker_encoders(evaluate, tmp_path, capfd):
+    """A row of its own in each task, as the encoder gives it."""
+    folder = str(save_ecapa(tmp_path / "tiny"))
+    ecapa = f"{{encoder: ecapa, encoder_source: {folder}}}"
+    asked = f"--speaker_encoders=[{ecapa}]"
+    options = f"--tasks=[{', '.join(TASKS)}]", "--domain_statistics=target"
+    options += "--evaluated_split=test", "--probe_folds=2", FEW[1]
+    _, about, rows = evaluate(
+        *options, asked, "--trust=True", "--reference=ecapa-tiny"
+    )
+    assert about["exports"] == ["joint"]
+    for task in TASKS:
+        labels = labels_of(rows, task=task, measure=("eer", "accuracy"))
+        assert (labels[0], labels[-1]) == ("baseline", "ecapa-tiny")
+    encoder = load_encoder("ecapa", folder)
+    assert (
+        pick(rows, "ecapa-tiny", "dimension", task="")["value"] == encoder.dim
+    )
+    assert "ecapa-tiny" not in {
+        row["system"] for row in select(rows, measure="mcnemar_p")
+    }
+    # By itself, with statistics of a target domain or not
+    plain = *FEW, "--evaluated_split=test", "--export_folder=null", asked
+    eers = [pick(rows, "ecapa-tiny", task="verification")["value"]]
+    for domain in ("grid", "target"):
+        _, about, alone = evaluate(
+            *plain, "--trust=True", f"--domain_statistics={domain}"
+        )
+        assert about["exports"] == []
+        assert {row["system"] for row in alone} == {"ecapa-tiny"}
+        eers.append(pick(alone, "ecapa-tiny")["value"])
+    assert len(set(eers)) == 1
+    for option, message in (
+        ("--trust=False", "load it with trust=True"),
+        ("--speaker_encoders=[mini]", "mini has 5 layers, of which none"),
+        ("--speaker_encoders=[{encodr: ecapa}]", "speaker_encoders is [{'enc"),
+        ("--speaker_encoders=[]", "No export_folder: give"),
+    ):
+        with pytest.raises(SystemExit):
+            evaluate(*plain, option)
+        assert message in capfd.readouterr().err
+
+
+def test_calibrated_exports(evaluate, exports):
+    """Their scores are likelihood ratios, whose cost gets rows."""
+    model = SubspaceEncoder.from_hparams(source=str(exports / "joint_1"))
+    model.hparams.calibration = {"speaker": [20.0, -15.0]}
+    model.save(exports / "calibrated")
+    out, _, rows = evaluate(*FEW, names=("calibrated",))
+    [row] = select(rows, measure="cllr")
+    least = pick(rows, "joint speaker", "min_cllr")
+    assert row["subspace"] == "speaker" and row["value"] > least["value"]
+    assert "| Cllr, bits" in (out / "report.txt").read_text()
+    # Statistics of other recordings change the scores.
+    _, _, rows = evaluate(
+        *FEW, "--domain_statistics=target", names=("calibrated",)
+    )
+    assert not select(rows, measure="cllr")
 
 
 @pytest.fixture(scope="module")
@@ -375,8 +530,32 @@ def test_voxceleb(evaluate, voxceleb, protocol):
     assert (out / "manifest.csv").is_file()
     # The cleaned list and the original one give different numbers.
     trials = str(voxceleb / "veri_test2.txt")
-    assert about["trials"] == ask()["list"] == trials
+    assert about["trials"] == [ask()["list"]] == [trials]
     assert f"trials: {trials}" in (out / "report.txt").read_text()
+
+
+def test_all_lists_of_voxceleb(evaluate, voxceleb):
+    """VoxCeleb1-O, -E and -H in one call, each with its gender pairs."""
+    lines = (voxceleb / "veri_test2.txt").read_text().splitlines()
+    for name, count in (("list_test_all2.txt", 20), ("list_test_hard.txt", 10)):
+        (voxceleb.parent / name).write_text("\n".join(lines[:count]) + "\n")
+    options = *on_voxceleb(voxceleb), "--conditions=recorded"
+    out, about, rows = evaluate(*options)
+    stems = ["veri_test2", "list_test_all2", "list_test_hard"]
+    assert [path.rsplit("/", 1)[1][:-4] for path in about["trials"]] == stems
+    for path, stem, count in zip(about["trials"], stems, (21, 20, 10)):
+        assert pick(rows, "joint speaker", list=path)["n"] == count
+        groups = {row["group"] for row in select(rows, list=path)}
+        assert {"f-f", "f-m", "m-f", "m-m"} & groups
+        assert (out / f"det_{stem}_recorded.png").is_file()
+    asked = f"--trials=[{', '.join(about['trials'][1:])}]"
+    _, about, again = evaluate(*options, asked)
+    assert len(about["trials"]) == 2
+    for path in about["trials"]:
+        one, other = (
+            pick(x, "joint speaker", list=path) for x in (rows, again)
+        )
+        assert one["value"] == other["value"]
 
 
 def test_voxceleb_without_genders(evaluate, voxceleb):
@@ -431,6 +610,8 @@ def test_bad_voxceleb(evaluate, voxceleb, option, message, capfd):
     ("trials=FOLDER/stranger.txt", "stranger"),
     ("trials=FOLDER/inverted.txt", "1 of 1 labels contradict"),
     ("trials=FOLDER/same.txt", "1 of 2 trials pair an utterance with itself"),
+    ("score_files=[htk]", "score_files is ['htk']: expected null or voxceleb"),
+    ("trials=[]", "trials is []: expected null or a text or a list"),
     ("resamples=1", "resamples is 1: expected 0 or a whole number of 2"),
     ("manifest=FOLDER/empty.csv", "no rows"),
     ("manifest=FOLDER/single.csv", "1 speaker(s)"),

@@ -83,7 +83,9 @@ def test_what_is_missing_is_named(folder, tmp_path):
     with pytest.raises(InputError, match="line 1: expected 'label"):
         voxceleb_rows(folder)
     (tmp_path / "veri_test2.txt").unlink()
-    with pytest.raises(InputError, match="No veri_test2.txt or veri_test.txt or list"):
+    with pytest.raises(
+        InputError, match="No veri_test2.txt or veri_test.txt or list"
+    ):
         voxceleb_rows(folder)
 
 

@@ -603,7 +603,7 @@ def _at_random(data, factors, ratios, seed):
     return splits
 
 
-def check_disjoint(speakers, splits):
+def check_disjoint(speakers, splits, factor="speaker"):
     """Refuse splits that share a speaker.
 
     Arguments
@@ -612,6 +612,8 @@ def check_disjoint(speakers, splits):
         [N] speaker of each utterance.
     splits : sequence
         [N] split of each utterance.
+    factor : str
+        What to call a speaker.
 
     Raises
     ------
@@ -633,6 +635,6 @@ splits, e.g. 'a' in test and train
     shared = [speaker for speaker, parts in found.items() if len(parts) > 1]
     if shared:
         raise InputError(
-            f"{len(shared)} speaker(s) are in several splits, e.g. "
+            f"{len(shared)} {factor}(s) are in several splits, e.g. "
             f"'{shared[0]}' in {' and '.join(sorted(found[shared[0]]))}"
         )

@@ -48,7 +48,7 @@ def _figure(path, width, height, title, grid=None):
         figure.savefig(temporary, dpi=120)
 
 
-def plot_scores(verification, folder, title="", det=False):
+def plot_scores(verification, folder, title="", det=False, name=""):
     """Scores of each condition, of several seeds those of the first.
 
     Arguments
@@ -62,6 +62,8 @@ def plot_scores(verification, folder, title="", det=False):
         Start of the titles.
     det : bool
         Draw DET curves too.
+    name : str
+        Stands before the condition in the names of the files.
     """
     labels = verification.trials.label
     for condition, scores in verification.scores.items():
@@ -69,10 +71,10 @@ def plot_scores(verification, folder, title="", det=False):
             label: (one, labels) for label, one in first_seeds(scores).items()
         }
         words = ", ".join(filter(None, (title, CONDITIONS[condition])))
-        path = f"{folder}/scores_{condition}.png"
-        plot_score_distributions(scored, path, words)
+        end = f"{name}_{condition}.png" if name else f"{condition}.png"
+        plot_score_distributions(scored, f"{folder}/scores_{end}", words)
         if det:
-            plot_det(scored, f"{folder}/det_{condition}.png", words)
+            plot_det(scored, f"{folder}/det_{end}", words)
 
 
 def first_seeds(named):

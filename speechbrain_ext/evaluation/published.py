@@ -96,8 +96,9 @@ def load_protocol(hparams):
     Returns
     -------
     protocol : dict
-        ``conditions``, ``scoring``, ``needs_cohort``, ``keyword_classifier``,
-        its name ``backend`` and, where the protocol fixes it, ``silence``.
+        ``conditions``, ``scoring``, ``needs_cohort``, ``ratios`` (whether
+        scores are log-likelihood ratios), ``keyword_classifier``, its name
+        ``backend`` and, where the protocol fixes it, ``silence``.
 
     Raises
     ------
@@ -134,12 +135,16 @@ def load_protocol(hparams):
     protocol["conditions"] = hparams["conditions"] or protocol["conditions"]
     scoring = load_hparams(find_hparams("evaluation", hparams["scoring"]))
     protocol |= {"scoring": scoring["scoring"], "needs_cohort": False}
+    protocol["ratios"] = scoring.get("ratios", False)
     if "verification" in hparams["tasks"]:
         protocol["needs_cohort"] = scoring.get("needs_cohort", False)
-    if protocol["needs_cohort"] and not hparams["cohort_split"]:
+    if protocol["needs_cohort"] and not (
+        hparams["cohort_split"] or hparams["cohort_data"]
+    ):
         raise InputError(
             f"Scoring '{hparams['scoring']}' needs a cohort: give "
-            "--cohort_split, a split of the manifest that is not evaluated"
+            "--cohort_split, a split of the manifest that is not evaluated, or "
+            "--cohort_data, another corpus"
         )
     return protocol
 

@@ -407,10 +407,30 @@ def export_thresholds(models):
     dict
         (system, seed, subspace) -> threshold.
     """
+    return _of_subspaces(models, "thresholds")
+
+
+def export_calibration(models):
+    """What makes scores of exports log-likelihood ratios.
+
+    Arguments
+    ---------
+    models : list of speechbrain_ext.inference.SubspaceEncoder
+        Exports.
+
+    Returns
+    -------
+    dict
+        (system, seed, subspace) -> (scale, offset), of those that have it.
+    """
+    return _of_subspaces(models, "calibration")
+
+
+def _of_subspaces(models, option):
     return {
-        (model.hparams.name, model.hparams.seed, subspace): threshold
+        (model.hparams.name, model.hparams.seed, subspace): value
         for model in models
-        for subspace, threshold in model.hparams.thresholds.items()
+        for subspace, value in getattr(model.hparams, option).items()
     }
 
 
@@ -429,9 +449,9 @@ def statistics_utterances(domain, every, evaluated, trials=None):
         All utterances at hand.
     evaluated : list of str
         Those that the trials number.
-    trials : Trials
+    trials : list of Trials
         Where only verification is measured: evaluated utterances that are in
-        no trial may then be used too.
+        none of them may then be used too.
 
     Returns
     -------
@@ -450,7 +470,8 @@ def statistics_utterances(domain, every, evaluated, trials=None):
         return [], "grid"
     used = set(evaluated)
     if trials is not None:
-        used = {evaluated[row] for row in {*trials.enrol, *trials.test}}
+        rows = (row for one in trials for row in {*one.enrol, *one.test})
+        used = {evaluated[row] for row in rows}
     free = [key for key in every if key not in used]
     if len(free) >= MIN_STATISTICS:
         what = "not evaluated" if trials is None else "in no trial"

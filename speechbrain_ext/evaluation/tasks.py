@@ -8,6 +8,7 @@ Nothing says that a factor is the speaker or the content.
 """
 
 from collections import Counter
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -174,6 +175,8 @@ class Verification(Task):
     ----------
     scores : dict
         Condition -> Subspace -> [T] scores, for plots and files.
+    stem : str
+        What names of files call the list.
     """
 
     name, measure = "verification", "eer"
@@ -197,6 +200,7 @@ class Verification(Task):
         in_trials = np.union1d(trials.enrol, trials.test)
         super().__init__(factor, values, rows=in_trials, **options)
         self.columns |= {"backend": backend, "list": list_name}
+        self.stem = Path(list_name).stem or "trials"
         self.trials, self.groups = trials, list(groups) or [None]
         self.scoring, self.cohort = scoring, cohort
         self.scores, self.thresholds = {}, thresholds or {}

@@ -252,7 +252,7 @@ def check_labels(trials, speakers, path="trials"):
         )
 
 
-def write_trials(path, trials, ids):
+def write_trials(path, trials, ids, scores=None):
     """Write a trial list in VoxCeleb's format, atomically.
 
     Arguments
@@ -263,6 +263,8 @@ def write_trials(path, trials, ids):
         Trials on the rows of ``ids``.
     ids : sequence of str
         Name of each utterance; ``.wav`` is added where there is no suffix.
+    scores : sequence of str, optional
+        [T] a fourth column.
 
     Example
     -------
@@ -275,10 +277,12 @@ def write_trials(path, trials, ids):
     """
     names = [str(i) if _bare(str(i)) != str(i) else f"{i}.wav" for i in ids]
     lines = [
-        f"{label} {names[enrol]} {names[test]}\n"
+        f"{label} {names[enrol]} {names[test]}"
         for enrol, test, label in zip(trials.enrol, trials.test, trials.label)
     ]
-    write_text(path, "".join(lines))
+    if scores is not None:
+        lines = map(" ".join, zip(lines, scores, strict=True))
+    write_text(path, "".join(f"{line}\n" for line in lines))
 
 
 def _pairs_of(codes):

@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""Evaluation of exports of a post-training on any recordings.
+"""Evaluation of exports of a post-training on any recordings, and of supervised
+speaker encoders on the same trials.
 
 To run this recipe:
 > python evaluate.py hparams/evaluate.yaml --export_folder EXPORT \
->     --data_folder FOLDER [--trials LIST] [--domain_statistics target]
+>     --data_folder FOLDER [--trials LIST] [--domain_statistics target] \
+>     [--speaker_encoders='[ecapa]' --trust=True]
 On corpora as they are unpacked, [by the published protocol]:
 > python evaluate.py hparams/evaluate.yaml --export_folder EXPORT \
 >     --data_folder VOXCELEB1_TEST --voxceleb1=True --tasks='[verification]' \
@@ -19,7 +21,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from keywords_prepare import speech_commands_rows
 from option_table import EVALUATE
 from voxceleb1_trials_prepare import voxceleb_rows
@@ -27,15 +28,26 @@ from voxceleb1_trials_prepare import voxceleb_rows
 import speechbrain as sb
 from speechbrain.utils.logger import get_logger
 from speechbrain_ext.dataio.audio import check_audio
-from speechbrain_ext.dataio.feature_cache import extract_features
 from speechbrain_ext.dataio.manifest import (
     check_disjoint,
     factor_labels,
     in_split,
     load_manifest,
-    subset,
 )
 from speechbrain_ext.evaluation import plots, report, results, systems, tasks
+from speechbrain_ext.evaluation.decisions import (
+    check_names,
+    write_predictions,
+    write_scores,
+)
+from speechbrain_ext.evaluation.embedding import (
+    Use,
+    check_reference,
+    embed_all,
+    export_sources,
+    speaker_source,
+)
+from speechbrain_ext.evaluation.leakage import Leakage
 from speechbrain_ext.evaluation.published import NOTE, load_protocol
 from speechbrain_ext.inference.subspaces import load_exports
 from speechbrain_ext.metrics.trials import (
@@ -59,10 +71,15 @@ logger = get_logger(__name__)
 
 def check(hparams):
     """Refuse what no task could use, and folders of other scripts."""
-    if isinstance(hparams["tasks"], str):
-        hparams["tasks"] = [hparams["tasks"]]
-    if isinstance(hparams["conditions"], str):
-        hparams["conditions"] = [hparams["conditions"]]
+    for name in ("tasks", "conditions", "trials", "score_files"):
+        if isinstance(hparams[name], str):
+            hparams[name] = [hparams[name]]
+    stems = [Path(path).stem for path in hparams["trials"] or ()]
+    if len(set(stems)) < len(stems):
+        raise InputError(
+            f"Two of the trials {hparams['trials']} have one name, by which "
+            "results tell them apart: rename one"
+        )
     if hparams["trials"] and "verification" not in hparams["tasks"]:
         raise InputError(
             f"No task reads the trials {hparams['trials']}: add verification "
@@ -84,25 +101,23 @@ def check(hparams):
         )
 
 
-def group_exports(exports):
-    """Exports that take the same features, with the name of their baselines."""
-    groups = systems.group_exports(exports)
-    for number, group in enumerate(groups, 1):
-        suffix = f"_{number}" if len(groups) > 1 else ""
-        yield group, group[0].mods.embedding_model, suffix
-
-
-def check_reference(hparams, exports):
-    """Refuse a reference that no table will have, before audio is read."""
-    known = []
-    for group, module, suffix in group_exports(exports):
-        features = torch.randn(3, len(module.layers), module.encoder.dim)
-        target = hparams["domain_statistics"] == "target"
-        named = systems.export_systems(
-            group, features if target else None, suffix
+def find_sources(hparams, device):
+    """What is evaluated: exports, speaker encoders, or both."""
+    exports = []
+    if hparams["export_folder"] or not hparams["speaker_encoders"]:
+        exports = load_exports(
+            hparams["export_folder"],
+            hparams["export_names"],
+            device,
+            hparams["trust"],
         )
-        known += systems.embed_systems(named, features)
-    results.find_reference(known, hparams["reference"])
+    sources = export_sources(exports)
+    device = exports[0].device if exports else device or "cpu"
+    for encoder in hparams["speaker_encoders"]:
+        sources.append(speaker_source(encoder, device, hparams["trust"]))
+    target = hparams["domain_statistics"] == "target"
+    check_reference(sources, hparams["reference"], target)
+    return exports, sources
 
 
 def make_manifest(hparams, protocol):
@@ -121,7 +136,7 @@ def make_manifest(hparams, protocol):
         rows, trials = voxceleb_rows(
             folder, hparams["trials"], hparams["voxceleb1_meta"]
         )
-        hparams["trials"] = str(trials)
+        hparams["trials"] = list(map(str, trials))
         hparams["content_factor"] = None
         hparams["gender_factor"] = "gender" if "gender" in rows[0] else None
         if hparams["gender_factor"] is None:
@@ -148,19 +163,19 @@ def dataio_prep(hparams):
     )
 
 
-def labels_of(hparams, dataset, ids):
+def labels_of(hparams, use):
     """Speakers, contents and genders of utterances; None if not given."""
     names = ("verification", "content", "gender")
     columns = [hparams[f"{name}_factor"] for name in names]
-    labels = factor_labels(dataset, ids, filter(None, columns))
+    labels = factor_labels(*use, filter(None, columns))
     return [labels.get(column) for column in columns]
 
 
-def make_trials(hparams, ids, speakers, contents, genders):
+def make_trials(hparams, path, ids, speakers, contents, genders):
     """Trials as given or of our own, and the kinds of them that get rows."""
-    if hparams["trials"]:
-        trials = read_trials(hparams["trials"], ids)
-        check_labels(trials, speakers, hparams["trials"])
+    if path:
+        trials = read_trials(path, ids)
+        check_labels(trials, speakers, path)
     else:
         trials = generate_trials(
             speakers,
@@ -172,69 +187,104 @@ def make_trials(hparams, ids, speakers, contents, genders):
             max_nontargets=hparams["max_nontargets"],
             seed=hparams["seed"],
         )
-    write_trials(f"{hparams['output_folder']}/trials.txt", trials, ids)
+    several = len(hparams["trials"] or ()) > 1
+    name = f"trials_{Path(path).stem}" if several else "trials"
+    write_trials(f"{hparams['output_folder']}/{name}.txt", trials, ids)
     groups = [trial_groups(genders, trials)] if genders else []
-    if contents and (hparams["trials"] or not hparams["different_content"]):
+    if contents and (path or not hparams["different_content"]):
         said = np.asarray(contents)
         same = said[trials.enrol] == said[trials.test]
         groups.append(np.where(same, "same content", "different content"))
     return trials, groups
 
 
-def choose_uses(hparams, dataset, ids, speakers, needs_cohort):
+def find_cohort(hparams, dataset):
+    """Other speakers: of a split of the manifest, or of another corpus."""
+    if hparams["cohort_data"]:
+        path = Path(hparams["cohort_data"])
+        path = path / "manifest.csv" if path.is_dir() else path
+        if not path.is_file():
+            raise InputError(
+                f"cohort_data: no manifest {path}: give a manifest, or a "
+                "folder with a manifest.csv in it"
+            )
+        factors = [hparams["verification_factor"]]
+        columns = hparams["cohort_columns"]
+        dataset = load_manifest(path, factors=factors, columns=columns)
+    return Use(dataset, in_split(dataset, hparams["cohort_split"]))
+
+
+def choose_uses(hparams, dataset, ids, needs_cohort):
     """Which utterances are used for what beside the test."""
-    uses = {"test": ids}
+    test, others = Use(dataset, ids), {}
     if "keywords" in hparams["tasks"]:
-        uses["training"] = in_split(dataset, hparams["keyword_split"])
+        training = in_split(dataset, hparams["keyword_split"])
+        others["training"] = Use(dataset, training)
     if needs_cohort:
-        uses["cohort"] = in_split(dataset, hparams["cohort_split"])
-    for use in ("training", "cohort"):
-        others = labels_of(hparams, dataset, uses.get(use, []))[0]
-        check_disjoint(
-            [*speakers, *others],
-            ["evaluated"] * len(speakers) + [use] * len(others),
+        others["cohort"] = find_cohort(hparams, dataset)
+    for name, use in others.items():
+        # Two corpora may share names of speakers, but no recordings.
+        one_corpus = use.dataset is dataset
+        column = hparams["verification_factor"] if one_corpus else "wav"
+        values = [
+            factor_labels(*part, [column])[column] for part in (test, use)
+        ]
+        parts = ["evaluated"] * len(ids) + [name] * len(use.ids)
+        check_disjoint(values[0] + values[1], parts, column)
+    return {"test": test, **others}
+
+
+def verifications(hparams, protocol, uses, exports, options):
+    """The task of verification on each list of trials."""
+    ids, factor = uses["test"].ids, hparams["verification_factor"]
+    speakers, *others = labels_of(hparams, uses["test"])
+    cohort, decisions = None, {}
+    if "cohort" in uses:
+        cohort = factor_labels(*uses["cohort"], [factor])[factor]
+    if hparams["scoring"] == "cosine":  # as that of an export
+        decisions["thresholds"] = systems.export_thresholds(exports)
+        if hparams["domain_statistics"] == "grid":
+            decisions["calibration"] = systems.export_calibration(exports)
+    asked = []
+    for path in hparams["trials"] or [None]:
+        trials, groups = make_trials(hparams, path, ids, speakers, *others)
+        asked.append(
+            tasks.Verification(
+                factor,
+                trials,
+                speakers,
+                groups,
+                protocol["scoring"],
+                hparams["scoring"],
+                cohort,
+                path or "",
+                ratios=protocol["ratios"],
+                **decisions,
+                **options,
+            )
         )
-    return uses
+    return asked
 
 
-def make_task(name, hparams, protocol, dataset, uses, exports):
-    """A task, with the labels of its utterances."""
-    speakers, contents, genders = labels_of(hparams, dataset, uses["test"])
-    speaker = hparams["verification_factor"]
-    content = hparams["content_factor"]
+def make_task(name, hparams, protocol, uses, exports):
+    """A task, or several, with the labels of its utterances."""
     options = {"seed": hparams["seed"], "resamples": hparams["resamples"]}
     options["reference"] = hparams["reference"]
     if name == "verification":
-        cohort = labels_of(hparams, dataset, uses.get("cohort", []))[0]
-        trials, groups = make_trials(
-            hparams, uses["test"], speakers, contents, genders
-        )
-        return tasks.Verification(
-            speaker,
-            trials,
-            speakers,
-            groups,
-            protocol["scoring"],
-            hparams["scoring"],
-            cohort or None,
-            hparams["trials"] or "",
-            # Those of an export are cosines.
-            systems.export_thresholds(exports)
-            if hparams["scoring"] == "cosine"
-            else None,
-            **options,
-        )
+        return verifications(hparams, protocol, uses, exports, options)
+    speakers, contents, _ = labels_of(hparams, uses["test"])
+    content = hparams["content_factor"]
     if name == "content":
-        return tasks.ContentRetrieval(content, contents, speakers, **options)
+        return [tasks.ContentRetrieval(content, contents, speakers, **options)]
     if name == "keywords":
-        training = labels_of(hparams, dataset, uses["training"])[1]
+        training = labels_of(hparams, uses["training"])[1]
+        labels = content, training, contents, speakers
         classifier = protocol["keyword_classifier"], protocol["backend"]
-        return tasks.Keywords(
-            content, training, contents, speakers, *classifier, **options
-        )
-    names = hparams["leakage_factors"] or [speaker, content]
-    factors = factor_labels(dataset, uses["test"], names)
-    return tasks.Leakage(factors, speakers, hparams["probe_folds"], **options)
+        return [tasks.Keywords(*labels, *classifier, **options)]
+    names = hparams["leakage_factors"]
+    names = names or [hparams["verification_factor"], content]
+    factors = factor_labels(*uses["test"], names)
+    return [Leakage(factors, speakers, hparams["probe_folds"], **options)]
 
 
 def make_tasks(hparams, *arguments):
@@ -242,7 +292,7 @@ def make_tasks(hparams, *arguments):
     asked, left_out = [], []
     for name in hparams["tasks"]:
         try:
-            asked.append(make_task(name, hparams, *arguments))
+            asked += make_task(name, hparams, *arguments)
         except InputError as error:
             # A list of trials that is wrong is to be mended.
             if hparams["trials"] and name == "verification":
@@ -252,37 +302,6 @@ def make_tasks(hparams, *arguments):
     if not asked:
         raise InputError(f"No task can be done: {'; '.join(left_out)}")
     return asked, left_out
-
-
-def embed_all(hparams, dataset, exports, uses, condition, run_opts):
-    """Vectors of every system for each use of utterances, in one condition."""
-    channel = None
-    if condition == "channels":
-        channel = partial(hparams["channel"], seed=hparams["channel_seed"])
-    vectors = {use: {} for use in uses if use != "statistics"}
-    controls = {}
-    every = list(dict.fromkeys(key for ids in uses.values() for key in ids))
-    for group, module, suffix in group_exports(exports):
-        rate = module.encoder.sample_rate
-        pooled = extract_features(
-            subset(dataset, every),
-            module.encoder,
-            hparams["cache_folder"],
-            channel=channel and channel(sample_rate=rate),
-            device=group[0].device,
-            progress=not run_opts.noprogressbar,
-            **hparams["extraction"],
-        )
-        features = {u: pooled.select(i, module.layers) for u, i in uses.items()}
-        named = systems.export_systems(
-            group,
-            features.get("statistics"),
-            suffix,
-        )
-        for use, known in vectors.items():
-            known |= systems.embed_systems(named, features[use])
-        controls[next(iter(named))[2:4]] = features["test"]
-    return tasks.Embedded(condition, vectors, controls)
 
 
 def draw(folder, embedded, rows, speakers):
@@ -298,16 +317,19 @@ def draw(folder, embedded, rows, speakers):
         plots.plot_leakage(leakage, path, title)
 
 
-def write_predictions(folder, ids, task):
-    """For each utterance and subspace the keyword that it was taken for."""
-    for condition, predicted in task.predicted.items():
-        names = {o: f"{o.label} {o.seed}".strip() for o in predicted}
-        rows = [
-            {"ID": key, task.factor: value}
-            | {name: predicted[origin][n] for origin, name in names.items()}
-            for n, (key, value) in enumerate(zip(ids, task.values))
-        ]
-        write_csv(f"{folder}/keywords_{condition}.csv", rows)
+def write_files(hparams, ids, asked, shown, rows, speakers):
+    """Figures, and what was said of each trial and utterance."""
+    folder = hparams["output_folder"]
+    several = len(hparams["trials"] or ()) > 1
+    for task in asked:
+        if task.name == "verification":
+            name = task.stem if several else ""
+            plots.plot_scores(task, folder, name, det=True, name=name)
+            write_scores(folder, task, ids, hparams["score_files"] or ())
+        if task.name == "keywords":
+            write_predictions(folder, task, ids)
+    for embedded in shown:
+        draw(folder, embedded, rows, speakers)
 
 
 def main(arguments):
@@ -317,13 +339,7 @@ def main(arguments):
     hparams = load_hparams(hparams_file, overrides, EVALUATE)
     check(hparams)
     protocol = load_protocol(hparams)
-    exports = load_exports(
-        hparams["export_folder"],
-        hparams["export_names"],
-        run_opts.device,
-        hparams["trust"],
-    )
-    check_reference(hparams, exports)
+    exports, sources = find_sources(hparams, run_opts.device)
     folder = hparams["output_folder"]
     with locked_folder(folder):
         sb.create_experiment_directory(
@@ -331,46 +347,56 @@ def main(arguments):
             hyperparams_to_save=hparams_file,
             overrides=overrides,
         )
-        run(hparams, protocol, exports, run_opts)
+        run(hparams, protocol, exports, sources, run_opts)
 
 
-def run(hparams, protocol, exports, run_opts):
+def run(hparams, protocol, exports, sources, run_opts):
     """Measure and report."""
     # Recordings, and the tasks that they can answer
     folder = hparams["output_folder"]
     make_manifest(hparams, protocol)
     dataset = dataio_prep(hparams)
     ids = in_split(dataset, hparams["evaluated_split"])
-    speakers = labels_of(hparams, dataset, ids)[0]
-    uses = choose_uses(
-        hparams, dataset, ids, speakers, protocol["needs_cohort"]
-    )
-    asked, left_out = make_tasks(hparams, protocol, dataset, uses, exports)
+    if hparams["score_files"]:
+        check_names(ids)
+    uses = choose_uses(hparams, dataset, ids, protocol["needs_cohort"])
+    asked, left_out = make_tasks(hparams, protocol, uses, exports)
     # Statistics of the target domain
-    only_trials = (
-        asked[0].trials if hparams["tasks"] == ["verification"] else None
-    )
+    only_trials = None
+    if hparams["tasks"] == ["verification"]:
+        only_trials = [task.trials for task in asked]
     statistics, description = systems.statistics_utterances(
         hparams["domain_statistics"], list(dataset.data), ids, only_trials
     )
     if statistics:
-        uses = {"test": ids, "statistics": statistics} | uses
-    encoders = (model.mods.embedding_model.encoder for model in exports)
-    for rate in {encoder.sample_rate for encoder in encoders}:
-        check_audio(dataset, rate, hparams["resample"])
+        uses["statistics"] = Use(dataset, statistics)
+    for rate in {source.encoder.sample_rate for source in sources}:
+        for one in {id(u.dataset): u.dataset for u in uses.values()}.values():
+            check_audio(one, rate, hparams["resample"])
     # Vectors of all systems, and what the tasks say of them
     data, rows, shown = run_label(hparams["data_folder"]), [], []
     for condition in protocol["conditions"]:
+        channel = None
+        if condition == "channels":
+            channel = partial(hparams["channel"], seed=hparams["channel_seed"])
         embedded = embed_all(
-            hparams, dataset, exports, uses, condition, run_opts
+            sources,
+            uses,
+            condition,
+            hparams["cache_folder"],
+            channel,
+            progress=not run_opts.noprogressbar,
+            **hparams["extraction"],
         )
         rows += tasks.run_tasks(asked, embedded, data=data)
         test = {"test": embedded.vectors["test"]}
         shown.append(tasks.Embedded(condition, test))
-    # Results, then figures
+    # Results, then figures and files
+    speakers = labels_of(hparams, uses["test"])[0]
     named = ("protocol", "trials", "scoring", "tasks", "reference")
-    about = {key: hparams[key] for key in named} | {
+    about = {key: hparams[key] for key in (*named, "cohort_data")} | {
         "exports": [model.hparams.name for model in exports],
+        "speaker_encoders": hparams["speaker_encoders"],
         "utterances": len(ids),
         "speakers": len(set(speakers)),
         "domain_statistics": description,
@@ -378,16 +404,10 @@ def run(hparams, protocol, exports, run_opts):
     }
     results.write_results(folder, rows, about)
     header = [f"statistics: {description}", *left_out]
-    header += [f"trials: {hparams['trials']}"] if hparams["trials"] else []
+    header += [f"trials: {path}" for path in hparams["trials"] or ()]
     header += [NOTE] if hparams["protocol"] else []
     report.write_report(folder, rows, header)
-    for task in asked:
-        if task.name == "verification":
-            plots.plot_scores(task, folder, det=True)
-        if task.name == "keywords":
-            write_predictions(folder, ids, task)
-    for embedded in shown:
-        draw(folder, embedded, rows, speakers)
+    write_files(hparams, ids, asked, shown, rows, speakers)
     print(f"\n{folder}/report.txt, results.csv and *.png: the results")
 
 

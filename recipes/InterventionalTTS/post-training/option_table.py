@@ -7,6 +7,7 @@ the class that takes it allows.
 import inspect
 
 from speechbrain_ext.dataio.manifest import DIVISION, SPLITS
+from speechbrain_ext.evaluation.decisions import FORMS
 from speechbrain_ext.lobes.pooling import POOLINGS
 from speechbrain_ext.processing.adaptation import RULES
 from speechbrain_ext.processing.choice import (
@@ -187,16 +188,17 @@ EXTRACTION = {
     "extraction.batch_seconds": number(above=0),
     "extraction.num_workers": whole(0),
 }
+COLUMNS = (
+    lambda names: all(map(text()[0], [*names, *names.values()])),
+    "{our name: the name in the file}",
+)
 DATA = {
     "seed": whole(0),
     "data_folder": folder(),
     "output_folder": folder(),
     "cache_folder": folder(),
     "manifest": text(),
-    "columns": (
-        lambda names: all(map(text()[0], [*names, *names.values()])),
-        "{our name: the name in the file}",
-    ),
+    "columns": COLUMNS,
     "resample": flag(),
     "channel": made(),
     "channel_seed": whole(0),
@@ -291,11 +293,14 @@ TRAIN = {
     "lr_scheduler.div_factor": number(above=0, most=1e9),
     "lr_scheduler.final_div_factor": number(above=0, most=1e12),
 }
+ENCODER = ("encoder", "encoder_source", "encoder_revision", "encoder_pooling")
+ENCODER = either(text(), mapping(ENCODER, text()))
 EVALUATE = {
     **DATA,
     **EXTRACTION,
     "export_folder": optional(either(text(), list_of(text()))),
     "export_names": optional(either(text(), list_of(text()))),
+    "speaker_encoders": list_of(ENCODER, 0),
     "trust": flag(),
     "speech_commands": flag(),
     "voxceleb1": flag(),
@@ -317,13 +322,16 @@ EVALUATE = {
     "evaluated_split": optional(text()),
     "keyword_split": text(),
     "tasks": either(one_of(*TASKS), some_of(*TASKS)),
-    "trials": optional(text()),
+    "trials": optional(either(text(), list_of(text()))),
+    "score_files": optional(either(one_of(*FORMS), some_of(*FORMS))),
     "different_content": flag(),
     "same_gender": flag(),
     "max_targets": optional(whole(1)),
     "max_nontargets": optional(whole(1)),
     "scoring": text(),
     "cohort_split": optional(text()),
+    "cohort_data": optional(text()),
+    "cohort_columns": COLUMNS,
     "domain_statistics": one_of("grid", "target"),
     "resamples": either(one_of(0), whole(2)),
     "reference": lambda options: (
@@ -333,7 +341,6 @@ EVALUATE = {
     ),
     "probe_folds": whole(2),
 }
-ENCODER = ("encoder", "encoder_source", "encoder_revision", "encoder_pooling")
 SEVERAL_LAYERS = list_of(LAYERS, 0)
 EXPERIMENTS = {
     "systems": GIVEN,
@@ -342,12 +349,7 @@ EXPERIMENTS = {
     "output_folder": folder(),
     "cache_folder": folder(),
     "experiments": lambda options: some_of(*options["systems"]),
-    "encoders": list_of(
-        either(
-            text(),
-            mapping(ENCODER, text()),
-        )
-    ),
+    "encoders": list_of(ENCODER),
     "layers": list_of(LAYERS),
     "sweep": SEVERAL_LAYERS,
     "seeds": list_of(whole(0)),

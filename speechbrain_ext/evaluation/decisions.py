@@ -1,0 +1,134 @@
+"""What systems said of each trial and utterance, in files for other tools."""
+
+from speechbrain_ext.metrics.trials import write_trials
+from speechbrain_ext.utils.errors import InputError
+from speechbrain_ext.utils.files import write_csv, write_text
+from speechbrain_ext.utils.hparams import run_label
+
+FORMS = ("voxceleb", "kaldi")
+KINDS = ("nontarget", "target")
+
+
+def check_names(ids):
+    """Refuse names with blanks, which these forms cannot have.
+
+    Arguments
+    ---------
+    ids : sequence of str
+        Names of utterances.
+
+    Raises
+    ------
+    InputError
+        With the first one.
+
+    Example
+    -------
+    >>> check_names(["a", "b c"])
+    Traceback (most recent call last):
+    ...
+    speechbrain_ext.utils.errors.InputError: score_files: the ID 'b c' has a...
+    """
+    for key in ids:
+        if len(key.split()) != 1:
+            raise InputError(
+                f"score_files: the ID '{key}' has a blank, which files of "
+                "scores cannot have: give other IDs, or no score_files"
+            )
+
+
+def write_scores(folder, verification, ids, forms=FORMS):
+    """The score of every trial, a file for each subspace and condition.
+
+    In VoxCeleb's form, ``scores/<list>_<condition>/<system>-<subspace>.txt``
+    with the lines ``label enrol.wav test.wav score``; in Kaldi's,
+    ``<system>-<subspace>.scores`` with ``enrol test score`` beside ``trials``
+    with ``enrol test target`` (or ``nontarget``). Seeds stand in the names.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Where to.
+    verification : speechbrain_ext.evaluation.tasks.Verification
+        After its call.
+    ids : sequence of str
+        [N] name of each utterance.
+    forms : sequence of str
+        Which of the forms.
+
+    Example
+    -------
+    >>> import numpy as np
+    >>> from speechbrain_ext.evaluation.results import Subspace
+    >>> from speechbrain_ext.evaluation.tasks import Embedded, Verification
+    >>> from speechbrain_ext.metrics.trials import generate_trials
+    >>> task = Verification("speaker", generate_trials(list("aab")))
+    >>> vectors = {Subspace("x", "speaker"): np.eye(2)[[0, 0, 1]]}
+    >>> rows = task(Embedded("recorded", {"test": vectors}))
+    >>> folder = getfixture("tmp_path")
+    >>> write_scores(folder, task, ["u1", "u2", "u3"])
+    >>> path = folder / "scores" / "trials_recorded" / "x-speaker.txt"
+    >>> path.read_text().splitlines()[0]
+    '1 u1.wav u2.wav 1'
+    """
+    trials = verification.trials
+    pairs = [
+        f"{ids[enrol]} {ids[test]}"
+        for enrol, test in zip(trials.enrol, trials.test)
+    ]
+    for condition, scores in verification.scores.items():
+        place = f"{folder}/scores/{verification.stem}_{condition}"
+        if "kaldi" in forms:
+            kinds = [KINDS[label] for label in trials.label]
+            _write_lines(f"{place}/trials", pairs, kinds)
+        for origin, one in scores.items():
+            name = run_label(origin.system, origin.subspace, str(origin.seed))
+            written = [f"{score:.7g}" for score in one]
+            if "kaldi" in forms:
+                _write_lines(f"{place}/{name}.scores", pairs, written)
+            if "voxceleb" in forms:
+                write_trials(f"{place}/{name}.txt", trials, ids, written)
+
+
+def _write_lines(path, *columns):
+    lines = (" ".join(cells) + "\n" for cells in zip(*columns, strict=True))
+    write_text(path, "".join(lines))
+
+
+def write_predictions(folder, keywords, ids):
+    """For each utterance and subspace the keyword that it was taken for.
+
+    ``keywords_<condition>.csv`` with the utterance, its keyword, and a column
+    for each subspace and seed.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Where to.
+    keywords : speechbrain_ext.evaluation.tasks.Keywords
+        After its call.
+    ids : sequence of str
+        [N] name of each utterance.
+
+    Example
+    -------
+    >>> import numpy as np
+    >>> from speechbrain_ext.evaluation.results import Subspace
+    >>> from speechbrain_ext.evaluation.tasks import Embedded, Keywords
+    >>> task = Keywords("content", list("ab"), list("ab"), list("xy"))
+    >>> vectors = {Subspace("pca", "content", seed=1): np.eye(2)}
+    >>> embedded = {"test": vectors, "training": vectors}
+    >>> rows = task(Embedded("recorded", embedded))
+    >>> folder = getfixture("tmp_path")
+    >>> write_predictions(folder, task, ["u1", "u2"])
+    >>> (folder / "keywords_recorded.csv").read_text().splitlines()
+    ['ID,content,pca content 1', 'u1,a,a', 'u2,b,b']
+    """
+    for condition, predicted in keywords.predicted.items():
+        names = {o: f"{o.label} {o.seed}".strip() for o in predicted}
+        rows = [
+            {"ID": key, keywords.factor: value}
+            | {name: predicted[origin][n] for origin, name in names.items()}
+            for n, (key, value) in enumerate(zip(ids, keywords.values))
+        ]
+        write_csv(f"{folder}/keywords_{condition}.csv", rows)
