@@ -548,6 +548,9 @@ def test_all_lists_of_voxceleb(evaluate, voxceleb):
         groups = {row["group"] for row in select(rows, list=path)}
         assert {"f-f", "f-m", "m-f", "m-m"} & groups
         assert (out / f"det_{stem}_recorded.png").is_file()
+    # The published protocol has the first one.
+    _, published, _ = evaluate(*options, "--protocol=published")
+    assert published["trials"] == about["trials"][:1]
     asked = f"--trials=[{', '.join(about['trials'][1:])}]"
     _, about, again = evaluate(*options, asked)
     assert len(about["trials"]) == 2
@@ -610,7 +613,7 @@ def test_bad_voxceleb(evaluate, voxceleb, option, message, capfd):
     ("trials=FOLDER/stranger.txt", "stranger"),
     ("trials=FOLDER/inverted.txt", "1 of 1 labels contradict"),
     ("trials=FOLDER/same.txt", "1 of 2 trials pair an utterance with itself"),
-    ("score_files=[htk]", "score_files is ['htk']: expected null or voxceleb"),
+    ("score_files=[htk]", "score_files is ['htk']: expected null or a list"),
     ("trials=[]", "trials is []: expected null or a text or a list"),
     ("resamples=1", "resamples is 1: expected 0 or a whole number of 2"),
     ("manifest=FOLDER/empty.csv", "no rows"),

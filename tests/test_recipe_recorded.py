@@ -82,7 +82,7 @@ def load(folder, **options):
 def finished(small_grid, tmp_path_factory):
     """Folder of a run, and what it printed."""
     work = tmp_path_factory.mktemp("run")
-    return work, train(*folders(small_grid, work))
+    return work, train(*folders(small_grid, work), "--score_files=[kaldi]")
 
 
 @pytest.fixture(scope="module")
@@ -201,6 +201,10 @@ def test_files(finished):
     for condition in ("recorded", "channels"):
         image = out / f"scores_{condition}.png"
         assert image.read_bytes().startswith(b"\x89PNG")
+        scores = list((out / f"scores/trials_{condition}").glob("*.scores"))
+        assert len(scores) == 12  # two baselines, and two of five heads
+        lines = (scores[0].with_name("trials")).read_text().splitlines()
+        assert len(lines) == len(scores[0].read_text().splitlines()) == 240
     # The last checkpoint, and the best where it is another one.
     kept = {path.name.split("+")[0] for path in (out / "save").iterdir()}
     assert kept == {"CKPT", "layers.json", "settings.json"}

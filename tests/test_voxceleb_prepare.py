@@ -102,6 +102,10 @@ def test_lists_over_all_speakers(folder, caplog):
     assert [path.name for path in lists] == ["veri_test2.txt", *names]
     assert len(rows) == len({row["ID"] for row in rows}) == 6
     assert {row["speaker"] for row in rows} == set(UTTERANCES)
+    rows, lists = voxceleb_rows(folder, tests=["O"])
+    assert [path.name for path in lists] == ["veri_test2.txt"] and len(
+        rows
+    ) == 5
     # A speaker with all folders but this recording: the data set is damaged.
     (folder / "wav" / other).unlink()
     with pytest.raises(InputError, match="1 of 2 .*list_test_all.*00003.wav"):

@@ -17,16 +17,16 @@ logger = get_logger(__name__)
 
 # VoxCeleb1-O, -E and -H, of each the cleaned list first: O has 37,611 trials
 # then, and 37,720 before.
-LISTS = (
-    ("veri_test2.txt", "veri_test.txt"),
-    ("list_test_all2.txt", "list_test_all.txt"),
-    ("list_test_hard2.txt", "list_test_hard.txt"),
-)
+LISTS = {
+    "O": ("veri_test2.txt", "veri_test.txt"),
+    "E": ("list_test_all2.txt", "list_test_all.txt"),
+    "H": ("list_test_hard2.txt", "list_test_hard.txt"),
+}
 META = "vox1_meta.csv"
 SPEAKER, GENDER = "VoxCeleb1 ID", "Gender"
 
 
-def voxceleb_rows(folder, trials=None, meta=None):
+def voxceleb_rows(folder, trials=None, meta=None, tests=tuple(LISTS)):
     """Utterances of VoxCeleb1, and the lists of trials on them.
 
     Those of the speakers of the lists are taken, also their utterances that
@@ -39,11 +39,13 @@ def voxceleb_rows(folder, trials=None, meta=None):
         Unpacked archives: ``wav/id10270/5r0dWxy17C8/00001.wav``, or what is in
         its ``wav``.
     trials : list of str or Path, optional
-        Trial lists. Default: of O, E and H those that are in the folder or the
+        Trial lists. Default: of the tests those that are in the folder or the
         one above and whose speakers are all here.
     meta : str or Path, optional
         Tab-separated table of the speakers. Default: ``vox1_meta.csv`` in the
         folder or the one above, if it is there.
+    tests : sequence of str
+        Some of O, E and H.
 
     Returns
     -------
@@ -78,7 +80,8 @@ def voxceleb_rows(folder, trials=None, meta=None):
         )
     # Of .../wav too: its lists may lie beside or above that level.
     places = (folder, folder.absolute().parent)
-    listed = _lists(trials, places, root)
+    names = [LISTS[test] for test in tests]
+    listed = _lists(trials, names, places, root)
     rows = []
     every = set().union(*listed.values())
     for speaker in _speakers(every):
@@ -108,16 +111,16 @@ def voxceleb_rows(folder, trials=None, meta=None):
     return rows, list(listed)
 
 
-def _lists(trials, places, root):
+def _lists(trials, lists, places, root):
     """List -> names of its utterances, of those that are given or found."""
     if trials is not None:
         found = [_find(path, (), places) for path in trials]
         return {path: _listed(path) for path in found}
-    found = filter(None, (_find(None, names, places) for names in LISTS))
+    found = filter(None, (_find(None, names, places) for names in lists))
     listed = {path: _listed(path) for path in found}
     if not listed:
         raise InputError(
-            f"No {' or '.join(sum(LISTS, ()))} in {places[0]} or {places[1]}: "
+            f"No {' or '.join(sum(lists, ()))} in {places[0]} or {places[1]}: "
             "give --trials LIST (VoxCeleb1's test list)"
         )
     whole = {

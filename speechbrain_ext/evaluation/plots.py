@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import logging
+from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps
@@ -12,7 +13,12 @@ from scipy.special import ndtri
 from sklearn.metrics import DetCurveDisplay
 from threadpoolctl import threadpool_limits
 
-from speechbrain_ext.evaluation.report import CONDITIONS, MAIN, heading
+from speechbrain_ext.evaluation.report import (
+    CONDITIONS,
+    MAIN,
+    heading,
+    trial_lists,
+)
 from speechbrain_ext.evaluation.results import format_number, over_seeds, select
 from speechbrain_ext.metrics.arrays import to_codes, to_matrix, unit_rows
 from speechbrain_ext.metrics.verification import check_trials, equal_error_rate
@@ -403,10 +409,11 @@ def plot_layers(rows, path, title=""):
     True
     """
     rows = [row for row in rows if str(row["layers"]).isdigit()]
-    panels = {}
+    panels, several = {}, len(trial_lists(rows)) > 1
     for row in select(rows, measure=("eer", "accuracy"), group=""):
         if row["task"] in MAIN and row["measure"] == MAIN[row["task"]]:
             name = heading(row)
+            name += f", {Path(row['list']).stem}" if several else ""
         elif row["task"] == "leakage" and row["measure"] == "accuracy":
             name = f"{row['target']} probe %, {CONDITIONS[row['condition']]}"
         else:

@@ -96,7 +96,7 @@ def load_protocol(hparams):
     Returns
     -------
     protocol : dict
-        ``conditions``, ``scoring``, ``needs_cohort``, ``ratios`` (whether
+        ``conditions``, ``voxceleb1_tests``, ``scoring``, ``needs_cohort``, ``ratios`` (whether
         scores are log-likelihood ratios), ``keyword_classifier``, its name
         ``backend`` and, where the protocol fixes it, ``silence``.
 
@@ -126,6 +126,7 @@ def load_protocol(hparams):
     else:
         protocol = {
             "conditions": ["recorded", "channels"],
+            "voxceleb1_tests": ["O", "E", "H"],
             "keyword_classifier": standardised_regression,
             "backend": "logistic regression",
         }

@@ -71,7 +71,7 @@ logger = get_logger(__name__)
 
 def check(hparams):
     """Refuse what no task could use, and folders of other scripts."""
-    for name in ("tasks", "conditions", "trials", "score_files"):
+    for name in ("tasks", "conditions", "trials"):
         if isinstance(hparams[name], str):
             hparams[name] = [hparams[name]]
     stems = [Path(path).stem for path in hparams["trials"] or ()]
@@ -134,7 +134,10 @@ def make_manifest(hparams, protocol):
     folder = hparams["data_folder"]
     if hparams["voxceleb1"]:
         rows, trials = voxceleb_rows(
-            folder, hparams["trials"], hparams["voxceleb1_meta"]
+            folder,
+            hparams["trials"],
+            hparams["voxceleb1_meta"],
+            protocol["voxceleb1_tests"],
         )
         hparams["trials"] = list(map(str, trials))
         hparams["content_factor"] = None

@@ -202,6 +202,7 @@ DATA = {
     "resample": flag(),
     "channel": made(),
     "channel_seed": whole(0),
+    "score_files": optional(some_of(*FORMS)),
 }
 OBJECTS = ("encoder_model", "network", "loss", "opt_class", "lr_scheduler")
 OBJECTS += ("epoch_counter", "train_logger", "checkpointer")
@@ -323,7 +324,6 @@ EVALUATE = {
     "keyword_split": text(),
     "tasks": either(one_of(*TASKS), some_of(*TASKS)),
     "trials": optional(either(text(), list_of(text()))),
-    "score_files": optional(either(one_of(*FORMS), some_of(*FORMS))),
     "different_content": flag(),
     "same_gender": flag(),
     "max_targets": optional(whole(1)),

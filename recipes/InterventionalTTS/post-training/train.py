@@ -58,6 +58,7 @@ from speechbrain_ext.dataio.manifest import (
     subset,
 )
 from speechbrain_ext.evaluation import plots, report, results, systems, tasks
+from speechbrain_ext.evaluation.decisions import check_names, write_scores
 from speechbrain_ext.inference.export import export_subspaces, remove_exports
 from speechbrain_ext.inference.model_card import model_card
 from speechbrain_ext.inference.subspaces import load_export
@@ -677,6 +678,7 @@ def evaluate(hparams, heads, dataset, splits, features, asked, chosen, debug):
     header += [report.choice_line(*one) for one in chosen.items()]
     report.write_report(folder, rows, header)
     plots.plot_scores(asked[0], folder, label)
+    write_scores(folder, asked[0], splits["test"], hparams["score_files"] or ())
     return rows, about
 
 
@@ -773,6 +775,8 @@ def run(hparams, run_opts, save_options):
     if "prepare" in hparams:
         run_on_main(hparams["prepare"])
     dataset, splits, grids = dataio_prep(hparams, run_opts)
+    if hparams["score_files"]:
+        check_names(splits["test"])
     asked, pairs = make_tasks(hparams, dataset, splits, grids)
     used = subset(dataset, [key for ids in splits.values() for key in ids])
     check_audio(used, encoder.sample_rate, hparams["resample"])
