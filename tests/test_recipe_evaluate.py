@@ -393,6 +393,7 @@ def test_speaker_encoders(evaluate, tmp_path, capfd):
         ("--speaker_encoders=[mini]", "mini has 5 layers, of which none"),
         ("--speaker_encoders=[{encodr: ecapa}]", "speaker_encoders is [{'enc"),
         ("--speaker_encoders=[]", "No export_folder: give"),
+        ("--speaker_encoders=[log_mel, log_mel]", "are called 'log_mel'"),
     ):
         with pytest.raises(SystemExit):
             evaluate(*plain, option)
@@ -593,6 +594,7 @@ def test_bad_voxceleb(evaluate, voxceleb, option, message, capfd):
     ("task=[content]", "Unknown option --task"),
     ("scoring=magic", "Unknown name 'magic' for hparams/evaluation"),
     ("scoring=plda", "Scoring 'plda' needs a cohort"),
+    ("cohort_data=GRID", "cohort_data is 'GRID': expected null, as scoring is"),
     ("speech_commands=True", "add --tasks='[keywords]'"),
     ("tasks=[keywords]", "4 speaker(s) are in several splits"),
     ("evaluated_split=unseen", "No utterance in split 'unseen'"),

@@ -9,7 +9,7 @@ FORMS = ("voxceleb", "kaldi")
 KINDS = ("nontarget", "target")
 
 
-def check_names(ids):
+def check_ids(ids):
     """Refuse names with blanks, which these forms cannot have.
 
     Arguments
@@ -24,7 +24,7 @@ def check_names(ids):
 
     Example
     -------
-    >>> check_names(["a", "b c"])
+    >>> check_ids(["a", "b c"])
     Traceback (most recent call last):
     ...
     speechbrain_ext.utils.errors.InputError: score_files: the ID 'b c' has a...

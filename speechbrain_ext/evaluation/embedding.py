@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import torch
 
+from speechbrain.utils.distributed import infer_device
 from speechbrain_ext.dataio.feature_cache import extract_features
 from speechbrain_ext.dataio.manifest import subset
 from speechbrain_ext.evaluation import results, systems
@@ -74,7 +75,7 @@ def export_sources(exports):
     return sources
 
 
-def speaker_source(encoder, device="cpu", trust=False):
+def speaker_source(encoder, device=None, trust=False):
     """A supervised speaker encoder, as it is, as a system to compare with.
 
     Arguments
@@ -83,7 +84,7 @@ def speaker_source(encoder, device="cpu", trust=False):
         ``encoder``, a name of ``hparams/encoders`` or the path of such a file,
         or that with ``encoder_source`` and ``encoder_revision``.
     device : str
-        Where it runs.
+        Where it runs. Default: a GPU where there is one.
     trust : bool
         Whether it may run code of its own, as SpeechBrain's models do.
 
@@ -115,12 +116,15 @@ def speaker_source(encoder, device="cpu", trust=False):
             "none is a speaker embedding: give it to a training"
         )
     label = run_label(name, source)
-    named = systems.name_systems({label: BaselineHead()}, label, [0], None)
+    # No layer: what is drawn over the layers of an encoder is not this.
+    named = systems.name_systems({label: BaselineHead()}, label, [], None)
+    device = device or infer_device()
     return Source(model.to(device), [0], device, lambda _: named, False)
 
 
-def check_reference(sources, reference, target=False):
-    """Refuse a reference that no table will have, before audio is read.
+def check_names(sources, reference, target=False):
+    """Refuse systems that tables could not tell apart, and a reference that
+    none will have, before audio is read.
 
     Arguments
     ---------
@@ -134,11 +138,11 @@ def check_reference(sources, reference, target=False):
     Raises
     ------
     InputError
-        If there will be none.
+        Naming it.
 
     Example
     -------
-    >>> check_reference([speaker_source("log_mel")], "ecapa")
+    >>> check_names([speaker_source("log_mel")], "ecapa")
     Traceback (most recent call last):
     ...
     speechbrain_ext.utils.errors.InputError: Unknown reference 'ecapa': there \
@@ -149,6 +153,12 @@ are log_mel
         features = torch.randn(3, len(source.layers), source.encoder.dim)
         named = source.systems(features if target else None)
         known += systems.embed_systems(named, features)
+    for origin in known:
+        if known.count(origin) > 1:
+            raise InputError(
+                f"Two speaker_encoders are called '{origin.system}': rename "
+                "the folder of one"
+            )
     results.find_reference(known, reference)
 
 

@@ -83,6 +83,30 @@ def plot_scores(verification, folder, title="", det=False, name=""):
             plot_det(scored, f"{folder}/det_{end}", words)
 
 
+def plot_condition(embedded, rows, speakers, folder):
+    """Maps of the speakers, and leakage, in one condition.
+
+    Arguments
+    ---------
+    embedded : speechbrain_ext.evaluation.tasks.Embedded
+        Of several seeds of a system the first is drawn.
+    rows : list of dict
+        Of :mod:`speechbrain_ext.evaluation.results`.
+    speakers : sequence
+        [N] speakers of the test utterances.
+    folder : str or pathlib.Path
+        Gets ``speakers_<condition>.png`` and, where there are rows of it,
+        ``leakage_<condition>.png``.
+    """
+    condition = embedded.condition
+    end, title = f"{condition}.png", CONDITIONS[condition]
+    vectors = first_seeds(embedded.vectors["test"])
+    plot_speakers(vectors, speakers, f"{folder}/speakers_{end}", title)
+    leakage = select(rows, task="leakage", condition=condition)
+    if select(leakage, measure=("accuracy", "eer")):
+        plot_leakage(leakage, f"{folder}/leakage_{end}", title)
+
+
 def first_seeds(named):
     """Label -> value, of several seeds of a system the first.
 

@@ -96,9 +96,10 @@ def load_protocol(hparams):
     Returns
     -------
     protocol : dict
-        ``conditions``, ``voxceleb1_tests``, ``scoring``, ``needs_cohort``, ``ratios`` (whether
-        scores are log-likelihood ratios), ``keyword_classifier``, its name
-        ``backend`` and, where the protocol fixes it, ``silence``.
+        ``conditions``, ``voxceleb1_tests``, ``scoring``, ``needs_cohort``,
+        ``ratios`` (whether scores are log-likelihood ratios),
+        ``keyword_classifier``, its name ``backend`` and, where the protocol
+        fixes it, ``silence``.
 
     Raises
     ------

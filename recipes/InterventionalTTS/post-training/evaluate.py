@@ -36,13 +36,13 @@ from speechbrain_ext.dataio.manifest import (
 )
 from speechbrain_ext.evaluation import plots, report, results, systems, tasks
 from speechbrain_ext.evaluation.decisions import (
-    check_names,
+    check_ids,
     write_predictions,
     write_scores,
 )
 from speechbrain_ext.evaluation.embedding import (
     Use,
-    check_reference,
+    check_names,
     embed_all,
     export_sources,
     speaker_source,
@@ -112,11 +112,10 @@ def find_sources(hparams, device):
             hparams["trust"],
         )
     sources = export_sources(exports)
-    device = exports[0].device if exports else device or "cpu"
     for encoder in hparams["speaker_encoders"]:
         sources.append(speaker_source(encoder, device, hparams["trust"]))
     target = hparams["domain_statistics"] == "target"
-    check_reference(sources, hparams["reference"], target)
+    check_names(sources, hparams["reference"], target)
     return exports, sources
 
 
@@ -307,19 +306,6 @@ def make_tasks(hparams, *arguments):
     return asked, left_out
 
 
-def draw(folder, embedded, rows, speakers):
-    """Maps of one condition; of several seeds one is drawn."""
-    condition = embedded.condition
-    title = report.CONDITIONS[condition]
-    vectors = plots.first_seeds(embedded.vectors["test"])
-    path = f"{folder}/speakers_{condition}.png"
-    plots.plot_speakers(vectors, speakers, path, title)
-    leakage = results.select(rows, task="leakage", condition=condition)
-    if results.select(leakage, measure=("accuracy", "eer")):
-        path = f"{folder}/leakage_{condition}.png"
-        plots.plot_leakage(leakage, path, title)
-
-
 def write_files(hparams, ids, asked, shown, rows, speakers):
     """Figures, and what was said of each trial and utterance."""
     folder = hparams["output_folder"]
@@ -332,7 +318,7 @@ def write_files(hparams, ids, asked, shown, rows, speakers):
         if task.name == "keywords":
             write_predictions(folder, task, ids)
     for embedded in shown:
-        draw(folder, embedded, rows, speakers)
+        plots.plot_condition(embedded, rows, speakers, folder)
 
 
 def main(arguments):
@@ -361,7 +347,7 @@ def run(hparams, protocol, exports, sources, run_opts):
     dataset = dataio_prep(hparams)
     ids = in_split(dataset, hparams["evaluated_split"])
     if hparams["score_files"]:
-        check_names(ids)
+        check_ids(ids)
     uses = choose_uses(hparams, dataset, ids, protocol["needs_cohort"])
     asked, left_out = make_tasks(hparams, protocol, uses, exports)
     # Statistics of the target domain

@@ -330,7 +330,11 @@ EVALUATE = {
     "max_nontargets": optional(whole(1)),
     "scoring": text(),
     "cohort_split": optional(text()),
-    "cohort_data": optional(text()),
+    "cohort_data": lambda options: (
+        optional(text())
+        if options["scoring"] != "cosine"
+        else (lambda path: path is None, "null, as scoring is cosine")
+    ),
     "cohort_columns": COLUMNS,
     "domain_statistics": one_of("grid", "target"),
     "resamples": either(one_of(0), whole(2)),

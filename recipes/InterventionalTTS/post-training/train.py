@@ -58,7 +58,7 @@ from speechbrain_ext.dataio.manifest import (
     subset,
 )
 from speechbrain_ext.evaluation import plots, report, results, systems, tasks
-from speechbrain_ext.evaluation.decisions import check_names, write_scores
+from speechbrain_ext.evaluation.decisions import check_ids, write_scores
 from speechbrain_ext.inference.export import export_subspaces, remove_exports
 from speechbrain_ext.inference.model_card import model_card
 from speechbrain_ext.inference.subspaces import load_export
@@ -776,7 +776,7 @@ def run(hparams, run_opts, save_options):
         run_on_main(hparams["prepare"])
     dataset, splits, grids = dataio_prep(hparams, run_opts)
     if hparams["score_files"]:
-        check_names(splits["test"])
+        check_ids(splits["test"])
     asked, pairs = make_tasks(hparams, dataset, splits, grids)
     used = subset(dataset, [key for ids in splits.values() for key in ids])
     check_audio(used, encoder.sample_rate, hparams["resample"])
