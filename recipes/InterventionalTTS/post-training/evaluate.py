@@ -69,11 +69,16 @@ from speechbrain_ext.utils.options import check_run_options
 logger = get_logger(__name__)
 
 
+def as_list(value):
+    """A list of one text that may stand without brackets."""
+    return [value] if isinstance(value, str) else value
+
+
 def check(hparams):
     """Refuse what no task could use, and folders of other scripts."""
-    for name in ("tasks", "conditions", "trials"):
-        if isinstance(hparams[name], str):
-            hparams[name] = [hparams[name]]
+    hparams["tasks"] = as_list(hparams["tasks"])
+    hparams["conditions"] = as_list(hparams["conditions"])
+    hparams["trials"] = as_list(hparams["trials"])
     stems = [Path(path).stem for path in hparams["trials"] or ()]
     if len(set(stems)) < len(stems):
         raise InputError(
