@@ -1,18 +1,11 @@
-"""Score normalisation and PLDA."""
+"""Score normalisation."""
 
 import numpy as np
 import pytest
-import torch
-from scipy.stats import multivariate_normal
 
 from speechbrain_ext.metrics import scoring
-from speechbrain_ext.metrics.scoring import (
-    PldaBackend,
-    plda_scoring,
-    s_norm_scoring,
-)
+from speechbrain_ext.metrics.scoring import s_norm_scoring
 from speechbrain_ext.metrics.trials import Trials, generate_trials
-from speechbrain_ext.metrics.verification import equal_error_rate
 from speechbrain_ext.utils.errors import InputError
 
 
@@ -61,55 +54,3 @@ def test_s_norm_refuses():
     ):
         with pytest.raises(InputError, match=message):
             s_norm_scoring(vectors, trials, (cohort, range(len(cohort))))
-
-
-def test_plda_beats_the_cosine_on_its_own_model():
-    vectors, speakers = voices(30, 6, seed=1)
-    trials = generate_trials(speakers)
-    plda = PldaBackend(length_normalise=False).fit(*voices(200, 6))
-    scores = plda.score(vectors, trials.enrol, trials.test)
-    cosine = equal_error_rate(trials.score(vectors), trials.label)[0]
-    assert equal_error_rate(scores, trials.label)[0] < 0.8 * cosine
-
-
-def test_plda_score_is_the_likelihood_ratio():
-    plda = PldaBackend(rank=3, length_normalise=False).fit(*voices(40, 5, 4))
-    vectors = voices(2, 2, 4, seed=3)[0]
-    score = plda.score(vectors, [0], [1])[0]
-    factors, residual = plda.plda.F, plda.plda.Sigma
-    between = factors @ factors.T
-    total = between + residual
-    x, y = plda._prepare(vectors)[:2] - plda.plda.mean
-    joint = np.block([[total, between], [between, total]])
-    ratio = multivariate_normal.logpdf([*x, *y], cov=joint)
-    ratio -= multivariate_normal.logpdf([x, y], cov=total).sum()
-    assert score == pytest.approx(ratio, abs=1e-6)
-
-
-def test_plda_in_parts_and_trained_on_a_cohort(monkeypatch):
-    vectors, speakers = voices(8, 4)
-    trials = generate_trials(speakers)
-    cohort = torch.tensor(vectors), speakers
-    plda = PldaBackend(rank=3, iterations=2).fit(*cohort)
-    whole = plda.score(vectors, trials.enrol, trials.test)
-    same = plda_scoring(vectors, trials, cohort, rank=3, iterations=2)
-    assert np.array_equal(whole, same)
-    monkeypatch.setattr(scoring, "CHUNK", 70)
-    order = np.random.default_rng(0).permutation(len(trials))
-    parts = plda.score(vectors, trials.enrol[order], trials.test[order])
-    assert np.allclose(whole[order], parts)
-
-
-def test_plda_with_more_dimensions_than_utterances():
-    vectors, speakers = voices(10, 3, dim=64)
-    backend = PldaBackend().fit(vectors, speakers)
-    scores = backend.score(vectors, [0, 0], [1, 9])
-    assert scores[0] > scores[1]
-    assert np.allclose(np.linalg.norm(backend._prepare(vectors), axis=1), 1)
-
-
-def test_plda_refuses():
-    with pytest.raises(InputError, match="2 speakers or more"):
-        PldaBackend().fit(np.eye(3), list("abc"))
-    with pytest.raises(InputError, match="PLDA was trained on 8"):
-        PldaBackend().fit(*voices(5, 3)).score(np.eye(3), [0], [1])

@@ -26,7 +26,7 @@ from speechbrain_ext.processing.discriminants import (
 )
 
 # Of one subspace, that of the content; of every factor; of none, as PLDA is a
-# back-end, speechbrain_ext.metrics.scoring.plda_scoring.
+# back-end, speechbrain_ext.processing.plda.
 OF_CONTENT = ("speaker_collapse", "regression_removal", "content_map")
 OF_EACH = ("leace", "wccn")
 RIVALS = (*OF_CONTENT, *OF_EACH, "plda")

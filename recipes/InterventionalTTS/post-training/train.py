@@ -64,12 +64,12 @@ from speechbrain_ext.inference.model_card import model_card
 from speechbrain_ext.inference.subspaces import load_export
 from speechbrain_ext.lobes.encoders import choose_layers, load_encoder
 from speechbrain_ext.lobes.subspaces import BaselineHead
-from speechbrain_ext.metrics.scoring import plda_scoring
 from speechbrain_ext.metrics.trials import generate_trials
 from speechbrain_ext.nnet.schedulers import Schedule
 from speechbrain_ext.processing.adaptation import MIN_RECORDINGS
 from speechbrain_ext.processing.choice import layer_runs
 from speechbrain_ext.processing.closed_form import each
+from speechbrain_ext.processing.plda import plda_scoring
 from speechbrain_ext.processing.rivals import rival_heads
 from speechbrain_ext.utils.errors import InputError, one_line_errors
 from speechbrain_ext.utils.files import claim_folder, digest, locked_folder
