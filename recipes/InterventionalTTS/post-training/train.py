@@ -41,13 +41,7 @@ from speechbrain_ext.dataio.feature_cache import (
     extract_features,
     plan_conditions,
 )
-from speechbrain_ext.dataio.grid import (
-    BlockSampler,
-    Grid,
-    GridFeatures,
-    MixedFeatures,
-    MixedSampler,
-)
+from speechbrain_ext.dataio.grid import BlockSampler, Grid, GridFeatures
 from speechbrain_ext.dataio.manifest import (
     factor_labels,
     find_recordings,
@@ -56,6 +50,11 @@ from speechbrain_ext.dataio.manifest import (
     recordings_name,
     split_manifest,
     subset,
+)
+from speechbrain_ext.dataio.mixed import (
+    MixedFeatures,
+    stack_views,
+    training_blocks,
 )
 from speechbrain_ext.evaluation import plots, report, results, systems, tasks
 from speechbrain_ext.evaluation.decisions import check_ids, write_scores
@@ -215,46 +214,6 @@ class InterventionalBrain(sb.Brain):
                 train_loader_kwargs=options | {"batch_sampler": blocks},
                 valid_loader_kwargs=options | {"batch_sampler": valid_blocks},
             )
-
-
-def training_blocks(
-    grid, block, seed, accumulated, rows=None, order="shuffled"
-):
-    """Blocks of a grid to train on, and the steps of an epoch.
-
-    Arguments
-    ---------
-    grid : Grid
-        Of the training.
-    block, seed
-        See BlockSampler.
-    accumulated : int
-        Blocks of each step.
-    rows : numpy.ndarray
-        Of recordings that are trained on too, see MixedSampler.
-    order : str
-        See BlockSampler.
-
-    Returns
-    -------
-    blocks : BlockSampler or MixedSampler
-    steps : int
-    """
-    # Two blocks per process: where one is left, SpeechBrain's sampler for
-    # several processes takes its utterances for batches.
-    world_size = int(os.environ.get("WORLD_SIZE", 1))
-    multiple_of = 1 if world_size == 1 else 2 * world_size
-    blocks = BlockSampler(grid, block, seed, order, multiple_of)
-    if rows is not None:
-        blocks = MixedSampler(blocks, rows, multiple_of)
-    # SpeechBrain drops what an epoch accumulates without a step.
-    own = len(blocks) // world_size
-    if accumulated > own:
-        raise InputError(
-            f"grad_accumulation_factor is {accumulated}, but an epoch has "
-            f"{own} blocks: give at most as many"
-        )
-    return blocks, own // accumulated
 
 
 def dataio_prep(hparams, run_opts):
@@ -534,33 +493,6 @@ def every_layer(hparams):
     if layers == "auto":
         layers = list(range(encoder.n_layers))
     return choose_layers(encoder, layers)
-
-
-def stack_views(recordings, layers):
-    """Features of recordings in all their views, and what each view changes.
-
-    Arguments
-    ---------
-    recordings : list of dict
-        Of Adaptation.plan: name -> PooledFeatures. Anchors are left out.
-    layers : list of int
-        Those that the network takes.
-
-    Returns
-    -------
-    views : torch.Tensor
-        Shape [recordings, views, layers, dim].
-    changed : list of str
-        A factor for each view, None for recordings as they are.
-    """
-    names = [view for view in recordings[0] if "anchor" not in view]
-    views = []
-    for features in recordings:
-        ids = features["recorded"].ids
-        taken = [features[view].select(ids, layers) for view in names]
-        views.append(torch.stack(taken, dim=1))
-    changed = [None if view == "recorded" else view[0] for view in names]
-    return torch.cat(views), changed
 
 
 def fit_network(hparams, brain, grids, views=None):
