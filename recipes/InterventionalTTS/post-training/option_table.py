@@ -295,13 +295,13 @@ TRAIN = {
     "lr_scheduler.final_div_factor": number(above=0, most=1e12),
 }
 ENCODER = ("encoder", "encoder_source", "encoder_revision", "encoder_pooling")
-ENCODER = either(text(), mapping(ENCODER, text()))
+NAMED = either(text(), mapping(ENCODER, text()))
 EVALUATE = {
     **DATA,
     **EXTRACTION,
     "export_folder": optional(either(text(), list_of(text()))),
     "export_names": optional(either(text(), list_of(text()))),
-    "speaker_encoders": list_of(ENCODER, 0),
+    "speaker_encoders": list_of(NAMED, 0),
     "trust": flag(),
     "speech_commands": flag(),
     "voxceleb1": flag(),
@@ -353,7 +353,7 @@ EXPERIMENTS = {
     "output_folder": folder(),
     "cache_folder": folder(),
     "experiments": lambda options: some_of(*options["systems"]),
-    "encoders": list_of(ENCODER),
+    "encoders": list_of(NAMED),
     "layers": list_of(LAYERS),
     "sweep": SEVERAL_LAYERS,
     "seeds": list_of(whole(0)),
