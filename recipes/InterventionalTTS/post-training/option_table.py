@@ -38,6 +38,8 @@ from speechbrain_ext.utils.options import (
 OTHER_HEADS = ("baseline", "baseline_standardised", "recommended", "grid_lda")
 OTHER_HEADS += ("pca", "random_projection", *RIVALS)
 TASKS = ("verification", "content", "keywords", "leakage")
+ENCODER = ("encoder", "encoder_source", "encoder_revision", "encoder_pooling")
+NAMED = either(text(), mapping(ENCODER, text()))
 WIDTH = whole(1, 65536)  # many times what an encoder gives
 LAYERS = list_of((lambda layer: type(layer) is int, "a whole number"))
 WEIGHT = number(0, 1e6)
@@ -117,10 +119,9 @@ def exported(options):
 def rival_encoder(options):
     """An encoder for the rival that takes one."""
     return (
-        lambda name: name is None
-        or (text()[0](name) and "regression_removal" in options["rivals"]),
-        "null, or a name of hparams/encoders where regression_removal is among "
-        "rivals",
+        lambda given: given is None
+        or (NAMED[0](given) and "regression_removal" in options["rivals"]),
+        f"null, or where regression_removal is among rivals {NAMED[1]}",
     )
 
 
@@ -294,8 +295,6 @@ TRAIN = {
     "lr_scheduler.div_factor": number(above=0, most=1e9),
     "lr_scheduler.final_div_factor": number(above=0, most=1e12),
 }
-ENCODER = ("encoder", "encoder_source", "encoder_revision", "encoder_pooling")
-NAMED = either(text(), mapping(ENCODER, text()))
 EVALUATE = {
     **DATA,
     **EXTRACTION,

@@ -58,10 +58,11 @@ from speechbrain_ext.dataio.mixed import (
 )
 from speechbrain_ext.evaluation import plots, report, results, systems, tasks
 from speechbrain_ext.evaluation.decisions import check_ids, write_scores
+from speechbrain_ext.evaluation.embedding import speaker_source
 from speechbrain_ext.inference.export import export_subspaces, remove_exports
 from speechbrain_ext.inference.model_card import model_card
 from speechbrain_ext.inference.subspaces import load_export
-from speechbrain_ext.lobes.encoders import choose_layers, load_encoder
+from speechbrain_ext.lobes.encoders import choose_layers
 from speechbrain_ext.lobes.subspaces import BaselineHead
 from speechbrain_ext.metrics.trials import generate_trials
 from speechbrain_ext.nnet.schedulers import Schedule
@@ -367,11 +368,12 @@ def plan_features(hparams, brain, dataset, splits, unlabelled):
         **options,
     )
     if hparams["rival_encoder"]:
+        speakers = speaker_source(hparams["rival_encoder"], trust=True)
         planned["speakers"] = partial(
             extract_features,
             subset(dataset, splits["train"]),
-            load_encoder(hparams["rival_encoder"]),
-            name=f"{hparams['rival_encoder']}-recorded",
+            speakers.encoder,
+            name="rival_encoder-recorded",
             **options,
         )
     views = {
