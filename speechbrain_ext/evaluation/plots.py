@@ -360,10 +360,12 @@ def plot_leakage(rows, path, title=""):
     labels = {}
     # Of several seeds their mean.
     drawn = select(over_seeds(rows), measure=tuple(cells))
-    encoders = {(row["encoder"], row["layers"]) for row in drawn} - {("", "")}
+    # A speaker encoder, which is called like its system, has no layers.
+    heads = {(row["encoder"], row["layers"]) for row in drawn if row["layers"]}
     for row in drawn:
         line = row["system"], row["subspace"]
-        line += (row["encoder"], row["layers"]) if len(encoders) > 1 else ()
+        if len(heads) > 1 and row["layers"]:
+            line += row["encoder"], row["layers"]
         labels[line] = " ".join(filter(None, line))
         cells[row["measure"]][line, row["target"]] = row["value"]
     if not labels:
