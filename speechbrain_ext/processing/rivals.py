@@ -71,13 +71,7 @@ def collapse(vectors, values, variance=0.95):
 
 
 def erasure(total, between):
-    """Two factors of the map that erases a factor: what it reads, and writes.
-
-    LEACE changes the vectors least, among the affine maps after which no linear
-    classifier tells the values (N. Belrose et al., "LEACE: Perfect linear
-    concept erasure in closed form", NeurIPS 2023, arXiv 2306.03819): whitened,
-    they are projected onto the complement of what differs between the values,
-    and coloured again.
+    """What is left where nothing may differ between the values of a factor.
 
     Arguments
     ---------
@@ -86,28 +80,33 @@ def erasure(total, between):
 
     Returns
     -------
-    read : numpy.ndarray
-        [D - rank, D], whitened directions in which nothing differs.
-    write : numpy.ndarray
-        [D, D - rank]; ``write @ read`` is the map, of vectors with mean zero.
+    left : numpy.ndarray
+        [rank of total - rank of between, D], whitened directions in which
+        nothing differs.
+    unseen : numpy.ndarray
+        [D - rank of total, D], orthonormal directions of no variance at all.
 
     Example
     -------
-    >>> read, write = erasure(np.diag([4.0, 1]), np.diag([2.0, 0]))
-    >>> (write @ read).round(6).tolist()
-    [[0.0, 0.0], [0.0, 1.0]]
+    >>> left, unseen = erasure(np.diag([4.0, 1, 0]), np.diag([2.0, 0, 0]))
+    >>> abs(left).tolist(), abs(unseen).tolist()
+    ([[0.0, 1.0, 0.0]], [[0.0, 0.0, 1.0]])
     """
     variances, axes = eigh(total)
     there = variances > RELATIVE * variances[-1]
-    axes, deviations = axes[:, there], np.sqrt(variances[there])
-    whiten = (axes / deviations).T
+    whiten = (axes[:, there] / np.sqrt(variances[there])).T
     found, turned = eigh(whiten @ between @ whiten.T)
     left = turned[:, found < RELATIVE * max(found[-1], RELATIVE)]
-    return left.T @ whiten, axes * deviations @ left
+    return left.T @ whiten, axes[:, ~there].T
 
 
 def leace(vectors, values):
-    """Directions without what tells the values of some factors.
+    """The map that erases what tells the values of some factors.
+
+    Of the affine maps after which no linear classifier tells the values LEACE
+    is the one that changes the vectors least (N. Belrose et al., "LEACE:
+    Perfect linear concept erasure in closed form", NeurIPS 2023, arXiv
+    2306.03819): whitened, they lose what differs between the values.
 
     Arguments
     ---------
@@ -119,7 +118,7 @@ def leace(vectors, values):
     Returns
     -------
     numpy.ndarray
-        [D, D], see :func:`erasure`; vectors change as little as they can.
+        [D, D].
 
     Example
     -------
@@ -133,8 +132,9 @@ def leace(vectors, values):
         codes = to_codes(one, len(vectors), "values")[1]
         sums, counts = group_sums(vectors, codes), np.bincount(codes)
         between = between + (sums.T / counts) @ sums / len(vectors)
-    read, write = erasure(vectors.T @ vectors / len(vectors), between)
-    return write @ read
+    total = vectors.T @ vectors / len(vectors)
+    left, unseen = erasure(total, between)
+    return total @ left.T @ left + unseen.T @ unseen
 
 
 def regress(vectors, targets):
@@ -268,8 +268,7 @@ def wccn(vectors, values):
     Returns
     -------
     numpy.ndarray
-        [D, D]; the covariance within the values of what it makes of the vectors
-        is the identity.
+        [D, D]; after it the shrunk covariance within the values is the identity.
 
     Example
     -------
