@@ -392,6 +392,10 @@ def test_speaker_encoders(evaluate, tmp_path, capfd):
         ("--trust=False", "load it with trust=True"),
         ("--speaker_encoders=[mini]", "mini has 5 layers, of which none"),
         ("--speaker_encoders=[{encodr: ecapa}]", "speaker_encoders is [{'enc"),
+        (
+            "--speaker_encoders=[{encoder: ecapa, encoder_pooling: max}]",
+            "speaker_encoders is [{'encoder': 'ecapa', 'encoder_pooling'",
+        ),
         ("--speaker_encoders=[]", "No export_folder: give"),
         ("--speaker_encoders=[log_mel, log_mel]", "are called 'log_mel'"),
     ):

@@ -461,11 +461,20 @@ def test_broken_grid(message, small_grid, tmp_path, capfd):
     ("network_views=True", "is True: expected False, as unlabelled is null"),
     ("exported=joint", "expected published or recommended"),
     ("system_name=recommended", "that is not one of baseline,"),
+    ("rival_encoder=ecapa", "'ecapa': expected null, or a name"),
     ("data_folder=absent", "No manifest absent/manifest.csv"),
 ])  # fmt: skip
 def test_wrong_option(option, message, small_grid, tmp_path, capfd):
     line = refused(capfd, small_grid, tmp_path, f"--{option}")
     assert re.search(message, line)
+    assert not (tmp_path / "features").exists()
+
+
+def test_rival_encoder_of_several_layers(small_grid, tmp_path, capfd):
+    """Which of them is a speaker embedding? It is said before any work."""
+    options = "--rivals=[regression_removal]", "--rival_encoder=mini"
+    line = refused(capfd, small_grid, tmp_path, *options)
+    assert "mini has 5 layers, of which none is a speaker embedding" in line
     assert not (tmp_path / "features").exists()
 
 

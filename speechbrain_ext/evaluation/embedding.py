@@ -10,7 +10,7 @@ from speechbrain_ext.dataio.feature_cache import extract_features
 from speechbrain_ext.dataio.manifest import subset
 from speechbrain_ext.evaluation import results, systems
 from speechbrain_ext.evaluation.tasks import Embedded
-from speechbrain_ext.lobes.encoders import load_encoder
+from speechbrain_ext.lobes.encoders import load_speaker_encoder
 from speechbrain_ext.lobes.subspaces import BaselineHead
 from speechbrain_ext.lobes.trust import trusted
 from speechbrain_ext.utils.errors import InputError
@@ -104,18 +104,12 @@ def speaker_source(encoder, device=None, trust=False):
     """
     given = {"encoder": encoder} if isinstance(encoder, str) else encoder
     named = ("encoder", "encoder_source", "encoder_revision")
-    name, source, revision = (given.get(key) for key in named)
     before = trusted.set(trust)
     try:
-        model = load_encoder(name, source, revision)
+        model = load_speaker_encoder(*map(given.get, named))
     finally:
         trusted.reset(before)
-    if model.n_layers > 1:
-        raise InputError(
-            f"speaker_encoders: {name} has {model.n_layers} layers, of which "
-            "none is a speaker embedding: give it to a training"
-        )
-    label = run_label(name, source)
+    label = run_label(given["encoder"], given.get("encoder_source"))
     # No layer: what is drawn over the layers of an encoder is not this.
     named = systems.name_systems({label: BaselineHead()}, label, [], None)
     device = device or infer_device()

@@ -361,6 +361,37 @@ def load_encoder(
     return encoder
 
 
+def load_speaker_encoder(name, source=None, revision=None):
+    """An encoder whose vectors are speaker embeddings.
+
+    Arguments
+    ---------
+    name, source, revision
+        As of :func:`load_encoder`.
+
+    Returns
+    -------
+    PooledEncoder
+
+    Raises
+    ------
+    InputError
+        As :func:`load_encoder`, and if it has several layers.
+
+    Example
+    -------
+    >>> load_speaker_encoder("log_mel").n_layers
+    1
+    """
+    encoder = load_encoder(name, source, revision)
+    if encoder.n_layers > 1:
+        raise InputError(
+            f"{name} has {encoder.n_layers} layers, of which none is a speaker "
+            "embedding: give a speaker encoder, such as ecapa"
+        )
+    return encoder
+
+
 def _keys(file, text):
     """Key -> YAML node of an encoder's file."""
     try:

@@ -268,7 +268,8 @@ def wccn(vectors, values):
     Returns
     -------
     numpy.ndarray
-        [D, D]; after it the shrunk covariance within the values is the identity.
+        [D, D], after which the shrunk covariance within the values is the
+        identity.
 
     Example
     -------

@@ -38,8 +38,6 @@ from speechbrain_ext.utils.options import (
 OTHER_HEADS = ("baseline", "baseline_standardised", "recommended", "grid_lda")
 OTHER_HEADS += ("pca", "random_projection", *RIVALS)
 TASKS = ("verification", "content", "keywords", "leakage")
-ENCODER = ("encoder", "encoder_source", "encoder_revision", "encoder_pooling")
-NAMED = either(text(), mapping(ENCODER, text()))
 WIDTH = whole(1, 65536)  # many times what an encoder gives
 LAYERS = list_of((lambda layer: type(layer) is int, "a whole number"))
 WEIGHT = number(0, 1e6)
@@ -119,9 +117,10 @@ def exported(options):
 def rival_encoder(options):
     """An encoder for the rival that takes one."""
     return (
-        lambda given: given is None
-        or (NAMED[0](given) and "regression_removal" in options["rivals"]),
-        f"null, or where regression_removal is among rivals {NAMED[1]}",
+        lambda name: name is None
+        or (text()[0](name) and "regression_removal" in options["rivals"]),
+        "null, or a name of hparams/encoders where regression_removal is among "
+        "rivals",
     )
 
 
@@ -295,12 +294,16 @@ TRAIN = {
     "lr_scheduler.div_factor": number(above=0, most=1e9),
     "lr_scheduler.final_div_factor": number(above=0, most=1e12),
 }
+ENCODER = ("encoder", "encoder_source", "encoder_revision", "encoder_pooling")
+NAMED = either(text(), mapping(ENCODER, text()))
+# A speaker encoder pools by itself.
+SPEAKER_ENCODER = either(text(), mapping(ENCODER[:3], text()))
 EVALUATE = {
     **DATA,
     **EXTRACTION,
     "export_folder": optional(either(text(), list_of(text()))),
     "export_names": optional(either(text(), list_of(text()))),
-    "speaker_encoders": list_of(NAMED, 0),
+    "speaker_encoders": list_of(SPEAKER_ENCODER, 0),
     "trust": flag(),
     "speech_commands": flag(),
     "voxceleb1": flag(),

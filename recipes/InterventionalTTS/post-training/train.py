@@ -58,11 +58,10 @@ from speechbrain_ext.dataio.mixed import (
 )
 from speechbrain_ext.evaluation import plots, report, results, systems, tasks
 from speechbrain_ext.evaluation.decisions import check_ids, write_scores
-from speechbrain_ext.evaluation.embedding import speaker_source
 from speechbrain_ext.inference.export import export_subspaces, remove_exports
 from speechbrain_ext.inference.model_card import model_card
 from speechbrain_ext.inference.subspaces import load_export
-from speechbrain_ext.lobes.encoders import choose_layers
+from speechbrain_ext.lobes.encoders import choose_layers, load_speaker_encoder
 from speechbrain_ext.lobes.subspaces import BaselineHead
 from speechbrain_ext.metrics.trials import generate_trials
 from speechbrain_ext.nnet.schedulers import Schedule
@@ -367,13 +366,13 @@ def plan_features(hparams, brain, dataset, splits, unlabelled):
         label=hparams["encoder_label"],
         **options,
     )
-    if hparams["rival_encoder"]:
-        speakers = speaker_source(hparams["rival_encoder"], trust=True)
+    rival = hparams["rival_encoder"]
+    if rival:
         planned["speakers"] = partial(
             extract_features,
             subset(dataset, splits["train"]),
-            speakers.encoder,
-            name="rival_encoder-recorded",
+            rival,
+            name=f"{rival.identity['name']}-recorded",
             **options,
         )
     views = {
@@ -775,6 +774,9 @@ def main(arguments):
     )
     check_choice(hparams["choice"], hparams["recommended"])
     check_positions(every_layer(hparams), hparams["recommended"])
+    if hparams["rival_encoder"]:
+        rival = load_speaker_encoder(hparams["rival_encoder"])
+        hparams["rival_encoder"] = rival
     folder = hparams["output_folder"]
     with locked_folder(folder) if if_main_process() else nullcontext():
         # The options are saved when the folder is known to be this run's.
