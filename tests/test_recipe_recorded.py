@@ -741,9 +741,9 @@ def test_views_that_tell_nothing_of_a_factor(unlabelled):
     [
         (
             ["--exported=published", "--number_of_epochs=1"],
-            "only the head 'recommended' is adapted",
+            "expected null, as only the head recommended is adapted",
         ),
-        (["--adaptation=null"], "but adaptation is null"),
+        (["--adaptation=null"], "expected null, as adaptation is null"),
         (["--unlabelled=absent"], "No manifest .*absent"),
         (["--unlabelled=few"], "3 recordings are too few"),
         (["--unlabelled=empty"], "No recordings in .*empty"),

@@ -53,6 +53,11 @@ RAMP = (
 )
 
 
+def null(reason):
+    """No value, for this reason."""
+    return lambda value: value is None, f"null, as {reason}"
+
+
 def factor(options):
     """A factor of the grid."""
     return one_of(*options["grid_factors"])
@@ -128,6 +133,16 @@ def augmented_takes(options):
     """As many as the network takes, where both heads share them."""
     shared = options["recommended"] is not None
     return whole(options["network_takes"] if shared else 0)
+
+
+def unlabelled(options):
+    """Recordings need something that is adapted to them."""
+    for name in ("adaptation", "recommended"):
+        if options[name] is None:
+            return null(f"{name} is null")
+    if options["exported"] != "recommended":
+        return null("only the head recommended is adapted, not the exported")
+    return optional(either(text(), list_of(text())))
 
 
 def network_views(options):
@@ -269,7 +284,7 @@ TRAIN = {
     "rivals": either((lambda names: names == [], "[]"), some_of(*RIVALS)),
     "rival_encoder": rival_encoder,
     "exported": exported,
-    "unlabelled": optional(either(text(), list_of(text()))),
+    "unlabelled": unlabelled,
     "adaptation": optional(made()),
     "adaptation.interventions": (
         lambda given: given and all(map(made()[0], given.values())),
@@ -335,15 +350,13 @@ EVALUATE = {
     "cohort_data": lambda options: (
         optional(text())
         if options["scoring"] != "cosine"
-        else (lambda path: path is None, "null, as scoring is cosine")
+        else null("scoring is cosine")
     ),
     "cohort_columns": COLUMNS,
     "domain_statistics": one_of("grid", "target"),
     "resamples": either(one_of(0), whole(2)),
     "reference": lambda options: (
-        optional(text())
-        if options["resamples"]
-        else (lambda label: label is None, "null, as resamples is 0")
+        optional(text()) if options["resamples"] else null("resamples is 0")
     ),
     "probe_folds": whole(2),
 }

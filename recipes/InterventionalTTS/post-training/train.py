@@ -254,21 +254,9 @@ def dataio_prep(hparams, run_opts):
 
 def find_unlabelled(hparams, debug):
     """Recordings that the recommended head is adapted to, by their names."""
-    if hparams["unlabelled"] is None:
-        return {}
-    if hparams["exported"] != "recommended":
-        raise InputError(
-            f"unlabelled is {hparams['unlabelled']}, but only the head "
-            "'recommended' is adapted, and exported is "
-            f"'{hparams['exported']}': leave out one of them"
-        )
-    for name in ("adaptation", "recommended"):
-        if hparams[name] is None:
-            raise InputError(
-                f"unlabelled is {hparams['unlabelled']}, but {name} is null: "
-                "leave out one of them"
-            )
     found, given = {}, hparams["unlabelled"]
+    if given is None:
+        return found
     for source in [given] if isinstance(given, str) else given:
         recordings = find_recordings(source)
         if debug:
@@ -448,7 +436,7 @@ def choose(hparams, dataset, splits, features, views):
 
     # What the head of the option file has is not chosen.
     choice, every = hparams["choice"], every_layer(hparams)
-    given = getattr(hparams["recommended"], "keywords", {})
+    given = head_options(hparams)
     runs = layer_runs(every, choice.most_layers)
     candidates = dict.fromkeys(hparams["factors"], runs)
     for factor, positions in (given.get("layers") or {}).items():
@@ -494,6 +482,11 @@ def every_layer(hparams):
     if layers == "auto":
         layers = list(range(encoder.n_layers))
     return choose_layers(encoder, layers)
+
+
+def head_options(hparams):
+    """Arguments that the recommended head is given, if there is one."""
+    return getattr(hparams["recommended"], "keywords", {})
 
 
 def fit_network(hparams, brain, grids, views=None):
@@ -566,7 +559,7 @@ def fit_heads(hparams, brain, dataset, splits, grids, features, recordings):
         {f: train.grid.labels(f) for f in hparams["grid_factors"]},
         hparams["verification_factor"],
         hparams["content_factor"],
-        getattr(hparams["recommended"], "keywords", {}).get("layers"),
+        head_options(hparams).get("layers"),
         speaker_vectors(features, ids, 1 + hparams["network_takes"]),
     )
     return heads, valid
@@ -583,14 +576,9 @@ def evaluate(hparams, heads, dataset, splits, features, asked, chosen, debug):
     """Verification and content retrieval on the test utterances."""
     label, layers = hparams["encoder_label"], hparams["layers"]
     named = systems.name_systems(heads, label, layers, hparams["seed"])
-    data, rows = run_label(hparams["data_folder"]), []
-    for condition in ("recorded", "channels"):
-        pooled = features[condition].select(splits["test"], layers)
-        vectors = {"test": systems.embed_systems(named, pooled)}
-        embedded = tasks.Embedded(condition, vectors)
-        rows += tasks.run_tasks(asked, embedded, data=data)
+    rows = measure(hparams, named, layers, splits, features, asked)
     if "plda" in hparams["rivals"]:
-        rows += evaluate_plda(hparams, dataset, splits, features, asked, data)
+        rows += evaluate_plda(hparams, dataset, splits, features, asked)
     grids = (
         factor_labels(dataset, splits[split], hparams["grid_factors"])
         for split in ("train", "test")
@@ -601,7 +589,7 @@ def evaluate(hparams, heads, dataset, splits, features, asked, chosen, debug):
         "encoder_identity": hparams["encoder_model"].identity,
         "grid": train,
         "test_grid": test,
-        "recommended": getattr(hparams["recommended"], "keywords", None),
+        "recommended": head_options(hparams),
         "chosen": chosen,
         "smoke_run": hparams["smoke_run"] if debug else None,
     }
@@ -615,14 +603,25 @@ def evaluate(hparams, heads, dataset, splits, features, asked, chosen, debug):
     return rows, about
 
 
-def evaluate_plda(hparams, dataset, splits, features, asked, data):
+def measure(hparams, named, layers, splits, features, asked, **further):
+    """Rows of systems on some layers; further vectors are for the tasks."""
+    data, rows = run_label(hparams["data_folder"]), []
+    for condition in ("recorded", "channels"):
+        pooled = features[condition].select(splits["test"], layers)
+        vectors = {"test": systems.embed_systems(named, pooled), **further}
+        embedded = tasks.Embedded(condition, vectors)
+        rows += tasks.run_tasks(asked, embedded, data=data)
+    return rows
+
+
+def evaluate_plda(hparams, dataset, splits, features, asked):
     """PLDA of the standardised features that the verified factor is read from.
 
     Fitted to the training grid as recorded: a back-end, with no vectors of its
     own to be exported.
     """
     speaker, layers = hparams["verification_factor"], hparams["layers"]
-    read = getattr(hparams["recommended"], "keywords", {}).get("layers") or {}
+    read = head_options(hparams).get("layers") or {}
     if speaker in read:
         layers = [layers[position] for position in read[speaker]]
     train = features["recorded"].select(splits["train"], layers)
@@ -638,14 +637,9 @@ def evaluate_plda(hparams, dataset, splits, features, asked, data):
     named = systems.name_systems(
         {"plda": head}, hparams["encoder_label"], layers, None
     )
-    rows, cohort = [], systems.embed_systems(named, train)
-    for condition in ("recorded", "channels"):
-        pooled = features[condition].select(splits["test"], layers)
-        test = systems.embed_systems(named, pooled)
-        vectors = {"test": test, "cohort": cohort}
-        embedded = tasks.Embedded(condition, vectors)
-        rows += tasks.run_tasks([task], embedded, data=data)
-    return rows
+    cohort = systems.embed_systems(named, train)
+    rest = splits, features, [task]
+    return measure(hparams, named, layers, *rest, cohort=cohort)
 
 
 def export(hparams, heads, valid, pairs, rows, about):
@@ -661,7 +655,7 @@ def export(hparams, heads, valid, pairs, rows, about):
     remove_exports(hparams["output_folder"], keep=["export", *folders.values()])
     shared, adaptation = None, hparams["adaptation"]
     if adaptation and hparams["recommended"]:
-        layers = hparams["recommended"].keywords.get("layers")
+        layers = head_options(hparams).get("layers")
         adaptation = dataclasses.replace(adaptation, layers=layers)
     for name, folder in folders.items():
         head, folder = heads[name], f"{hparams['output_folder']}/{folder}"
