@@ -21,8 +21,8 @@ from speechbrain_ext.dataio.feature_cache import (
     audio_digests,
     extract_features,
     missing_hours,
-    plan_conditions,
 )
+from speechbrain_ext.dataio.feature_plans import plan_conditions
 from speechbrain_ext.dataio.manifest import (
     SPLITS,
     in_split,

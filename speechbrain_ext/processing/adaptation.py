@@ -15,7 +15,8 @@ import numpy as np
 
 from speechbrain.utils.logger import get_logger
 from speechbrain_ext.augment.interventions import Chain, RandomCrop
-from speechbrain_ext.dataio.feature_cache import extract_features, joined
+from speechbrain_ext.dataio.feature_cache import extract_features
+from speechbrain_ext.dataio.feature_plans import joined
 from speechbrain_ext.dataio.manifest import subset
 from speechbrain_ext.metrics.arrays import to_numpy, unit_rows
 from speechbrain_ext.metrics.calibration import (

@@ -35,10 +35,10 @@ from speechbrain.utils.distributed import (
     run_on_main,
 )
 from speechbrain_ext.dataio.audio import check_audio
-from speechbrain_ext.dataio.feature_cache import (
-    audio_digests,
+from speechbrain_ext.dataio.feature_cache import audio_digests, extract_features
+from speechbrain_ext.dataio.feature_plans import (
     describe_hours,
-    extract_features,
+    encode_planned,
     plan_conditions,
 )
 from speechbrain_ext.dataio.grid import BlockSampler, Grid, GridFeatures
@@ -395,20 +395,6 @@ def print_plan(hparams, brain, splits, asked, planned, views):
     print(f"Into: {hparams['output_folder']}\n")
 
 
-def encode(planned):
-    """Features of a plan, by their names: one process encodes, all read."""
-
-    def write(extract):
-        """Without a result, which run_on_main would send."""
-        extract()
-
-    features = {}
-    for name, extract in planned.items():
-        run_on_main(write, args=[extract])
-        features[name] = extract()
-    return features
-
-
 def takes_of(features):
     """Features of the training grid as recorded, then through channels."""
     others = ("channels", "speakers")
@@ -722,8 +708,8 @@ def run(hparams, run_opts, save_options):
     planned, views = plan_features(hparams, brain, dataset, splits, unlabelled)
     shown = [hparams, brain, splits, asked, planned, views]
     run_on_main(print_plan, args=shown)
-    features = encode(planned)
-    seen = {name: encode(extracts) for name, extracts in views.items()}
+    features = encode_planned(planned)
+    seen = {name: encode_planned(one) for name, one in views.items()}
     # What is read from which layers: of several recordings the last ones say it
     chosen, wanted = {}, hparams["layers"] == "auto" or hparams["recommended"]
     if hparams["choice"] and wanted:
