@@ -9,7 +9,7 @@ from speechbrain_ext.evaluation.results import (
     over_seeds,
 )
 
-ABOUT = {"protocol": "published", "domain_statistics": "grid"}
+ABOUT = {"protocol": "published"}
 
 
 def rows(values, encoder="hubert_base", layers="12", **columns):

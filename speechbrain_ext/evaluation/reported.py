@@ -50,7 +50,7 @@ def reported_table(rows, about):
         Of an evaluation, see :mod:`speechbrain_ext.evaluation.results`; of
         several seeds their mean.
     about : dict
-        Its ``protocol`` and ``domain_statistics``.
+        Its ``protocol``: only the published one is comparable.
 
     Returns
     -------
@@ -71,7 +71,7 @@ def reported_table(rows, about):
     ...     value=0.25,
     ...     n=37611,
     ... )
-    >>> about = {"protocol": "published", "domain_statistics": "grid"}
+    >>> about = {"protocol": "published"}
     >>> print(reported_table([row], about).splitlines()[-1])
     | verification EER | joint    | speaker    | 24.7          | 25.0       \
 | +0.3         | -             |

@@ -156,7 +156,7 @@ def subspace_embedding(
     encoder_source : str or Path
         Folder or hub id of the model of ``encoder``.
     encoder_layers : list of int
-        Layers of ``encoder``. Default: those that its file names, or the last.
+        Layers of ``encoder``. Default: the last.
     domain_statistics : str
         Statistics that standardise the features: ``grid``, those of the
         export, or ``target``, estimated on ``target_manifest``.

@@ -35,11 +35,6 @@ from speechbrain_ext.dataio.manifest import (
     load_manifest,
 )
 from speechbrain_ext.evaluation import plots, report, results, systems, tasks
-from speechbrain_ext.evaluation.decisions import (
-    check_ids,
-    write_predictions,
-    write_scores,
-)
 from speechbrain_ext.evaluation.embedding import (
     Use,
     check_names,
@@ -49,6 +44,11 @@ from speechbrain_ext.evaluation.embedding import (
 )
 from speechbrain_ext.evaluation.leakage import Leakage
 from speechbrain_ext.evaluation.published import NOTE, load_protocol
+from speechbrain_ext.evaluation.score_files import (
+    check_ids,
+    write_predictions,
+    write_scores,
+)
 from speechbrain_ext.inference.subspaces import load_exports
 from speechbrain_ext.metrics.trials import (
     check_labels,

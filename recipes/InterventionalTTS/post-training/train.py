@@ -57,7 +57,7 @@ from speechbrain_ext.dataio.mixed import (
     training_blocks,
 )
 from speechbrain_ext.evaluation import plots, report, results, systems, tasks
-from speechbrain_ext.evaluation.decisions import check_ids, write_scores
+from speechbrain_ext.evaluation.score_files import check_ids, write_scores
 from speechbrain_ext.inference.export import export_subspaces, remove_exports
 from speechbrain_ext.inference.model_card import model_card
 from speechbrain_ext.inference.subspaces import load_export

@@ -1,4 +1,4 @@
-"""What systems said of each trial and utterance, in files for other tools."""
+"""Scores of trials and predicted keywords, in files for other tools."""
 
 from speechbrain_ext.metrics.trials import write_trials
 from speechbrain_ext.utils.errors import InputError
