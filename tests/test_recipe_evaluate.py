@@ -606,7 +606,12 @@ def test_bad_voxceleb(evaluate, voxceleb, option, message, capfd):
     ("content_factor=word", "no column 'word'"),
     ("leakage_factors=[speaker, mood]", "no column 'mood'"),
     ("leakage_factors=[speaker]", "two different columns or more"),
-    ("trials=FOLDER/same.txt --tasks=[content]", "No task reads the trials"),
+    ("trials=FOLDER/same.txt --tasks=[content]", "but no task reads it"),
+    ("score_files=[kaldi] --tasks=[content]", "score_files is ['kaldi'], but"),
+    (
+        "cohort_data=FOLDER --scoring=plda --tasks=[content]",
+        "but no task reads it",
+    ),
     ("output_folder=FOLDER/training", "settings.json is of a training or of"),
     ("precision=bf16", "This script does not read --precision: leave it out"),
     ("leakage_factors=[speaker, ID]", "each not one of ID, wav"),

@@ -531,7 +531,7 @@ def test_rivals_are_rows_and_exports(finished, small_grid, tmp_path):
     out = shutil.copytree(finished[0] / "out", tmp_path / "out")
     options = folders(small_grid, tmp_path)
     options += [f"--rivals=[{', '.join(RIVALS)}]", "--rival_encoder=log_mel"]
-    train(*options)
+    train(*options, "--score_files=[voxceleb]")
     rows = read_results(out)["rows"]
     eer = select(rows, measure="eer", task="verification", group="")
     for name in RIVALS:
@@ -541,6 +541,9 @@ def test_rivals_are_rows_and_exports(finished, small_grid, tmp_path):
         assert subspaces == ({""} if name == "plda" else each)
         assert {row["condition"] for row in found} == {"recorded", "channels"}
         assert (out / f"export_{name}").is_dir() == (name != "plda")
+    for name in ("plda", "leace-content-1986"):
+        scores = out / f"scores/trials_recorded/{name}.txt"
+        assert len(scores.read_text().splitlines()) == 240
     # Log-likelihood ratios of the four training speakers tell these two
     assert {row["backend"] for row in select(eer, system="plda")} == {"plda"}
     assert select(eer, system="plda", condition="recorded")[0]["value"] < 0.3

@@ -85,11 +85,12 @@ def check(hparams):
             f"Two of the trials {hparams['trials']} have one name, by which "
             "results tell them apart: rename one"
         )
-    if hparams["trials"] and "verification" not in hparams["tasks"]:
-        raise InputError(
-            f"No task reads the trials {hparams['trials']}: add verification "
-            "to --tasks, or leave --trials out"
-        )
+    for name in ("trials", "score_files", "cohort_data"):
+        if hparams[name] and "verification" not in hparams["tasks"]:
+            raise InputError(
+                f"{name} is {hparams[name]}, but no task reads it: add "
+                f"verification to --tasks, or leave --{name} out"
+            )
     for mark in ("save/settings.json", "export*", "summary.md"):
         for found in Path(hparams["output_folder"]).glob(mark):
             raise InputError(

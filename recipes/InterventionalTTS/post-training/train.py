@@ -585,18 +585,22 @@ def evaluate(hparams, heads, dataset, splits, features, asked, chosen, debug):
     header += [report.choice_line(*one) for one in chosen.items()]
     report.write_report(folder, rows, header)
     plots.plot_scores(asked[0], folder, label)
-    write_scores(folder, asked[0], splits["test"], hparams["score_files"] or ())
     return rows, about
 
 
 def measure(hparams, named, layers, splits, features, asked, **further):
-    """Rows of systems on some layers; further vectors are for the tasks."""
+    """Rows of systems on some layers, and files of their scores.
+
+    Further vectors are for the tasks, of which verification is the first.
+    """
     data, rows = run_label(hparams["data_folder"]), []
     for condition in ("recorded", "channels"):
         pooled = features[condition].select(splits["test"], layers)
         vectors = {"test": systems.embed_systems(named, pooled), **further}
         embedded = tasks.Embedded(condition, vectors)
         rows += tasks.run_tasks(asked, embedded, data=data)
+    forms = hparams["score_files"] or ()
+    write_scores(hparams["output_folder"], asked[0], splits["test"], forms)
     return rows
 
 
