@@ -169,7 +169,7 @@ def test_wccn_makes_the_covariance_within_the_identity():
 
 def test_heads_read_the_layers_of_their_factor():
     rng = np.random.default_rng(0)
-    features = torch.tensor(rng.normal(size=(240, 3, 4)), dtype=torch.float32)
+    features = torch.tensor(rng.normal(size=(240, 3, 24)), dtype=torch.float32)
     labels = {"speaker": SPEAKERS, "content": CONTENTS}
     layers = {"speaker": [0], "content": [1, 2]}
     heads = rival_heads(RIVALS, features, labels, "speaker", "content", layers)
@@ -180,6 +180,7 @@ def test_heads_read_the_layers_of_their_factor():
         before, after = head(features), head(changed)
         both = ["speaker", "content"] if name in OF_EACH else ["content"]
         assert sorted(before) == sorted(both)
+        assert before["content"].std() > 0.01  # not all is erased
         same = torch.equal(before["content"], after["content"])
         # The regression alone reads the speaker to take it away.
         assert same == (name != "regression_removal")
@@ -192,11 +193,14 @@ def test_heads_read_the_layers_of_their_factor():
 def test_three_factors():
     rng = np.random.default_rng(0)
     style = np.arange(240) % 3
-    features = torch.tensor(rng.normal(size=(240, 1, 8)), dtype=torch.float32)
+    features = torch.tensor(rng.normal(size=(240, 1, 40)), dtype=torch.float32)
     labels = {"speaker": SPEAKERS, "content": CONTENTS, "style": style}
     names = [*OF_CONTENT, *OF_EACH]
     heads = rival_heads(names, features, labels, "speaker", "content")
     assert list(heads["wccn"](features)) == ["speaker", "content", "style"]
     style_only = heads["leace"](features)["style"].double().numpy()
     assert between(style_only, SPEAKERS) < 1e-5
+    assert between(style_only, CONTENTS) < 1e-5
+    # Of 40 dimensions 12 speakers and 20 contents take 30.
+    assert np.linalg.matrix_rank(style_only, tol=1e-3) == 10
     assert list(heads["content_map"](features)) == ["content"]
