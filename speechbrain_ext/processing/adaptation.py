@@ -27,7 +27,6 @@ from speechbrain_ext.metrics.calibration import (
 from speechbrain_ext.metrics.verification import equal_error_rate
 from speechbrain_ext.processing.choice import (
     RULES as CHOICE_RULES,
-    as_list,
     first_within,
     reading,
 )
@@ -39,7 +38,13 @@ from speechbrain_ext.processing.discriminants import (
 )
 from speechbrain_ext.utils.errors import InputError
 from speechbrain_ext.utils.hparams import run_label
-from speechbrain_ext.utils.options import check_options, list_of, number, whole
+from speechbrain_ext.utils.options import (
+    as_list,
+    check_options,
+    list_of,
+    number,
+    whole,
+)
 
 logger = get_logger(__name__)
 

@@ -20,7 +20,13 @@ from speechbrain_ext.processing.discriminants import (
     source_directions,
 )
 from speechbrain_ext.utils.errors import InputError
-from speechbrain_ext.utils.options import either, list_of, number, whole
+from speechbrain_ext.utils.options import (
+    as_list,
+    either,
+    list_of,
+    number,
+    whole,
+)
 
 # Standard errors that a candidate may be worse: of utterances, of which a few
 # speakers said many, and of the training's kind.
@@ -95,11 +101,6 @@ def first_within(choices, count, deviations=1.0):
     least = min(choice["eer"] for choice in choices)
     limit = least + deviations * np.sqrt(least * (1 - least) / count)
     return next(choice for choice in choices if choice["eer"] <= limit)
-
-
-def as_list(value):
-    """One candidate as a list of one."""
-    return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 @dataclass

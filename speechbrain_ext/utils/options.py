@@ -157,6 +157,17 @@ def mapping(keys, rule):
     )
 
 
+def as_list(value):
+    """A list, of one value that may stand without brackets.
+
+    Example
+    -------
+    >>> as_list("content"), as_list(["content"])
+    (['content'], ['content'])
+    """
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
 def _fits(test, value):
     """Whether a value passes a test, which may not be made for its type."""
     try:

@@ -35,12 +35,13 @@ from speechbrain_ext.dataio.manifest import factor_labels, load_manifest
 from speechbrain_ext.metrics.probes import linear_probe
 from speechbrain_ext.metrics.trials import generate_trials
 from speechbrain_ext.metrics.verification import equal_error_rate
-from speechbrain_ext.processing.choice import as_list, layer_runs
+from speechbrain_ext.processing.choice import layer_runs
 from speechbrain_ext.processing.discriminants import (
     grid_source,
     source_directions,
 )
 from speechbrain_ext.utils.hparams import load_hparams, parse_arguments
+from speechbrain_ext.utils.options import as_list
 
 CHANNELS = 7000  # seed of the channels that judge
 

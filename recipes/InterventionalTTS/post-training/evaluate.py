@@ -64,21 +64,16 @@ from speechbrain_ext.utils.hparams import (
     parse_arguments,
     run_label,
 )
-from speechbrain_ext.utils.options import check_run_options
+from speechbrain_ext.utils.options import as_list, check_run_options
 
 logger = get_logger(__name__)
 
 
-def as_list(value):
-    """A list of one text that may stand without brackets."""
-    return [value] if isinstance(value, str) else value
-
-
 def check(hparams):
     """Refuse what no task could use, and folders of other scripts."""
-    hparams["tasks"] = as_list(hparams["tasks"])
-    hparams["conditions"] = as_list(hparams["conditions"])
-    hparams["trials"] = as_list(hparams["trials"])
+    for name in ("tasks", "conditions", "trials"):
+        if hparams[name] is not None:
+            hparams[name] = as_list(hparams[name])
     stems = [Path(path).stem for path in hparams["trials"] or ()]
     if len(set(stems)) < len(stems):
         raise InputError(

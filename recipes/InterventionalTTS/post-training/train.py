@@ -79,7 +79,7 @@ from speechbrain_ext.utils.hparams import (
     run_label,
     save_hparams,
 )
-from speechbrain_ext.utils.options import check_run_options
+from speechbrain_ext.utils.options import as_list, check_run_options
 
 # What makes a run another one, beside the data.
 SETTINGS = (
@@ -254,10 +254,10 @@ def dataio_prep(hparams, run_opts):
 
 def find_unlabelled(hparams, debug):
     """Recordings that the recommended head is adapted to, by their names."""
-    found, given = {}, hparams["unlabelled"]
-    if given is None:
+    found = {}
+    if hparams["unlabelled"] is None:
         return found
-    for source in [given] if isinstance(given, str) else given:
+    for source in as_list(hparams["unlabelled"]):
         recordings = find_recordings(source)
         if debug:
             recordings = subset(recordings, [*recordings.data][:MIN_RECORDINGS])
