@@ -461,6 +461,7 @@ def test_broken_grid(message, small_grid, tmp_path, capfd):
     ("network_views=True", "is True: expected False, as unlabelled is null"),
     ("exported=joint", "expected published or recommended"),
     ("system_name=recommended", "that is not one of baseline,"),
+    ("lr_scheduler={total_steps: 9}", "total_steps is 9: expected null, as"),
     ("rival_encoder=ecapa", "'ecapa': expected null, or a name"),
     ("data_folder=absent", "No manifest absent/manifest.csv"),
 ])  # fmt: skip

@@ -305,6 +305,7 @@ TRAIN = {
         [*options["grid_factors"], "orthogonality"], either(WEIGHT, RAMP)
     ),
     "opt_class.weight_decay": number(0, 1e6),
+    "lr_scheduler.total_steps": null("it is the length of the training"),
     "lr_scheduler.pct_start": number(above=0, most=1),
     "lr_scheduler.div_factor": number(above=0, most=1e9),
     "lr_scheduler.final_div_factor": number(above=0, most=1e12),
