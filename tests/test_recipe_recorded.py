@@ -462,7 +462,7 @@ def test_broken_grid(message, small_grid, tmp_path, capfd):
     ("exported=joint", "expected published or recommended"),
     ("system_name=recommended", "that is not one of baseline,"),
     ("lr_scheduler={total_steps: 9}", "total_steps is 9: expected null, as"),
-    ("rival_encoder=ecapa", "'ecapa': expected null, or a name"),
+    ("rival_encoder=ecapa", "expected null, as regression_removal is not"),
     ("data_folder=absent", "No manifest absent/manifest.csv"),
 ])  # fmt: skip
 def test_wrong_option(option, message, small_grid, tmp_path, capfd):

@@ -121,12 +121,9 @@ def exported(options):
 
 def rival_encoder(options):
     """An encoder for the rival that takes one."""
-    return (
-        lambda name: name is None
-        or (text()[0](name) and "regression_removal" in options["rivals"]),
-        "null, or a name of hparams/encoders where regression_removal is among "
-        "rivals",
-    )
+    if "regression_removal" in options["rivals"]:
+        return optional(text())
+    return null("regression_removal is not among rivals")
 
 
 def augmented_takes(options):
