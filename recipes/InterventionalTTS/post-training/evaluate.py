@@ -71,9 +71,11 @@ logger = get_logger(__name__)
 
 def check(hparams):
     """Refuse what no task could use, and folders of other scripts."""
-    for name in ("tasks", "conditions", "trials"):
-        if hparams[name] is not None:
-            hparams[name] = as_list(hparams[name])
+    hparams["tasks"] = as_list(hparams["tasks"])
+    if hparams["conditions"]:
+        hparams["conditions"] = as_list(hparams["conditions"])
+    if hparams["trials"]:
+        hparams["trials"] = as_list(hparams["trials"])
     stems = [Path(path).stem for path in hparams["trials"] or ()]
     if len(set(stems)) < len(stems):
         raise InputError(
