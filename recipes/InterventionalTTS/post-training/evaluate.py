@@ -28,11 +28,13 @@ from voxceleb1_trials_prepare import voxceleb_rows
 import speechbrain as sb
 from speechbrain.utils.logger import get_logger
 from speechbrain_ext.dataio.audio import check_audio
+from speechbrain_ext.dataio.feature_cache import audio_digests
 from speechbrain_ext.dataio.manifest import (
     check_disjoint,
     factor_labels,
     in_split,
     load_manifest,
+    subset,
 )
 from speechbrain_ext.evaluation import plots, report, results, systems, tasks
 from speechbrain_ext.evaluation.embedding import (
@@ -228,14 +230,23 @@ def choose_uses(hparams, dataset, ids, needs_cohort):
     if needs_cohort:
         others["cohort"] = find_cohort(hparams, dataset)
     for name, use in others.items():
-        # Two corpora may share names of speakers, but no recordings.
+        parts = ["evaluated"] * len(ids) + [name] * len(use.ids)
         one_corpus = use.dataset is dataset
         column = hparams["verification_factor"] if one_corpus else "wav"
-        values = [
-            factor_labels(*part, [column])[column] for part in (test, use)
-        ]
-        parts = ["evaluated"] * len(ids) + [name] * len(use.ids)
-        check_disjoint(values[0] + values[1], parts, column)
+        values = []
+        for part in (test, use):
+            values += factor_labels(*part, [column])[column]
+        if not one_corpus:
+            # Two corpora may share names of speakers, but no recordings,
+            # however their paths are written.
+            memo = f"{hparams['cache_folder']}/digests.json"
+            found, first = [], {}
+            for part in (test, use):
+                found += audio_digests(subset(*part), memo)
+            for wav, digest in zip(values, found, strict=True):
+                first.setdefault(digest, wav)
+            values = [first[digest] for digest in found]
+        check_disjoint(values, parts, column)
     return {"test": test, **others}
 
 
