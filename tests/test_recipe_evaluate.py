@@ -394,8 +394,9 @@ def test_speaker_encoders(evaluate, tmp_path, capfd):
     assert len(set(eers)) == 1
     for option, message in (
         ("--trust=False", "load it with trust=True"),
-        ("--speaker_encoders=[mini]", "mini has 5 layers, of which none"),
+        ("--speaker_encoders=[mini]", "'mini' has 5 layers, of which none"),
         ("--speaker_encoders=[{encodr: ecapa}]", "speaker_encoders is [{'enc"),
+        ("--speaker_encoders=[{encoder_source: x}]", "encoder among them"),
         (
             "--speaker_encoders=[{encoder: ecapa, encoder_pooling: max}]",
             "speaker_encoders is [{'encoder': 'ecapa', 'encoder_pooling'",

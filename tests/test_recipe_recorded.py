@@ -475,7 +475,7 @@ def test_rival_encoder_of_several_layers(small_grid, tmp_path, capfd):
     """Which of them is a speaker embedding? It is said before any work."""
     options = "--rivals=[regression_removal]", "--rival_encoder=mini"
     line = refused(capfd, small_grid, tmp_path, *options)
-    assert "mini has 5 layers, of which none is a speaker embedding" in line
+    assert "'mini' has 5 layers, of which none is a speaker embedding" in line
     assert not (tmp_path / "features").exists()
 
 

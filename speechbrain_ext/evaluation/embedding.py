@@ -82,7 +82,8 @@ def speaker_source(encoder, device=None, trust=False):
     ---------
     encoder : str or dict
         ``encoder``, a name of ``hparams/encoders`` or the path of such a file,
-        or that with ``encoder_source`` and ``encoder_revision``.
+        or that with ``encoder_source``, ``encoder_revision`` and
+        ``encoder_pooling``.
     device : str
         Where it runs. Default: a GPU where there is one.
     trust : bool
@@ -102,14 +103,14 @@ def speaker_source(encoder, device=None, trust=False):
     >>> list(speaker_source("log_mel").systems(None))[0].system
     'log_mel'
     """
-    given = {"encoder": encoder} if isinstance(encoder, str) else encoder
-    named = ("encoder", "encoder_source", "encoder_revision")
     before = trusted.set(trust)
     try:
-        model = load_speaker_encoder(*map(given.get, named))
+        model = load_speaker_encoder(encoder)
     finally:
         trusted.reset(before)
-    label = run_label(given["encoder"], given.get("encoder_source"))
+    if isinstance(encoder, str):
+        encoder = {"encoder": encoder}
+    label = run_label(encoder["encoder"], encoder.get("encoder_source"))
     # No layer: what is drawn over the layers of an encoder is not this.
     named = systems.name_systems({label: BaselineHead()}, label, [], None)
     device = device or infer_device()

@@ -361,13 +361,14 @@ def load_encoder(
     return encoder
 
 
-def load_speaker_encoder(name, source=None, revision=None):
-    """An encoder whose vectors are speaker embeddings.
+def load_speaker_encoder(given):
+    """An encoder whose one vector is a speaker embedding.
 
     Arguments
     ---------
-    name, source, revision
-        As of :func:`load_encoder`.
+    given : str or dict
+        ``encoder``, a name or path as of :func:`load_encoder`, or that with
+        ``encoder_source`` and ``encoder_revision``.
 
     Returns
     -------
@@ -380,14 +381,20 @@ def load_speaker_encoder(name, source=None, revision=None):
 
     Example
     -------
-    >>> load_speaker_encoder("log_mel").n_layers
-    1
+    >>> load_speaker_encoder("mini")
+    Traceback (most recent call last):
+    ...
+    speechbrain_ext.utils.errors.InputError: Encoder 'mini' has 5 layers, of \
+which none is a speaker embedding: give a speaker encoder, such as ecapa
     """
-    encoder = load_encoder(name, source, revision)
+    given = {"encoder": given} if isinstance(given, str) else given
+    names = ("encoder", "encoder_source", "encoder_revision")
+    encoder = load_encoder(*map(given.get, names))
     if encoder.n_layers > 1:
         raise InputError(
-            f"{name} has {encoder.n_layers} layers, of which none is a speaker "
-            "embedding: give a speaker encoder, such as ecapa"
+            f"Encoder '{given['encoder']}' has {encoder.n_layers} layers, of "
+            "which none is a speaker embedding: give a speaker encoder, such as "
+            "ecapa"
         )
     return encoder
 

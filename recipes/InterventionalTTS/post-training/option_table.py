@@ -58,6 +58,25 @@ def null(reason):
     return lambda value: value is None, f"null, as {reason}"
 
 
+ENCODER = ("encoder", "encoder_source", "encoder_revision", "encoder_pooling")
+
+
+def named_encoder(names):
+    """The name of an encoder, or a mapping of some options with it."""
+    some = mapping(names, text())
+    return either(
+        text(),
+        (
+            lambda given: some[0](given) and "encoder" in given,
+            f"{some[1]}, encoder among them",
+        ),
+    )
+
+
+# A speaker encoder pools by itself.
+SPEAKER_ENCODER = named_encoder(ENCODER[:3])
+
+
 def factor(options):
     """A factor of the grid."""
     return one_of(*options["grid_factors"])
@@ -122,7 +141,7 @@ def exported(options):
 def rival_encoder(options):
     """An encoder for the rival that takes one."""
     if "regression_removal" in options["rivals"]:
-        return optional(text())
+        return optional(SPEAKER_ENCODER)
     return null("regression_removal is not among rivals")
 
 
@@ -307,10 +326,6 @@ TRAIN = {
     "lr_scheduler.div_factor": number(above=0, most=1e9),
     "lr_scheduler.final_div_factor": number(above=0, most=1e12),
 }
-ENCODER = ("encoder", "encoder_source", "encoder_revision", "encoder_pooling")
-NAMED = either(text(), mapping(ENCODER, text()))
-# A speaker encoder pools by itself.
-SPEAKER_ENCODER = either(text(), mapping(ENCODER[:3], text()))
 EVALUATE = {
     **DATA,
     **EXTRACTION,
@@ -366,7 +381,7 @@ EXPERIMENTS = {
     "output_folder": folder(),
     "cache_folder": folder(),
     "experiments": lambda options: some_of(*options["systems"]),
-    "encoders": list_of(NAMED),
+    "encoders": list_of(named_encoder(ENCODER)),
     "layers": list_of(LAYERS),
     "sweep": SEVERAL_LAYERS,
     "seeds": list_of(whole(0)),
