@@ -29,7 +29,7 @@ def _field(number, value):
     return _varint(number << 3 | 2) + _varint(len(value)) + value
 
 
-def write_model(path, n_mels=80, operator="ReduceMean", rank=3):
+def write_model(path, n_mels=80, operator="ReduceMean", rank=3, batch="B"):
     """An ONNX file that gives the means over time of what it takes."""
 
     def tensor(name, *sizes):
@@ -48,7 +48,7 @@ def write_model(path, n_mels=80, operator="ReduceMean", rank=3):
     graph = [
         _field(1, node),
         _field(2, "mean"),
-        _field(11, tensor("feats", *("B", "T", n_mels)[3 - rank :])),
+        _field(11, tensor("feats", *(batch, "T", n_mels)[3 - rank :])),
         _field(12, tensor("embs", *("B", n_mels)[3 - rank :])),
     ]
     opset = [_field(1, ""), _field(2, 13)]
@@ -129,6 +129,9 @@ def test_what_is_no_such_model_is_refused_in_a_line(tmp_path, monkeypatch):
         write_model(path, **options)
         with pytest.raises(InputError, match=r"expected one, \[B, frames, 80"):
             load_encoder("onnx_speaker", tmp_path)
+    write_model(path, batch=4)
+    with pytest.raises(InputError, match=r"take filter banks of shape \[1, 98"):
+        load_encoder("onnx_speaker", tmp_path)
     write_model(tmp_path / "other.onnx")
     with pytest.raises(InputError, match="several models, model.onnx, other"):
         load_encoder("onnx_speaker", tmp_path)

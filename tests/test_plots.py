@@ -65,6 +65,14 @@ def test_speakers(tmp_path, panels):
     assert np.array_equal(*found)
 
 
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_speakers_at_one_place(tmp_path, value):
+    """Of an encoder that says nothing: t-SNE would end the process."""
+    vectors = {"s": np.full((60, 4), value)}
+    plot_speakers(vectors, SPEAKERS, tmp_path / "a.png")
+    assert picture(tmp_path / "a.png").shape[0] > 100
+
+
 def test_speakers_that_cannot_be_drawn(tmp_path):
     for vectors, message in (
         ({"s": np.eye(3)}, "4 utterances"),

@@ -300,13 +300,17 @@ def plot_speakers(
         for axis in axes[len(embedded) :]:
             axis.set_visible(False)
         for axis, (name, vectors) in zip(axes, embedded.items()):
-            # At this size threads wait longer than they compute.
-            with threadpool_limits(1):
-                points = TSNE(
-                    perplexity=min(30, (len(rows) - 1) / 3),
-                    init="pca",
-                    random_state=seed,
-                ).fit_transform(unit_rows(vectors[rows]))
+            directions = unit_rows(vectors[rows])
+            points = np.zeros((len(rows), 2))
+            # Of equal ones t-SNE would crash.
+            if np.ptp(directions, axis=0).any():
+                # At this size threads wait longer than they compute.
+                with threadpool_limits(1):
+                    points = TSNE(
+                        perplexity=min(30, (len(rows) - 1) / 3),
+                        init="pca",
+                        random_state=seed,
+                    ).fit_transform(directions)
             for number, code in enumerate(chosen):
                 part = points[codes[rows] == code]
                 axis.scatter(

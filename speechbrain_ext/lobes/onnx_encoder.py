@@ -121,6 +121,15 @@ class OnnxEncoder(PooledEncoder):
             bands = kaldi.fbank(self.scale * wav[None], **self.options)
             if self.subtract_mean:
                 bands = bands - bands.mean(dim=0)
-            found = self.session.run(None, {name: bands[None].numpy()})[0]
+            try:
+                found = self.session.run(None, {name: bands[None].numpy()})[0]
+            # Its exceptions have no common base. A batch or a number of frames
+            # that is fixed ends here, too.
+            except Exception as error:
+                reason = " ".join(str(error).split())
+                raise InputError(
+                    f"{self.path} cannot take filter banks of shape "
+                    f"{[1, *bands.shape]}: {reason}"
+                )
             embeddings.append(torch.from_numpy(found).reshape(1, -1))
         return torch.stack(embeddings).to(wavs.device)
