@@ -321,6 +321,14 @@ def test_schedules_by_epochs_and_by_steps(tmp_path):
     assert run.lrs[-1] == pytest.approx(4e-9, rel=1e-3)
 
 
+def test_a_schedule_that_cannot_be_is_refused(tmp_path):
+    """A tenth of ten steps is one, which is no phase; a rate is missing."""
+    incomplete = scheduled(tmp_path, "CyclicLR", base_lr=0.1)
+    for options in ({"optimizer_step_limit": 10}, {"hparams": incomplete}):
+        with pytest.raises(InputError, match="no schedule of torch for"):
+            Run(tmp_path / "run", **options).fit()
+
+
 def test_order_of_the_blocks(tmp_path):
     """Grouped, the second group of speakers meets the contents of the first."""
     options = {"number_of_epochs": 1}

@@ -4,6 +4,8 @@ import inspect
 
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from speechbrain_ext.utils.errors import InputError
+
 
 class Schedule:
     """A schedule of torch, which goes on by steps, epochs or validations.
@@ -26,6 +28,11 @@ class Schedule:
     scheduler : torch.optim.lr_scheduler.LRScheduler
         The schedule itself, for checkpoints.
 
+    Raises
+    ------
+    InputError
+        If there is no such schedule of this length.
+
     Example
     -------
     >>> from functools import partial
@@ -44,7 +51,14 @@ class Schedule:
         self.length = steps if interval == "step" else epochs
         known = inspect.signature(make).parameters
         told = {"total_steps": self.length} if "total_steps" in known else {}
-        self.scheduler = make(optimizer, **told)
+        try:
+            self.scheduler = make(optimizer, **told)
+        # Of arguments, or of a length that the schedule cannot be of.
+        except (TypeError, ValueError, ZeroDivisionError) as error:
+            raise InputError(
+                f"lr_scheduler: no schedule of torch for {steps} steps in "
+                f"{epochs} epochs: {error}"
+            )
         self.by_loss = isinstance(self.scheduler, ReduceLROnPlateau)
 
     def after_step(self):
