@@ -217,7 +217,8 @@ def read_trials(path, ids):
 
 
 def check_labels(trials, speakers, path="trials"):
-    """Refuse trials whose labels contradict the speakers of the utterances.
+    """Refuse trials whose labels contradict the speakers of the utterances, or
+    are all the same.
 
     Arguments
     ---------
@@ -231,7 +232,7 @@ def check_labels(trials, speakers, path="trials"):
     Raises
     ------
     InputError
-        With the number of wrong labels, and the first.
+        With the number of wrong labels and the first, or of targets.
 
     Example
     -------
@@ -249,6 +250,12 @@ def check_labels(trials, speakers, path="trials"):
             f"{path}: {len(wrong)} of {len(trials)} labels contradict the "
             f"speakers in the manifest, first trial {wrong[0] + 1}: label 1 is "
             "for the same speaker"
+        )
+    targets = np.sum(trials.label == 1)
+    if targets in (0, len(trials)):
+        raise InputError(
+            f"{path}: {targets} of {len(trials)} trials are targets: error "
+            "rates need both kinds"
         )
 
 
