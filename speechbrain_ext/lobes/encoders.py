@@ -393,7 +393,7 @@ which none is a speaker embedding: give a speaker encoder, such as ecapa
     if encoder.n_layers > 1:
         raise InputError(
             f"Encoder '{given['encoder']}' has {encoder.n_layers} layers, of "
-            "which none is a speaker embedding: give a speaker encoder, such as "
+            "which none is a speaker embedding: give a speaker encoder, as "
             "ecapa"
         )
     return encoder
