@@ -1,5 +1,7 @@
 """Scores of trials and predicted keywords, in files for other tools."""
 
+import shutil
+
 from speechbrain_ext.metrics.trials import write_trials
 from speechbrain_ext.utils.errors import InputError
 from speechbrain_ext.utils.files import write_csv, write_text
@@ -44,6 +46,7 @@ def write_scores(folder, verification, ids, forms=FORMS):
     with the lines ``label enrol.wav test.wav score``; in Kaldi's,
     ``<system>-<subspace>.scores`` with ``enrol test score`` beside ``trials``
     with ``enrol test target`` (or ``nontarget``). Seeds stand in the names.
+    What is there of the list and condition goes: it may be of other trials.
 
     Arguments
     ---------
@@ -78,6 +81,7 @@ def write_scores(folder, verification, ids, forms=FORMS):
     ]
     for condition, scores in verification.scores.items():
         place = f"{folder}/scores/{verification.stem}_{condition}"
+        shutil.rmtree(place, ignore_errors=True)
         if "kaldi" in forms:
             kinds = [KINDS[label] for label in trials.label]
             _write_lines(f"{place}/trials", pairs, kinds)

@@ -563,6 +563,8 @@ def evaluate(hparams, heads, dataset, splits, features, asked, chosen, debug):
     label, layers = hparams["encoder_label"], hparams["layers"]
     named = systems.name_systems(heads, label, layers, hparams["seed"])
     rows = measure(hparams, named, layers, splits, features, asked)
+    folder = hparams["output_folder"]
+    plots.plot_scores(asked[0], folder, label)  # cosines, all of them
     if "plda" in hparams["rivals"]:
         rows += evaluate_plda(hparams, dataset, splits, features, asked)
     grids = (
@@ -579,28 +581,22 @@ def evaluate(hparams, heads, dataset, splits, features, asked, chosen, debug):
         "chosen": chosen,
         "smoke_run": hparams["smoke_run"] if debug else None,
     }
-    folder = hparams["output_folder"]
     results.write_results(folder, rows, about)
     header = [report.SMOKE] * debug + [f"encoder: {label}"]
     header += [report.choice_line(*one) for one in chosen.items()]
     report.write_report(folder, rows, header)
-    plots.plot_scores(asked[0], folder, label)
+    write_scores(folder, asked[0], splits["test"], hparams["score_files"] or ())
     return rows, about
 
 
 def measure(hparams, named, layers, splits, features, asked, **further):
-    """Rows of systems on some layers, and files of their scores.
-
-    Further vectors are for the tasks, of which verification is the first.
-    """
+    """Rows of systems on some layers; further vectors are for the tasks."""
     data, rows = run_label(hparams["data_folder"]), []
     for condition in ("recorded", "channels"):
         pooled = features[condition].select(splits["test"], layers)
         vectors = {"test": systems.embed_systems(named, pooled), **further}
         embedded = tasks.Embedded(condition, vectors)
         rows += tasks.run_tasks(asked, embedded, data=data)
-    forms = hparams["score_files"] or ()
-    write_scores(hparams["output_folder"], asked[0], splits["test"], forms)
     return rows
 
 
@@ -623,13 +619,17 @@ def evaluate_plda(hparams, dataset, splits, features, asked):
         scoring=plda_scoring,
         backend="plda",
         cohort=labels[speaker],
+        ratios=True,
     )
     named = systems.name_systems(
         {"plda": head}, hparams["encoder_label"], layers, None
     )
     cohort = systems.embed_systems(named, train)
     rest = splits, features, [task]
-    return measure(hparams, named, layers, *rest, cohort=cohort)
+    rows = measure(hparams, named, layers, *rest, cohort=cohort)
+    for condition, scores in task.scores.items():
+        asked[0].scores[condition] |= scores  # for the files
+    return rows
 
 
 def export(hparams, heads, valid, pairs, rows, about):
