@@ -604,6 +604,7 @@ def test_bad_voxceleb(evaluate, voxceleb, option, message, capfd):
     ("scoring=magic", "Unknown name 'magic' for hparams/evaluation"),
     ("scoring=plda", "Scoring 'plda' needs a cohort"),
     ("cohort_data=GRID", "cohort_data is 'GRID': expected null, as scoring is"),
+    ("cohort_split=train", "cohort_split is 'train': expected null, as"),
     ("speech_commands=True", "add --tasks='[keywords]'"),
     ("tasks=[keywords]", "4 speaker(s) are in several splits"),
     ("evaluated_split=unseen", "No utterance in split 'unseen'"),
@@ -628,6 +629,7 @@ def test_bad_voxceleb(evaluate, voxceleb, option, message, capfd):
     ("manifest=absent.csv", "No manifest absent.csv"),
     ("trials=FOLDER/stranger.txt", "stranger"),
     ("trials=FOLDER/inverted.txt", "1 of 1 labels contradict"),
+    ("trials=FOLDER/alike.txt", "1 of 1 trials are targets: error rates"),
     ("trials=FOLDER/same.txt", "1 of 2 trials pair an utterance with itself"),
     ("score_files=[htk]", "score_files is ['htk']: expected null or a list"),
     ("trials=[]", "trials is []: expected null or a text or a list"),
@@ -640,6 +642,7 @@ def test_bad_input(evaluate, small_grid, tmp_path, option, message, capfd):
     for name, lines in {
         "stranger.txt": ["1 s6_c1_0 stranger"],
         "inverted.txt": ["0 s6_c1_0 s6_c2_0"],
+        "alike.txt": ["1 s6_c1_0 s6_c2_0"],
         "same.txt": ["1 s6_c1_0 s6_c2_0", "1 s6_c1_0 s6_c1_0"],
         "empty.csv": [header],
         "single.csv": [header, *(row for row in rows if ",s6," in row)],

@@ -440,6 +440,7 @@ def test_broken_grid(message, small_grid, tmp_path, capfd):
         "recommended takes no layers",
     ),
     ("recommended={layers: {speaker: [4]}}", "recommended: layers: speaker"),
+    ("loss={weights: {speaker: [0.0, 1.0, 2, 9]}}", "number from 1 to 3$"),
     ("factors=[accent]", "expected a list of some of speaker, content"),
     ("content_factor=word", "'word': expected content"),
     ("sede=3", "Unknown option --sede"),
@@ -547,14 +548,22 @@ def test_rivals_are_rows_and_exports(finished, small_grid, tmp_path):
         assert len(scores.read_text().splitlines()) == 240
     # Log-likelihood ratios of the four training speakers tell these two
     assert {row["backend"] for row in select(eer, system="plda")} == {"plda"}
-    assert select(eer, system="plda", condition="recorded")[0]["value"] < 0.3
+    plda = pick(rows, "plda")
+    assert plda["value"] < 0.3 and pick(rows, "plda", "cllr")["value"] > 0
+    path = out / "scores/trials_recorded/plda.txt"
+    scored = [line.split() for line in path.read_text().splitlines()]
+    labels, scores = zip(*((int(one[0]), float(one[3])) for one in scored))
+    assert equal_error_rate(scores, labels)[0] == plda["value"]
+    # Of the run before, which wrote Kaldi's form
+    assert not list(path.parent.glob("*.scores"))
     for name in ("leace", "regression_removal"):
         model = load(out / f"export_{name}")
         vector = model.encode_batch(torch.randn(1, 8000))
         assert vector.shape == (1, 1, 560) and vector.isfinite().all()
-    # Those that are not asked for again go.
+    # Those that are not asked for again go, and scores of them.
     train(*folders(small_grid, tmp_path))
     assert not list(out.glob("export_leace"))
+    assert not list(out.rglob("plda.txt"))
 
 
 def test_damaged_checkpoints_end_no_run(finished, small_grid, tmp_path):

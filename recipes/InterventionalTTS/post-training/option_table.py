@@ -41,16 +41,6 @@ TASKS = ("verification", "content", "keywords", "leakage")
 WIDTH = whole(1, 65536)  # many times what an encoder gives
 LAYERS = list_of((lambda layer: type(layer) is int, "a whole number"))
 WEIGHT = number(0, 1e6)
-RAMP = (
-    lambda ramp: (
-        isinstance(ramp, (list, tuple))
-        and len(ramp) == 4
-        and all(map(WEIGHT[0], ramp[:2]))
-        and all(map(whole(1)[0], ramp[2:]))
-        and ramp[2] < ramp[3]
-    ),
-    "a ramp [weight before, weight after, first epoch, last epoch]",
-)
 
 
 def null(reason):
@@ -168,11 +158,37 @@ def network_views(options):
     return lambda value: value is False, "False, as unlabelled is null"
 
 
+def loss_weights(options):
+    """Numbers, or ramps that the training comes to the end of."""
+    # Without epochs it takes none.
+    epoch = whole(1, options["number_of_epochs"] or None)
+    ramp = (
+        lambda ramp: (
+            isinstance(ramp, (list, tuple))
+            and len(ramp) == 4
+            and all(map(WEIGHT[0], ramp[:2]))
+            and all(map(epoch[0], ramp[2:]))
+            and ramp[2] < ramp[3]
+        ),
+        "a ramp [weight before, weight after, first epoch, last epoch], each "
+        f"epoch {epoch[1]}",
+    )
+    names = [*options["grid_factors"], "orthogonality"]
+    return mapping(names, either(WEIGHT, ramp))
+
+
 def block_order(options):
     """Between recordings in views, blocks have no order."""
     if options["network_views"]:
         return one_of("shuffled")
     return one_of("shuffled", "grouped")
+
+
+def cohort(options):
+    """Of a scoring that takes one."""
+    if options["scoring"] == "cosine":
+        return lambda given: given is None, "null, as scoring is cosine"
+    return optional(text())
 
 
 def layers_of_heads(options):
@@ -317,9 +333,7 @@ TRAIN = {
     "loss.temperature": number(above=0, most=1e6),
     "loss.margin": number(-2, 2),
     "loss.orthogonality": one_of("published", "published_batch", "cka"),
-    "loss.weights": lambda options: mapping(
-        [*options["grid_factors"], "orthogonality"], either(WEIGHT, RAMP)
-    ),
+    "loss.weights": loss_weights,
     "opt_class.weight_decay": number(0, 1e6),
     "lr_scheduler.total_steps": null("it is the length of the training"),
     "lr_scheduler.pct_start": number(above=0, most=1),
@@ -359,12 +373,8 @@ EVALUATE = {
     "max_targets": optional(whole(1)),
     "max_nontargets": optional(whole(1)),
     "scoring": text(),
-    "cohort_split": optional(text()),
-    "cohort_data": lambda options: (
-        optional(text())
-        if options["scoring"] != "cosine"
-        else null("scoring is cosine")
-    ),
+    "cohort_split": cohort,
+    "cohort_data": cohort,
     "cohort_columns": COLUMNS,
     "domain_statistics": one_of("grid", "target"),
     "resamples": either(one_of(0), whole(2)),
