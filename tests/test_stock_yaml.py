@@ -219,7 +219,11 @@ def test_trainings_that_cannot_start(exports, tmp_path):
     ):
         with pytest.raises(InputError, match=message):
             load("frames", **options)
+    (tmp_path / "hyperparams.yaml").write_text("checkpointer: null\n")
     trained = {"system": "trained", "export_folder": tmp_path}
+    with pytest.raises(InputError, match="not of train_speaker_embeddings.py"):
+        load("cosine", **trained)
+    (tmp_path / "hyperparams.yaml").unlink()
     with pytest.raises(InputError, match="There is no .*hyperparams.yaml: sys"):
         load("cosine", **trained)
     with pytest.raises(InputError, match="System trained uses no statistics"):
@@ -227,6 +231,8 @@ def test_trainings_that_cannot_start(exports, tmp_path):
         load("cosine", **trained, **TARGET, **manifest)
     with pytest.raises(InputError, match="set --system pooled"):
         load("cosine", **trained, encoder="mini")
+    with pytest.raises(InputError, match="encoder_layers without encoder"):
+        load("cosine", **trained, encoder_layers=[0])
     with open(tmp_path / "hyperparams.yaml", "w") as file:
         text = TRAININGS["subspace"].read_text()
         overrides = f"{{data_folder: x, output_folder: {tmp_path}, system: "

@@ -4,6 +4,7 @@ Those scripts read one file of options, call ``embedding_model`` and, some of
 them, load no weights: what is made here is complete when the file is read.
 """
 
+import re
 from pathlib import Path
 
 import torch
@@ -202,10 +203,13 @@ def subspace_embedding(
             "is estimated on it, a CSV or JSON file with the columns ID, wav"
         )
     if encoder is None:
-        if encoder_source is not None:
-            raise InputError(
-                "encoder_source without encoder: name one, e.g. --encoder ecapa"
-            )
+        given = {"source": encoder_source, "layers": encoder_layers}
+        for name, value in given.items():
+            if value is not None:
+                raise InputError(
+                    f"encoder_{name} without encoder: name one, e.g. --encoder "
+                    "ecapa"
+                )
         if system == "trained":
             return trained_embedding(export_folder, sample_rate)
         embedding = load_export(export_folder, trust=trust)
@@ -268,8 +272,14 @@ def trained_embedding(folder, sample_rate=16000):
         )
     # Relative paths in the file may have been meant from another folder.
     overrides = {"checkpointer": {"checkpoints_dir": str(file.parent / "save")}}
-    with open(file, encoding="utf-8") as text:
-        hparams = load_hyperpyyaml(text, overrides)
+    text = file.read_text(encoding="utf-8")
+    # A post-training and its exports have a file of this name, too.
+    if not re.search("^compute_cost:", text, re.MULTILINE):
+        raise InputError(
+            f"{file} is not of train_speaker_embeddings.py, whose output "
+            "folder system trained takes as export_folder"
+        )
+    hparams = load_hyperpyyaml(text, overrides)
     if not hparams["checkpointer"].recover_if_possible(min_key="ErrorRate"):
         raise InputError(f"{folder}: this training has no checkpoint yet")
     return StockEmbedding(hparams["embedding_model"], sample_rate)
