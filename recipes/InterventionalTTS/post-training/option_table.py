@@ -187,7 +187,7 @@ def block_order(options):
 def cohort(options):
     """Of a scoring that takes one."""
     if options["scoring"] == "cosine":
-        return lambda given: given is None, "null, as scoring is cosine"
+        return null("scoring is cosine")
     return optional(text())
 
 
