@@ -266,7 +266,6 @@ def test_paper_and_releases_by_the_runner(grid, tmp_path, jobs_here):
         *("--layers=[[2]]", "--seeds=[1]"),
         f"--experiments=[{', '.join(systems)}]",
         f"--evaluations={{voxceleb1: {{data_folder: {grid}, voxceleb1: False, "
-        "trials: null, "
         "conditions: [recorded], tasks: [verification], resamples: 0}}",
         *("--", *SMALL, "--optimizer_step_limit=3"),
     )
@@ -305,7 +304,6 @@ def test_experiments_over_layers_and_seeds(grid, tmp_path, jobs_here):
         "--train_options={number_of_epochs: 2, "
         "subspace_widths: {speaker: 8, content: 8}}",
         f"--evaluations={{voxceleb1: {{data_folder: {grid}, voxceleb1: False, "
-        "trials: null, "
         "conditions: [recorded], resamples: 20}}",
     )
     run("--seeds=[1]", "--", *SMALL)
