@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import multivariate_normal
+from test_metrics_scoring import voices
 
 from speechbrain_ext.metrics.trials import generate_trials
 from speechbrain_ext.metrics.verification import equal_error_rate
@@ -11,15 +12,6 @@ from speechbrain_ext.processing import plda
 from speechbrain_ext.processing.closed_form import within_covariance
 from speechbrain_ext.processing.plda import Plda, plda_scoring
 from speechbrain_ext.utils.errors import InputError
-
-
-def voices(speakers=20, takes=6, dim=8, seed=0):
-    """Speaker means with anisotropic noise: the cosine is not the best."""
-    rng = np.random.default_rng(seed)
-    speaker = np.repeat(np.arange(speakers), takes)
-    vectors = rng.normal(size=(speakers, dim))[speaker]
-    noise = np.logspace(-0.7, 0.7, dim) * rng.normal(size=vectors.shape)
-    return vectors + 0.5 * noise, speaker
 
 
 def test_score_is_the_likelihood_ratio():
