@@ -385,7 +385,7 @@ def load_speaker_encoder(given):
     Traceback (most recent call last):
     ...
     speechbrain_ext.utils.errors.InputError: Encoder 'mini' has 5 layers, of \
-which none is a speaker embedding: give a speaker encoder, such as ecapa
+which none is a speaker embedding: give a speaker encoder, as ecapa
     """
     given = {"encoder": given} if isinstance(given, str) else given
     names = ("encoder", "encoder_source", "encoder_revision")

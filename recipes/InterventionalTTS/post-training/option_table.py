@@ -375,7 +375,11 @@ EVALUATE = {
     "scoring": text(),
     "cohort_split": cohort,
     "cohort_data": cohort,
-    "cohort_columns": COLUMNS,
+    "cohort_columns": lambda options: (
+        COLUMNS
+        if options["cohort_data"]
+        else (lambda names: not names, "{}, as cohort_data is null")
+    ),
     "domain_statistics": one_of("grid", "target"),
     "resamples": either(one_of(0), whole(2)),
     "reference": lambda options: (
