@@ -31,6 +31,7 @@ sys.path.insert(
 )
 
 from speechbrain_ext.dataio.feature_cache import extract_features
+from speechbrain_ext.dataio.feature_plans import encode_planned
 from speechbrain_ext.dataio.manifest import factor_labels, load_manifest
 from speechbrain_ext.metrics.probes import linear_probe
 from speechbrain_ext.metrics.trials import generate_trials
@@ -198,9 +199,9 @@ def prepare(arguments):
     planned, views = train.plan_features(
         hparams, brain, dataset, splits, unlabelled
     )
-    features = train.encode(planned)
+    features = encode_planned(planned)
     # As in a training, the last ones choose.
-    views = [{}, *map(train.encode, views.values())][-1]
+    views = [{}, *map(encode_planned, views.values())][-1]
     channel = functools.partial(
         hparams["channel"], sample_rate=encoder.sample_rate
     )
@@ -208,7 +209,7 @@ def prepare(arguments):
         Judged(given, encoder, channel, options)
         for given in arguments[cut + 1 :]
     ]
-    takes = [one for name, one in features.items() if name != "channels"]
+    takes = train.takes_of(features)
     labels = factor_labels(dataset, splits["train"], hparams["factors"])
 
     def select(layers):
