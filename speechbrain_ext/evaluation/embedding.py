@@ -81,9 +81,7 @@ def speaker_source(encoder, device=None, trust=False):
     Arguments
     ---------
     encoder : str or dict
-        ``encoder``, a name of ``hparams/encoders`` or the path of such a file,
-        or that with ``encoder_source``, ``encoder_revision`` and
-        ``encoder_pooling``.
+        As of :func:`~speechbrain_ext.lobes.encoders.load_speaker_encoder`.
     device : str
         Where it runs. Default: a GPU where there is one.
     trust : bool
@@ -108,9 +106,8 @@ def speaker_source(encoder, device=None, trust=False):
         model = load_speaker_encoder(encoder)
     finally:
         trusted.reset(before)
-    if isinstance(encoder, str):
-        encoder = {"encoder": encoder}
-    label = run_label(encoder["encoder"], encoder.get("encoder_source"))
+    given = {"encoder": encoder} if isinstance(encoder, str) else encoder
+    label = run_label(given["encoder"], given.get("encoder_source"))
     # No layer: what is drawn over the layers of an encoder is not this.
     named = systems.name_systems({label: BaselineHead()}, label, [], None)
     device = device or infer_device()

@@ -33,6 +33,13 @@ RIVALS = (*OF_CONTENT, *OF_EACH, "plda")
 RELATIVE = 1e-6  # of the largest variance: what is less is rounding
 
 
+def _means(vectors, values):
+    """Rows of each value, [K], and their mean, [K, D]."""
+    codes = to_codes(values, len(vectors), "values")[1]
+    counts = np.bincount(codes)
+    return counts, group_sums(vectors, codes) / counts[:, None]
+
+
 def collapse(vectors, values, variance=0.95):
     """What is left without the directions in which the means of values differ.
 
@@ -62,8 +69,7 @@ def collapse(vectors, values, variance=0.95):
     >>> abs(collapse(vectors, list("aabb"))).round(6).tolist()
     [[0.0, 1.0]]
     """
-    codes = to_codes(values, len(vectors), "values")[1]
-    means = group_sums(vectors, codes) / np.bincount(codes)[:, None]
+    means = _means(vectors, values)[1]
     _, spread, axes = np.linalg.svd(means - means.mean(axis=0))
     share = np.cumsum(spread**2) / np.sum(spread**2)
     # Rounding must not ask for one more component.
@@ -129,9 +135,8 @@ def leace(vectors, values):
     """
     between = 0.0
     for one in values:
-        codes = to_codes(one, len(vectors), "values")[1]
-        sums, counts = group_sums(vectors, codes), np.bincount(codes)
-        between = between + (sums.T / counts) @ sums / len(vectors)
+        counts, means = _means(vectors, one)
+        between = between + (means.T * counts) @ means / len(vectors)
     total = vectors.T @ vectors / len(vectors)
     left, unseen = erasure(total, between)
     return total @ left.T @ left + unseen.T @ unseen
@@ -237,9 +242,8 @@ def content_map(vectors, contents, speakers, dims=100):
     effects = np.linalg.lstsq(np.hstack(sides), vectors)[0]
     cells = effects[: len(rows), None] + effects[len(rows) :]
     cell = content * len(columns) + speaker
-    there, cell = np.unique(cell, return_inverse=True)
-    means = group_sums(vectors, cell) / np.bincount(cell)[:, None]
-    cells.reshape(-1, vectors.shape[1])[there] = means
+    filled = cells.reshape(-1, vectors.shape[1])
+    filled[np.unique(cell)] = _means(vectors, cell)[1]
     side_by_side = cells.reshape(len(rows), -1)
     # From products of rows: there are fewer of them than columns.
     side_by_side = side_by_side - side_by_side.mean(axis=0)

@@ -221,6 +221,20 @@ def find_cohort(hparams, dataset):
     return Use(dataset, in_split(dataset, hparams["cohort_split"]))
 
 
+def recordings_of(uses, memo):
+    """Recordings of some uses, a list each; of the same audio the first path.
+
+    However paths are written, and wherever copies lie.
+    """
+    first, found = {}, []
+    for use in uses:
+        paths = factor_labels(*use, ["wav"])["wav"]
+        digests = audio_digests(subset(*use), memo)
+        pairs = zip(digests, paths, strict=True)
+        found.append([first.setdefault(*pair) for pair in pairs])
+    return found
+
+
 def choose_uses(hparams, dataset, ids, needs_cohort):
     """Which utterances are used for what beside the test."""
     test, others = Use(dataset, ids), {}
@@ -230,23 +244,16 @@ def choose_uses(hparams, dataset, ids, needs_cohort):
     if needs_cohort:
         others["cohort"] = find_cohort(hparams, dataset)
     for name, use in others.items():
-        parts = ["evaluated"] * len(ids) + [name] * len(use.ids)
-        one_corpus = use.dataset is dataset
-        column = hparams["verification_factor"] if one_corpus else "wav"
-        values = []
-        for part in (test, use):
-            values += factor_labels(*part, [column])[column]
-        if not one_corpus:
-            # Two corpora may share names of speakers, but no recordings,
-            # however their paths are written.
+        if use.dataset is dataset:
+            column = hparams["verification_factor"]
+            values = [
+                factor_labels(*one, [column])[column] for one in (test, use)
+            ]
+        else:  # two corpora may share names of speakers, but no recordings
             memo = f"{hparams['cache_folder']}/digests.json"
-            found, first = [], {}
-            for part in (test, use):
-                found += audio_digests(subset(*part), memo)
-            for wav, digest in zip(values, found, strict=True):
-                first.setdefault(digest, wav)
-            values = [first[digest] for digest in found]
-        check_disjoint(values, parts, column)
+            column, values = "wav", recordings_of((test, use), memo)
+        parts = ["evaluated"] * len(ids) + [name] * len(use.ids)
+        check_disjoint([*values[0], *values[1]], parts, column)
     return {"test": test, **others}
 
 
