@@ -68,7 +68,8 @@ def subspaces(select, labels, adaptation, views, layers):
         ("erased: speakers of the grid", total, grid.between["speaker"]),
         ("erased: recordings, as their crops tell", total, stays),
     ):
-        yield name, erasure(every / units, _positive(between) / units)[0]
+        left = erasure(every / units, _positive(between) / units)
+        yield name, np.concatenate(left)
 
 
 def _positive(covariance):
