@@ -266,7 +266,7 @@ def test_rates_that_are_not_known(work, adapted, rate):
 
 def test_no_rates_without_recordings(work):
     model = load_export(work / "export")
-    with pytest.raises(InputError, match=r"no thresholds of .* call adapt\("):
+    with pytest.raises(InputError, match=r"no thresholds of .* adapt it to"):
         model.verify_files(wav(work, 0), wav(work, 1), false_accepts=0.05)
 
 

@@ -83,7 +83,7 @@ def warn_of_cut_off(infos):
         )
 
 
-def check_audio(dataset, sample_rate=16000, resample=True):
+def check_audio(dataset, sample_rate=16000, resample=True, unreadable=None):
     """Check every file of a dataset before any work starts on it.
 
     Reads headers only. Sets ``duration`` (seconds).
@@ -96,6 +96,9 @@ def check_audio(dataset, sample_rate=16000, resample=True):
         Rate in Hz that the encoder takes.
     resample : bool
         Whether other rates are allowed (they are converted on reading).
+    unreadable : dict
+        Filled with utterances that are wrong, ID -> why. Default: the first
+        ends the call.
 
     Raises
     ------
@@ -106,37 +109,48 @@ def check_audio(dataset, sample_rate=16000, resample=True):
     """
     infos = {}
     for key, row in dataset.data.items():
-        wav = row["wav"]
-        if wav not in infos:
-            if not Path(wav).is_file():
-                raise InputError(
-                    f"Utterance '{key}': no file {wav}; check the column wav "
-                    "and --data_folder"
-                )
-            infos[wav] = audio_info(wav)
-        info = infos[wav]
-        start, stop = row.get("start", 0), row.get("stop", info.frames)
-        if info.frames == 0:
-            raise InputError(f"Utterance '{key}': {wav} is empty")
-        if not 0 <= start < stop <= info.frames:
-            raise InputError(
-                f"Utterance '{key}': samples {start} to {stop} are not in "
-                f"{wav}, which has {info.frames}"
-            )
-        _check_rate(key, wav, info.samplerate)
-        is_segment = "start" in row or "stop" in row
-        if is_segment and stop - start < MIN_SEGMENT * info.samplerate:
-            raise InputError(
-                f"Utterance '{key}': a segment of {stop - start} samples: "
-                "start and stop are in samples, not seconds"
-            )
-        if info.samplerate != sample_rate and not resample:
-            raise InputError(
-                f"Utterance '{key}': {wav} has {info.samplerate} Hz, expected "
-                f"{sample_rate}; convert it or set --resample=True"
-            )
-        row["duration"] = (stop - start) / info.samplerate
+        try:
+            _check_row(key, row, infos, sample_rate, resample)
+        except InputError as error:
+            if unreadable is None:
+                raise
+            unreadable[key] = str(error)
     warn_of_cut_off(infos)
+
+
+def _check_row(key, row, infos, sample_rate, resample):
+    """Check the file of an utterance, and note its length."""
+    wav = row["wav"]
+    if wav not in infos:
+        if not Path(wav).is_file():
+            raise InputError(
+                f"Utterance '{key}': there is no file {wav}"
+                + "; check the column wav and --data_folder"
+                * (not wav.endswith(key))
+            )
+        infos[wav] = audio_info(wav)
+    info = infos[wav]
+    start, stop = row.get("start", 0), row.get("stop", info.frames)
+    if info.frames == 0:
+        raise InputError(f"Utterance '{key}': {wav} is empty")
+    if not 0 <= start < stop <= info.frames:
+        raise InputError(
+            f"Utterance '{key}': samples {start} to {stop} are not in "
+            f"{wav}, which has {info.frames}"
+        )
+    _check_rate(key, wav, info.samplerate)
+    is_segment = "start" in row or "stop" in row
+    if is_segment and stop - start < MIN_SEGMENT * info.samplerate:
+        raise InputError(
+            f"Utterance '{key}': a segment of {stop - start} samples: "
+            "start and stop are in samples, not seconds"
+        )
+    if info.samplerate != sample_rate and not resample:
+        raise InputError(
+            f"Utterance '{key}': {wav} has {info.samplerate} Hz, expected "
+            f"{sample_rate}; convert it or set --resample=True"
+        )
+    row["duration"] = (stop - start) / info.samplerate
 
 
 def _check_rate(key, wav, rate):
@@ -211,7 +225,7 @@ def read_audio(key, wav, start=None, stop=None, sample_rate=16000):
 
 
 class AudioDataset(torch.utils.data.Dataset):
-    """The audio of a dataset, as items ``id`` and ``sig``.
+    """The audio of a dataset, as items ``id``, ``sig`` and ``problem``.
 
     Other than a dynamic item of SpeechBrain, it can be sent to processes that
     are started afresh.
@@ -225,20 +239,31 @@ class AudioDataset(torch.utils.data.Dataset):
     channel : callable
         ``channel(signal, key) -> signal``, such as
         :class:`speechbrain_ext.augment.channel.RandomChannel`.
+    tolerant : bool
+        Give silence for what cannot be read, and say why in ``problem``.
     """
 
-    def __init__(self, dataset, sample_rate=16000, channel=None):
+    def __init__(
+        self, dataset, sample_rate=16000, channel=None, tolerant=False
+    ):
         self.rows = list(dataset.data.items())
         self.sample_rate, self.channel = sample_rate, channel
+        self.tolerant = tolerant
 
     def __len__(self):
         return len(self.rows)
 
     def __getitem__(self, index):
         key, row = self.rows[index]
-        signal = read_audio(
-            key, row["wav"], row.get("start"), row.get("stop"), self.sample_rate
-        )
+        utterance = row.get("utterance", key)  # of a window
+        segment = row["wav"], row.get("start"), row.get("stop")
+        try:
+            signal = read_audio(key, *segment, self.sample_rate)
+        except InputError as error:
+            if not self.tolerant:
+                raise
+            signal = torch.zeros(self.sample_rate)
+            return {"id": utterance, "sig": signal, "problem": str(error)}
         if self.channel is not None:
-            signal = self.channel(signal, key)
-        return {"id": key, "sig": signal}
+            signal = self.channel(signal, utterance)
+        return {"id": utterance, "sig": signal, "problem": None}

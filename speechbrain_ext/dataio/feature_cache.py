@@ -22,10 +22,12 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from speechbrain.dataio.batch import PaddedBatch
+from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.logger import get_logger
-from speechbrain_ext.dataio.audio import AudioDataset, check_audio
+from speechbrain_ext.dataio.audio import AudioDataset, audio_info, check_audio
 from speechbrain_ext.utils.errors import InputError, explain
 from speechbrain_ext.utils.files import digest, file_digest, sync, write_json
+from speechbrain_ext.utils.windows import WHOLE, mean_of_windows, windows
 
 logger = get_logger(__name__)
 
@@ -39,9 +41,11 @@ class PooledFeatures:
     Arguments
     ---------
     array : numpy.ndarray
-        Shape [utterances, layers, dim].
+        Shape [utterances, layers, dim]; of a long utterance a row per window.
     ids : list of str
-        The utterances, in the order of the rows.
+        The utterance of each row. Those of one stand together.
+    durations : list of float
+        Of each row, where an utterance has several.
 
     Example
     -------
@@ -50,11 +54,13 @@ class PooledFeatures:
     torch.Size([1, 1, 4])
     """
 
-    def __init__(self, array, ids):
-        self.array, self.ids = array, list(ids)
-        self._row = {key: i for i, key in enumerate(self.ids)}
+    def __init__(self, array, ids, durations=None):
+        self.array, self.durations, self._rows = array, durations, {}
+        for row, key in enumerate(ids):
+            self._rows.setdefault(key, []).append(row)
+        self.ids = list(self._rows)
 
-    def select(self, ids, layers=None):
+    def select(self, ids, layers=None, joined=True):
         """Features of some utterances, in that order, in memory.
 
         Arguments
@@ -63,16 +69,57 @@ class PooledFeatures:
             Utterances.
         layers : list of int
             Layers to keep. Default: all.
+        joined : bool
+            One row for each utterance, of a long one the mean over its
+            windows; else a row for each window.
 
         Returns
         -------
         torch.Tensor
-            float32, shape [len(ids), layers, dim].
+            float32, shape [rows, layers, dim].
         """
-        rows = self.array[[self._row[key] for key in ids]]
+        chosen = [row for key in ids for row in self._rows[key]]
+        rows = self.array[chosen]
         if layers is not None:
             rows = rows[:, layers]
-        return torch.from_numpy(np.asarray(rows, dtype=np.float32))
+        rows = torch.from_numpy(np.asarray(rows, dtype=np.float32))
+        if len(rows) == len(ids) or not joined:
+            return rows
+        counts = [len(self._rows[key]) for key in ids]
+        durations = [self.durations[row] for row in chosen]
+        return mean_of_windows(rows, counts, durations)
+
+
+def in_windows(dataset):
+    """A dataset whose long utterances are cut in windows.
+
+    Arguments
+    ---------
+    dataset : DynamicItemDataset
+        Checked by :func:`~speechbrain_ext.dataio.audio.check_audio`.
+
+    Returns
+    -------
+    DynamicItemDataset
+        Where it is a window, with ``utterance``, the ID of the whole, and
+        ``span``, its (begin, end) in that in seconds.
+    """
+    cut = {}
+    for key, row in dataset.data.items():
+        if row["duration"] <= WHOLE:
+            cut[key] = row
+            continue
+        rate = audio_info(row["wav"]).samplerate
+        first, whole = row.get("start", 0), round(row["duration"] * rate)
+        for start, stop in windows(whole, rate):
+            cut[f"{key}\t{start}-{stop}"] = row | {
+                "utterance": key,
+                "span": (start / rate, stop / rate),
+                "start": first + start,
+                "stop": first + stop,
+                "duration": (stop - start) / rate,
+            }
+    return DynamicItemDataset(cut)
 
 
 def audio_digests(dataset, memo=None):
@@ -170,8 +217,8 @@ def _is_whole(folder, spec):
     return there is not None and there.all()
 
 
-def _cache_of(dataset, encoder, cache_folder, name, channel, dtype):
-    """Folder of a cache, and what must be in it."""
+def _cache_of(dataset, encoder, cache_folder, name, channel, dtype, layers):
+    """Folder of a cache, what must be in it, and of which audio it is."""
     if not hasattr(dataset, "data"):
         raise InputError(
             f"Features are of a dataset, got {dataset!r}: give what "
@@ -179,21 +226,24 @@ def _cache_of(dataset, encoder, cache_folder, name, channel, dtype):
         )
     if any("duration" not in row for row in dataset.data.values()):
         check_audio(dataset, encoder.sample_rate)
+    dataset = in_windows(dataset)
     ids, identity = list(dataset.data), dict(encoder.identity)
-    spec = {
+    kept = {} if layers is None else {"layers": layers}
+    n_layers = encoder.n_layers if layers is None else len(layers)
+    spec = kept | {
         "format": CACHE_FORMAT,
         # Of encoders without a choice: "mean".
         "pooling": identity.pop("pooling", "mean"),
         "encoder": identity,
         "channel": None if channel is None else channel.identity,
         "dtype": dtype,
-        "shape": [len(ids), encoder.n_layers, encoder.dim],
+        "shape": [len(ids), n_layers, encoder.dim],
         "ids": ids,
         "digests": audio_digests(dataset, Path(cache_folder, "digests.json")),
     }
     # A round trip, so that what is compared is what a file can hold.
     spec = json.loads(json.dumps(spec))
-    return Path(cache_folder, f"{name}-{digest(spec)[:12]}"), spec
+    return Path(cache_folder, f"{name}-{digest(spec)[:12]}"), spec, dataset
 
 
 def missing_hours(
@@ -203,13 +253,14 @@ def missing_hours(
     name="features",
     channel=None,
     dtype="float32",
+    layers=None,
     **options,
 ):
     """Hours of audio that :func:`extract_features` would encode.
 
     Arguments
     ---------
-    dataset, encoder, cache_folder, name, channel, dtype
+    dataset, encoder, cache_folder, name, channel, dtype, layers
         As of that.
     **options : object
         Its other arguments, which change nothing here.
@@ -218,8 +269,8 @@ def missing_hours(
     -------
     float
     """
-    folder, spec = _cache_of(
-        dataset, encoder, cache_folder, name, channel, dtype
+    folder, spec, dataset = _cache_of(
+        dataset, encoder, cache_folder, name, channel, dtype, layers
     )
     if folder.is_dir():  # not read: that would take as long as to use it
         return 0.0
@@ -240,13 +291,15 @@ def extract_features(
     name="features",
     channel=None,
     dtype="float32",
+    layers=None,
     device="cpu",
     batch_size=32,
     batch_seconds=160.0,
     num_workers=0,
     progress=True,
+    unreadable=None,
 ):
-    """Pooled features of all layers for every utterance of a dataset.
+    """Pooled features of every utterance of a dataset.
 
     The result is kept in ``<cache_folder>/<name>-<key>/``; the key is a digest
     of the encoder (its parameters, revision or weights), the pooling, the
@@ -272,6 +325,8 @@ def extract_features(
         as :class:`speechbrain_ext.augment.channel.RandomChannel`.
     dtype : str
         ``"float32"`` or ``"float16"``.
+    layers : list of int
+        Layers that are kept. Default: all.
     device : str
         Where the encoder runs.
     batch_size : int
@@ -282,6 +337,9 @@ def extract_features(
         Processes that read audio.
     progress : bool
         Show a progress bar.
+    unreadable : dict
+        Filled with utterances (or windows) that have no features, ID -> why;
+        a later call tries them again. Default: the first ends the call.
 
     Returns
     -------
@@ -301,12 +359,14 @@ def extract_features(
             f"Unknown dtype '{dtype}' of features: expected float32 or float16"
         )
     Path(cache_folder).mkdir(parents=True, exist_ok=True)
-    folder, spec = _cache_of(
-        dataset, encoder, cache_folder, name, channel, dtype
+    folder, spec, dataset = _cache_of(
+        dataset, encoder, cache_folder, name, channel, dtype, layers
     )
+    durations = [row["duration"] for row in dataset.data.values()]
     if not _is_whole(folder, spec):
-        audio = AudioDataset(dataset, encoder.sample_rate, channel)
-        durations = [row["duration"] for row in dataset.data.values()]
+        audio = AudioDataset(
+            dataset, encoder.sample_rate, channel, unreadable is not None
+        )
         batches = functools.partial(
             _batches, batch_size=batch_size, batch_seconds=batch_seconds
         )
@@ -316,7 +376,9 @@ def extract_features(
             collate_fn=PaddedBatch,
             num_workers=num_workers,
         )
-        encode = functools.partial(_encode, encoder.to(device), device)
+        encode = functools.partial(
+            _encode, encoder.to(device), device, dtype, layers, unreadable
+        )
         with FileLock(f"{folder}.lock"):
             # Another run may have computed it in the meantime.
             if not _is_whole(folder, spec):
@@ -324,22 +386,29 @@ def extract_features(
                     folder, spec, durations, batches, loader, encode, progress
                 )
     array = np.load(folder / "features.npy", mmap_mode="r")
-    return PooledFeatures(array, spec["ids"])
+    utterances = [r.get("utterance", key) for key, r in dataset.data.items()]
+    return PooledFeatures(array, utterances, durations)
 
 
-def _encode(encoder, device, batch, dtype):
-    """Features of a batch as they are stored, if all are finite."""
+def _encode(encoder, device, dtype, layers, unreadable, batch):
+    """Features of a batch as they are stored, and which of them are any."""
     wavs, lens = batch.sig
     features = encoder(wavs.to(device), lens.to(device))
+    features = features[:, slice(None) if layers is None else layers]
     features = features.cpu().numpy().astype(dtype)
-    finite = np.isfinite(features).all(axis=(1, 2))
-    if not finite.all():
-        raise InputError(
-            f"Utterance '{batch.id[int(np.argmin(finite))]}': its features are "
-            f"not finite in {dtype}; check the audio, or choose "
-            "--extraction='{dtype: float32}'"
+    good = np.isfinite(features).all(axis=(1, 2))
+    for i, (key, problem) in enumerate(zip(batch.id, batch.problem)):
+        if problem is None and good[i]:
+            continue
+        good[i] = False
+        problem = problem or (
+            f"Utterance '{key}': its features are not finite in {dtype}; "
+            "check the audio, or choose --extraction='{dtype: float32}'"
         )
-    return features
+        if unreadable is None:
+            raise InputError(problem)
+        unreadable[key] = problem
+    return features, good
 
 
 def _compute(folder, spec, durations, batches, loader, encode, progress):
@@ -367,9 +436,11 @@ def _compute(folder, spec, durations, batches, loader, encode, progress):
         try:
             for rows, batch in zip(batches, loader(batch_sampler=batches)):
                 # Features first: a row is done only once it is there.
-                array[rows] = encode(batch, spec["dtype"])
+                array[rows], good = encode(batch)
                 array.flush()
-                sums[rows] = [_row_sum(array[row]) for row in rows]
+                sums[rows] = [
+                    _row_sum(array[row]) * ok for row, ok in zip(rows, good)
+                ]
                 sums.flush()
                 seconds += sum(durations[i] for i in rows)
                 rate = seconds / max(time.monotonic() - begin, 1e-9)

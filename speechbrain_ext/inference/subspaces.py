@@ -3,28 +3,28 @@
 import contextlib
 import copy
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from speechbrain.inference.interfaces import Pretrained
 from speechbrain.utils.fetching import FetchConfig, LocalStrategy
 from speechbrain.utils.logger import get_logger
-from speechbrain_ext.dataio.audio import (
-    AudioDataset,
-    audio_info,
-    check_audio,
-    read_audio,
-    warn_of_cut_off,
-)
+from speechbrain_ext.dataio.audio import AudioDataset, check_audio
+from speechbrain_ext.dataio.feature_cache import in_windows
 from speechbrain_ext.dataio.manifest import find_recordings, recordings_name
 from speechbrain_ext.inference.export import NAME, export_subspaces
 from speechbrain_ext.inference.model_card import adaptation_card
+from speechbrain_ext.inference.recordings import embed_recordings
 from speechbrain_ext.lobes.encoders import choose_layers
 from speechbrain_ext.lobes.model_files import SPEECHBRAIN_FILES, find_model
 from speechbrain_ext.lobes.trust import EXPORT, check_constructors, trusted
 from speechbrain_ext.metrics.calibration import cllr, fit_calibration
+from speechbrain_ext.metrics.trials import cosine_scores
+from speechbrain_ext.metrics.verification import check_trials
 from speechbrain_ext.models import packaged_model
 from speechbrain_ext.processing.adaptation import RATES, check_rate
 from speechbrain_ext.utils.errors import InputError
@@ -39,6 +39,7 @@ from speechbrain_ext.utils.options import (
     optional,
     whole,
 )
+from speechbrain_ext.utils.windows import mean_of_windows
 
 logger = get_logger(__name__)
 
@@ -221,11 +222,14 @@ class SubspaceEncoder(Pretrained):
     def encode_batch(self, wavs, wav_lens=None, subspace=None):
         """Embeddings of a batch in one subspace.
 
+        Those above 30 s are encoded in windows, see
+        :mod:`speechbrain_ext.utils.windows`.
+
         Arguments
         ---------
-        wavs : torch.Tensor or numpy.ndarray
+        wavs : torch.Tensor, numpy.ndarray or list
             Waveforms in [-1, 1], shape [B, time] or [time], at
-            ``hparams.sample_rate``.
+            ``hparams.sample_rate``; or a list of some of shape [time].
         wav_lens : torch.Tensor
             Relative lengths, shape [B]. Default: all full.
         subspace : str
@@ -239,20 +243,21 @@ class SubspaceEncoder(Pretrained):
         Raises
         ------
         InputError
-            If there is no such subspace.
+            If there is no such subspace, or the waveforms are not that.
         """
         model = self.mods.embedding_model
         name = model.choose_subspace(subspace)
-        if not isinstance(wavs, torch.Tensor):
-            try:
-                # A copy, of a reversed or read-only array too.
-                wavs = torch.from_numpy(np.array(wavs))
-            except (TypeError, ValueError, RuntimeError):
+        if isinstance(wavs, (list, tuple)) and wav_lens is None and len(wavs):
+            wavs = [_waveforms(wav) for wav in wavs]
+            if any(wav.dim() != 1 for wav in wavs):
                 raise InputError(
-                    "encode_batch takes waveforms of shape [B, time] as tensor "
-                    "or array: pad clips of several lengths with zeros and "
-                    "give wav_lens; files go to encode_file"
+                    "encode_batch takes a list of waveforms of shape [time], "
+                    f"got {[list(wav.shape) for wav in wavs]}"
                 )
+            samples = torch.tensor([len(wav) for wav in wavs])
+            wav_lens = samples / samples.max().clamp(min=1)
+            wavs = pad_sequence(wavs, batch_first=True)
+        wavs = _waveforms(wavs)
         wavs = wavs.unsqueeze(0) if wavs.dim() == 1 else wavs
         if wavs.dtype == torch.float64:  # not every accelerator has it
             wavs = wavs.float()
@@ -264,34 +269,59 @@ class SubspaceEncoder(Pretrained):
         return self.encode_batch(wavs, wav_lens, subspace)
 
     def encode_file(self, path, subspace=None):
-        """Embedding of one file in one subspace.
+        """Embedding of a file, or of several, in one subspace.
+
+        Of files above 30 s windows are read and encoded, one after the other,
+        see :mod:`speechbrain_ext.utils.windows`.
 
         Arguments
         ---------
-        path : str or Path
-            An audio file; other rates are resampled, channels averaged.
+        path : str, Path or list
+            An audio file, or some; other rates are resampled, channels
+            averaged.
         subspace : str
             Which one. Default: the export's ``subspace``.
 
         Returns
         -------
         torch.Tensor
-            Shape [1, 1, D].
+            Shape [files, 1, D].
 
         Raises
         ------
         InputError
-            If the file cannot be read or there is no such subspace.
+            If a file cannot be read or there is no such subspace.
         """
-        if not isinstance(path, (str, Path)):
-            raise InputError(
-                f"encode_file takes the path of one file: {path!r}"
-            )
-        wav = read_audio(
-            str(path), str(path), sample_rate=self.hparams.sample_rate
+        model = self.mods.embedding_model
+        name = model.choose_subspace(subspace)
+        paths = list(path) if isinstance(path, (list, tuple)) else [path]
+        for one in paths:
+            if not isinstance(one, (str, Path)):
+                raise InputError(
+                    f"encode_file takes paths of audio files, got {one!r}; "
+                    "waveforms go to encode_batch"
+                )
+        dataset = find_recordings(paths)
+        pooled = self._pooled_files(dataset)
+        vectors = dict(zip(dataset.data, model.network(pooled)[name]))
+        return torch.stack([vectors[str(Path(one))] for one in paths]).unsqueeze(1)
+
+    @torch.no_grad()
+    def _pooled_files(self, dataset):
+        """Features of recordings that the head takes, [N, layers, dim]."""
+        rate = self.hparams.sample_rate
+        check_audio(dataset, rate)
+        cut = in_windows(dataset)
+        pooled, owners = [], []
+        for item in AudioDataset(cut, rate):
+            wav = item["sig"].unsqueeze(0).to(self.device)
+            pooled.append(self.mods.embedding_model.pooled(wav))
+            owners.append(item["id"])
+        return mean_of_windows(
+            torch.cat(pooled),
+            [*Counter(owners).values()],
+            [row["duration"] for row in cut.data.values()],
         )
-        warn_of_cut_off({path: audio_info(path)})
-        return self.encode_batch(wav, subspace=subspace)
 
     def verify_files(self, path_a, path_b, subspace=None, false_accepts=None):
         """Whether two files agree in the factor of a subspace.
@@ -319,6 +349,27 @@ class SubspaceEncoder(Pretrained):
         InputError
             If there is no threshold for it.
         """
+        threshold = self.threshold(subspace, false_accepts)
+        score = self._score(path_a, path_b, subspace)
+        return score, score > threshold
+
+    def threshold(self, subspace=None, false_accepts=None):
+        """The score above which two utterances are called the same.
+
+        Arguments
+        ---------
+        subspace, false_accepts
+            As of :meth:`verify_files`.
+
+        Returns
+        -------
+        float
+
+        Raises
+        ------
+        InputError
+            If there is none.
+        """
         name = self.mods.embedding_model.choose_subspace(subspace)
         thresholds = self.hparams.thresholds
         if false_accepts is not None:
@@ -326,15 +377,15 @@ class SubspaceEncoder(Pretrained):
             if not known:
                 raise InputError(
                     f"This export has no thresholds of false acceptance for "
-                    f"subspace '{name}': call adapt(folder), or leave out "
+                    f"subspace '{name}': adapt it to recordings, or leave out "
                     "false_accepts"
                 )
             check_options(
                 {"false_accepts": false_accepts},
                 {"false_accepts": one_of(*known)},
             )
-            thresholds = {name: known[false_accepts]}
-        elif (
+            return known[false_accepts]
+        if (
             self.hparams.threshold_origin == "grid"
             and name not in self.hparams.calibration
             and not self.warned
@@ -343,24 +394,21 @@ class SubspaceEncoder(Pretrained):
             logger.warning(
                 "The threshold of this export is that of its training's "
                 "validation grid: on other recordings it may accept strangers. "
-                "Call adapt(folder) with unlabelled recordings like yours, or "
-                "calibrate(pairs) with labelled ones"
+                "Adapt it to unlabelled recordings like yours, or calibrate it "
+                "on labelled pairs"
             )
         if name not in thresholds:
             raise InputError(
-                f"This export has no threshold for subspace '{name}': call "
-                "adapt(folder) or calibrate(pairs), or compare encode_file() "
-                "of both files"
+                f"This export has no threshold for subspace '{name}': adapt "
+                "it to recordings, calibrate it on pairs, or compare the "
+                "vectors of both files"
             )
-        score = self._score(path_a, path_b, name)
-        return score, score > thresholds[name]
+        return thresholds[name]
 
-    def _score(self, path_a, path_b, name):
+    def _score(self, path_a, path_b, subspace=None):
         """Cosine similarity of two files, shape [1]."""
-        return torch.cosine_similarity(
-            self.encode_file(path_a, name)[:, 0],
-            self.encode_file(path_b, name)[:, 0],
-        )
+        one, other = self.encode_file([path_a, path_b], subspace)
+        return torch.cosine_similarity(one, other)
 
     def log_likelihood_ratio(self, path_a, path_b, subspace=None):
         """How much likelier two files are if they agree than if not.
@@ -503,7 +551,7 @@ class SubspaceEncoder(Pretrained):
             memo[id(module.network)] = head
         return copy.deepcopy(self, memo)
 
-    def calibrate(self, pairs, subspace=None):
+    def calibrate(self, pairs, subspace=None, **extraction):
         """A model with a threshold and likelihood ratios from labelled pairs.
 
         Arguments
@@ -512,6 +560,9 @@ class SubspaceEncoder(Pretrained):
             (path, other path, whether they agree), of both kinds.
         subspace : str
             Which one. Default: the export's ``subspace``.
+        **extraction : object
+            As of :func:`~speechbrain_ext.inference.recordings.
+            embed_recordings`.
 
         Returns
         -------
@@ -532,13 +583,15 @@ class SubspaceEncoder(Pretrained):
                     f"The pair {pair} is not (path, other path, whether they "
                     "agree)"
                 )
-        paths = {str(path) for pair in pairs for path in pair[:2]}
-        vectors = {path: self.encode_file(path, name)[0, 0] for path in paths}
-        scores = [
-            torch.cosine_similarity(vectors[str(a)], vectors[str(b)], 0).item()
-            for a, b, _ in pairs
-        ]
         labels = [agree for *_, agree in pairs]
+        check_trials([0.0] * len(pairs), labels)
+        paths = [path for pair in pairs for path in pair[:2]]
+        made = embed_recordings(
+            self, find_recordings(paths), name, **extraction
+        )
+        row = {key: i for i, key in enumerate(made.ids)}
+        enrol, test = ([row[str(Path(p[side]))] for p in pairs] for side in (0, 1))
+        scores = cosine_scores(made.vectors, enrol, test)
         scale, offset = fit_calibration(scores, labels)
         if not -1 <= -offset / scale <= 1:
             raise InputError(
@@ -551,7 +604,7 @@ class SubspaceEncoder(Pretrained):
         hparams.thresholds = hparams.thresholds | {name: -offset / scale}
         if set(hparams.thresholds) <= set(hparams.calibration):
             hparams.threshold_origin = "pairs"
-        ratios = scale * np.array(scores) + offset
+        ratios = scale * scores + offset
         model.card += (
             f"\n## Calibration\n\nSubspace `{name}`, on {len(pairs)} pairs: "
             f"Cllr {cllr(ratios, labels):.3f} bits on these pairs.\n"
@@ -612,19 +665,27 @@ class SubspaceEncoder(Pretrained):
                 "in its training): there are no statistics to estimate"
             )
         manifest = find_recordings(manifest, data_root)
-        check_audio(manifest, self.hparams.sample_rate)
-        audio = AudioDataset(manifest, self.hparams.sample_rate)
-        pooled = [
-            model.pooled(item["sig"].unsqueeze(0).to(self.device))
-            for item in audio
-        ]
-        model.network.fit_statistics(torch.cat(pooled))
+        model.network.fit_statistics(self._pooled_files(manifest))
         # Those of other statistics hold no longer; of a grid's one is warned.
         hparams = self.hparams
         hparams.false_accepts, hparams.calibration = {}, {}
         if getattr(hparams, "threshold_origin", "grid") != "grid":
             hparams.thresholds = {}
         return self
+
+
+def _waveforms(wavs):
+    """Waveforms as a tensor."""
+    if isinstance(wavs, torch.Tensor):
+        return wavs
+    try:
+        # A copy, of a reversed or read-only array too.
+        return torch.from_numpy(np.array(wavs))
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(
+            "encode_batch takes waveforms of shape [B, time] as tensor or "
+            "array, or a list of waveforms; files go to encode_file"
+        )
 
 
 def _read_options(path):
@@ -708,7 +769,8 @@ def load_export(folder, device=None, trust=False):
     Arguments
     ---------
     folder : str or Path
-        A folder or hub id.
+        A folder or hub id, or ``packaged``: see
+        :meth:`SubspaceEncoder.from_packaged`.
     device : str
         Where it runs. Default: a GPU where there is one.
     trust : bool
@@ -736,6 +798,8 @@ def load_export(folder, device=None, trust=False):
             "No export_folder: give --export_folder FOLDER_OR_HUB_ID, what a "
             "post-training run left in <output_folder>/export"
         )
+    if folder == "packaged":
+        return SubspaceEncoder.from_packaged(run_opts={"device": device})
     try:
         files = find_model(folder, None, SPEECHBRAIN_FILES, ["README.md"])
     except InputError:

@@ -24,6 +24,11 @@ from speechbrain_ext.lobes.model_files import check_file
 from speechbrain_ext.lobes.trust import ENCODER, check_constructors, trusted
 from speechbrain_ext.utils.errors import InputError
 from speechbrain_ext.utils.hparams import find_hparams, hparams_folder
+from speechbrain_ext.utils.windows import mean_of_windows, windows
+
+# Windows of long utterances that are encoded at a time: what they take does
+# not grow with the utterance.
+AT_A_TIME = 8
 
 
 class PooledEncoder(torch.nn.Module):
@@ -34,7 +39,9 @@ class PooledEncoder(torch.nn.Module):
     frames implements :meth:`encode_frames` too. The batch is
     divided in groups of equal length, so that nothing is ever padded, unless
     the subclass sets ``handles_padding``. Utterances of less than
-    ``min_samples`` samples are padded with zeros at their end to that length.
+    ``min_samples`` samples are padded with zeros at their end to that length;
+    those above 30 s are encoded in windows, see
+    :mod:`speechbrain_ext.utils.windows`.
 
     Arguments
     ---------
@@ -139,7 +146,25 @@ class PooledEncoder(torch.nn.Module):
             If the shape is not that, an utterance has no samples or some that
             are not finite, or the lengths are not relative.
         """
-        return torch.stack(self._encoded(self.encode, wavs, wav_lens))
+        utterances = unpad(wavs, wav_lens)
+        cut = [windows(len(wav), self.sample_rate) for wav in utterances]
+        if len(cut) == sum(map(len, cut)):
+            return torch.stack(self._encoded(self.encode, utterances))
+        pieces = [
+            wav[start:stop]
+            for wav, spans in zip(utterances, cut)
+            for start, stop in spans
+        ]
+        vectors = [
+            vector
+            for first in range(0, len(pieces), AT_A_TIME)
+            for vector in self._encoded(
+                self.encode, pieces[first : first + AT_A_TIME]
+            )
+        ]
+        durations = [len(piece) for piece in pieces]
+        counts = [len(spans) for spans in cut]
+        return mean_of_windows(torch.stack(vectors), counts, durations)
 
     @torch.no_grad()
     def frames(self, wavs, wav_lens=None):
@@ -161,15 +186,14 @@ class PooledEncoder(torch.nn.Module):
         InputError
             As :meth:`forward`, and if the encoder has no frames.
         """
-        return self._encoded(self.encode_frames, wavs, wav_lens)
+        return self._encoded(self.encode_frames, unpad(wavs, wav_lens))
 
-    def _encoded(self, encode, wavs, wav_lens):
-        """What ``encode`` makes of each utterance, a list."""
-        lengths = count_samples(wavs, wav_lens)
+    def _encoded(self, encode, wavs):
+        """What ``encode`` makes of each utterance, [time] each: a list."""
         utterances = []
-        for wav, length in zip(wavs, lengths):
-            wav = self.normalise(wav[:length].float())
-            missing = max(0, self.min_samples - length)
+        for wav in wavs:
+            missing = max(0, self.min_samples - len(wav))
+            wav = self.normalise(wav.float())
             utterances.append(torch.nn.functional.pad(wav, (0, missing)))
         groups = {}
         for row, wav in enumerate(utterances):
@@ -180,14 +204,36 @@ class PooledEncoder(torch.nn.Module):
             group = [utterances[row] for row in rows]
             padded = pad_sequence(group, batch_first=True)
             # A caller's mixed precision would change the vectors by 1 %.
-            with torch.autocast(wavs.device.type, enabled=False):
+            with torch.autocast(padded.device.type, enabled=False):
                 part = encode(padded, [len(wav) for wav in group])
             found |= {row: one.float() for row, one in zip(rows, part)}
-        return [found[row] for row in range(len(wavs))]
+        return [found[row] for row in range(len(utterances))]
 
     def train(self, mode=True):
         """Stay in evaluation mode, also when a parent module is trained."""
         return super().train(False)
+
+
+def unpad(wavs, wav_lens=None):
+    """The utterances of a batch without their padding.
+
+    Arguments
+    ---------
+    wavs, wav_lens : torch.Tensor
+        As of :func:`count_samples`.
+
+    Returns
+    -------
+    list of torch.Tensor
+        Shape [time] each.
+
+    Example
+    -------
+    >>> unpad(torch.zeros(2, 4), torch.tensor([1.0, 0.5]))
+    [tensor([0., 0., 0., 0.]), tensor([0., 0.])]
+    """
+    lengths = count_samples(wavs, wav_lens)
+    return [wav[:length] for wav, length in zip(wavs, lengths)]
 
 
 def count_samples(wavs, wav_lens=None):

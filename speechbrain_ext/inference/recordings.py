@@ -1,0 +1,286 @@
+"""Vectors of many recordings: made in batches, and kept in files."""
+
+import contextlib
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from speechbrain_ext.dataio.audio import check_audio
+from speechbrain_ext.dataio.feature_cache import extract_features, in_windows
+from speechbrain_ext.dataio.manifest import subset
+from speechbrain_ext.utils.errors import InputError
+from speechbrain_ext.utils.files import replacing
+
+FORMATS = (".npz", ".parquet", ".ark")
+AT_A_TIME = 4096  # utterances that a head maps
+
+
+class Vectors(NamedTuple):
+    """Vectors of utterances or of their windows.
+
+    Arguments
+    ---------
+    ids : list of str
+        Of each row the utterance.
+    vectors : numpy.ndarray
+        float32, shape [rows, D].
+    spans : list of tuple
+        Of each row the (begin, end) in its utterance in seconds.
+    """
+
+    ids: list
+    vectors: np.ndarray
+    spans: list
+
+
+def embed_recordings(
+    model,
+    dataset,
+    subspace=None,
+    *,
+    cache_folder=None,
+    in_spans=False,
+    unreadable=None,
+    **extraction,
+):
+    """Vectors of many recordings, in batches of similar length.
+
+    Arguments
+    ---------
+    model : speechbrain_ext.inference.subspaces.SubspaceEncoder
+        An export.
+    dataset : DynamicItemDataset
+        See :func:`~speechbrain_ext.dataio.manifest.find_recordings`.
+    subspace : str
+        Which one. Default: the export's ``subspace``.
+    cache_folder : str or Path
+        Keeps the features: an interrupted call goes on there. Default: a
+        temporary folder.
+    in_spans : bool
+        A vector for each window of a recording above 30 s, in place of one
+        for the recording.
+    unreadable : dict
+        Filled with recordings that cannot be read, ID -> why, which are left
+        out. Default: the first ends the call.
+    **extraction : object
+        As of :func:`~speechbrain_ext.dataio.feature_cache.
+        extract_features`: ``batch_size``, ``num_workers``, ``progress``, ...
+
+    Returns
+    -------
+    Vectors
+
+    Raises
+    ------
+    InputError
+        If there is no such subspace, or nothing can be read.
+
+    Example
+    -------
+    >>> import soundfile
+    >>> from speechbrain_ext.dataio.manifest import find_recordings
+    >>> from speechbrain_ext.inference.subspaces import SubspaceEncoder
+    >>> folder = getfixture("tmp_path")
+    >>> noise = np.random.default_rng(0).normal(0, 0.1, 8000)
+    >>> soundfile.write(folder / "a.wav", noise, 16000)
+    >>> made = embed_recordings(
+    ...     SubspaceEncoder.from_packaged(),
+    ...     find_recordings(folder),
+    ...     progress=False,
+    ... )
+    >>> made.ids, made.vectors.shape, made.spans
+    (['a.wav'], (1, 60), [(0.0, 0.5)])
+    """
+    module = model.mods.embedding_model
+    name = module.choose_subspace(subspace)
+    check_audio(dataset, model.hparams.sample_rate, unreadable=unreadable)
+    dataset = _without(dataset, unreadable)
+    with contextlib.ExitStack() as stack:
+        folder = cache_folder or stack.enter_context(
+            tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        )
+        features = extract_features(
+            dataset,
+            module.encoder,
+            folder,
+            layers=module.layers,
+            device=model.device,
+            unreadable=unreadable,
+            **extraction,
+        )
+        dataset = _without(dataset, unreadable)
+        ids, vectors = list(dataset.data), []
+        for first in range(0, len(ids), AT_A_TIME):
+            part = ids[first : first + AT_A_TIME]
+            pooled = features.select(part, joined=not in_spans)
+            with torch.no_grad():
+                made = module.network(pooled.to(model.device))[name]
+            vectors.append(made.cpu().numpy())
+    if in_spans:
+        dataset = in_windows(dataset)
+        ids = [row.get("utterance", key) for key, row in dataset.data.items()]
+    spans = [
+        row.get("span", (0.0, row["duration"])) for row in dataset.data.values()
+    ]
+    return Vectors(ids, np.concatenate(vectors), spans)
+
+
+def _without(dataset, unreadable):
+    """What can be read of a dataset."""
+    good = [key for key in dataset.data if key not in (unreadable or ())]
+    if not good:
+        raise InputError(
+            f"None of {len(dataset.data)} recordings can be read: "
+            f"{next(iter(unreadable.values()))}"
+        )
+    return subset(dataset, good)
+
+
+def check_format(path, ids=()):
+    """Refuse a file of vectors that could not be written, before the work.
+
+    Arguments
+    ---------
+    path : str or Path
+        ``.npz``, ``.parquet`` (for which pyarrow is needed) or ``.ark``
+        (Kaldi's; kaldiio).
+    ids : iterable of str
+        What will be in it.
+
+    Raises
+    ------
+    InputError
+        If it has another suffix, the library is missing, it is a folder, or an
+        ID cannot be in it.
+
+    Example
+    -------
+    >>> check_format("a.csv")
+    Traceback (most recent call last):
+    ...
+    speechbrain_ext.utils.errors.InputError: a.csv: vectors are written as \
+.npz, .parquet or .ark
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in FORMATS:
+        raise InputError(
+            f"{path}: vectors are written as .npz, .parquet or .ark"
+        )
+    if Path(path).is_dir():
+        raise InputError(f"{path} is a folder: give the name of a file")
+    library = {".parquet": "pyarrow", ".ark": "kaldiio"}.get(suffix)
+    try:
+        __import__(library or "numpy")
+    except ImportError:
+        raise InputError(f"{path}: install {library}, or write a .npz file")
+    for key in ids if suffix == ".ark" else ():
+        if len(key.split()) != 1:
+            raise InputError(
+                f"{path}: the ID '{key}' has a blank, which Kaldi's files "
+                "cannot have: write a .npz or .parquet file"
+            )
+
+
+def write_vectors(path, made, in_spans=False):
+    """Write vectors to a file, complete or not at all.
+
+    Arguments
+    ---------
+    path : str or Path
+        Where to; its suffix chooses the format, see :func:`check_format`.
+    made : Vectors
+        What is written: ``ids`` and ``vectors``.
+    in_spans : bool
+        Write ``begin`` and ``end`` too; in Kaldi's format they become part of
+        the ID, in hundredths of a second.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "x.npz"
+    >>> write_vectors(path, Vectors(["a"], np.ones((1, 2)), [(0.0, 1.0)]))
+    >>> list(np.load(path))
+    ['ids', 'vectors']
+    """
+    check_format(path, made.ids)
+    columns = {"ids": np.array(made.ids), "vectors": made.vectors}
+    if in_spans:
+        begin, end = np.array(made.spans).T
+        columns |= {"begin": begin, "end": end}
+    suffix = Path(path).suffix.lower()
+    with replacing(path) as temporary:
+        if suffix == ".npz":
+            np.savez(temporary, **columns)
+        elif suffix == ".parquet":
+            import pyarrow
+            import pyarrow.parquet
+
+            columns["vectors"] = list(made.vectors)
+            pyarrow.parquet.write_table(pyarrow.table(columns), temporary)
+        else:
+            import kaldiio
+
+            keys = made.ids
+            if in_spans:
+                keys = [
+                    f"{key}-{round(100 * a):07d}-{round(100 * b):07d}"
+                    for key, (a, b) in zip(keys, made.spans)
+                ]
+            kaldiio.save_ark(str(temporary), dict(zip(keys, made.vectors)))
+
+
+def read_vectors(path):
+    """Vectors out of a file of :func:`write_vectors`, or one like it.
+
+    Arguments
+    ---------
+    path : str or Path
+        ``.npz``, ``.parquet`` or ``.ark``.
+
+    Returns
+    -------
+    ids : list of str
+    vectors : numpy.ndarray
+        Shape [N, D].
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, or has no such arrays.
+
+    Example
+    -------
+    >>> read_vectors("/no/such/x.npz")
+    Traceback (most recent call last):
+    ...
+    speechbrain_ext.utils.errors.InputError: /no/such/x.npz cannot be read ...
+    """
+    check_format(path)
+    suffix = Path(path).suffix.lower()
+    try:
+        if suffix == ".npz":
+            with np.load(path) as arrays:
+                ids, vectors = arrays["ids"].tolist(), arrays["vectors"]
+        elif suffix == ".parquet":
+            import pyarrow.parquet
+
+            table = pyarrow.parquet.read_table(path, columns=["ids", "vectors"])
+            ids = table["ids"].to_pylist()
+            vectors = np.array(table["vectors"].to_pylist(), dtype=np.float32)
+        else:
+            import kaldiio
+
+            ids, vectors = zip(*kaldiio.load_ark(str(path)))
+            ids, vectors = list(ids), np.stack(vectors)
+    # What damaged files raise depends on where the damage is.
+    except Exception as error:
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        raise InputError(f"{path} cannot be read as vectors ({reason})")
+    if vectors.ndim != 2 or len(ids) != len(vectors):
+        raise InputError(
+            f"{path} has {len(ids)} ids and vectors of shape "
+            f"{list(vectors.shape)}: expected [ids, D]"
+        )
+    return ids, vectors
