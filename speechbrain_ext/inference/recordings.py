@@ -92,7 +92,7 @@ def embed_recordings(
     ...     progress=False,
     ... )
     >>> made.ids, made.vectors.shape, made.spans
-    (['a.wav'], (1, 60), [(0.0, 0.5)])
+    (['a.wav'], (1, 150), [(0.0, 0.5)])
     """
     module = model.mods.embedding_model
     name = module.choose_subspace(subspace)

@@ -107,7 +107,7 @@ class Trials:
     test : numpy.ndarray
         [T] int, rows of the test side.
     label : numpy.ndarray
-        [T] int, 1 = target, 0 = non-target.
+        [T] int, 1 = target, 0 = non-target. None where it is not known.
 
     Example
     -------
@@ -121,7 +121,7 @@ class Trials:
     label: np.ndarray
 
     def __len__(self):
-        return len(self.label)
+        return len(self.enrol)
 
     def score(self, embeddings):
         """Cosine score of each trial, see :func:`cosine_scores`."""
@@ -134,7 +134,62 @@ def _bare(name):
     return stem if suffix.lower() in AUDIO_SUFFIXES else name
 
 
-def read_trials(path, ids):
+def parse_trials(path, labelled=True):
+    """The lines of a trial list.
+
+    Arguments
+    ---------
+    path : str or pathlib.Path
+        See :func:`read_trials`.
+    labelled : bool
+        Whether each line needs a label; else all have one, or none has.
+
+    Returns
+    -------
+    list of tuple
+        (number of the line, label or None, enrol, test)
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, has a line of another format, or no trial.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "trials.txt"
+    >>> _ = path.write_text("a.wav b.wav")
+    >>> parse_trials(path, labelled=False)
+    [(1, None, 'a.wav', 'b.wav')]
+    """
+    lines = []
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, 1):
+                fields = line.split()
+                if not fields:
+                    continue
+                if len(fields) == 2 and not labelled:
+                    fields.insert(0, None)
+                if len(fields) != 3 or fields[0] not in (None, "0", "1"):
+                    raise InputError(
+                        f"{path}, line {number}: expected 'label enrol.wav "
+                        f"test.wav' with label 0 or 1, got {line.strip()!r}"
+                    )
+                label = fields[0] and int(fields[0])
+                if lines and (label is None) != (lines[0][1] is None):
+                    raise InputError(
+                        f"{path}, line {number}: some trials have a label and "
+                        "others none"
+                    )
+                lines.append((number, label, *fields[1:]))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot read the trial list ({error})")
+    if not lines:
+        raise InputError(f"{path}: no trials in the list")
+    return lines
+
+
+def read_trials(path, ids, labelled=True):
     """Read a trial list in VoxCeleb's format, ``label enrol.wav test.wav``.
 
     Arguments
@@ -145,6 +200,8 @@ def read_trials(path, ids):
     ids : sequence of str
         Name of each utterance, in the order of the embeddings; with or
         without suffix.
+    labelled : bool
+        Whether the trials need labels.
 
     Returns
     -------
@@ -172,32 +229,18 @@ def read_trials(path, ids):
             f"{len(ids) - len(rows)} of {len(ids)} utterance names occur twice"
         )
     parts, unknown = [], {}
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, 1):
-                fields = line.split()
-                if not fields:
-                    continue
-                if len(fields) != 3 or fields[0] not in ("0", "1"):
-                    raise InputError(
-                        f"{path}, line {number}: expected 'label enrol.wav "
-                        f"test.wav' with label 0 or 1, got {line.strip()!r}"
-                    )
-                sides = [rows.get(_bare(name)) for name in fields[1:]]
-                for name, row in zip(fields[1:], sides, strict=True):
-                    if row is None:
-                        unknown.setdefault(name, number)
-                parts.append((*sides, int(fields[0])))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot read the trial list ({error})")
+    for number, label, *names in parse_trials(path, labelled):
+        sides = [rows.get(_bare(name)) for name in names]
+        for name, row in zip(names, sides, strict=True):
+            if row is None:
+                unknown.setdefault(name, number)
+        parts.append((*sides, label))
     if unknown:
         first, number = next(iter(unknown.items()))
         raise InputError(
             f"{path}: {len(unknown)} utterances of the trials are unknown, "
             f"first {first!r} (line {number})"
         )
-    if not parts:
-        raise InputError(f"{path}: no trials in the list")
     same = [number for number, (a, b, _) in enumerate(parts, 1) if a == b]
     if same:
         raise InputError(
@@ -205,7 +248,8 @@ def read_trials(path, ids):
             f"with itself, first trial {same[0]}: take them out, they cannot "
             "fail"
         )
-    trials = Trials(*np.array(parts, dtype=np.int64).T.copy())
+    enrol, test, label = map(np.array, zip(*parts, strict=True))
+    trials = Trials(enrol, test, None if label[0] is None else label)
     low, high = np.sort([trials.enrol, trials.test], axis=0)
     repeated = len(trials) - len(np.unique(low * len(ids) + high))
     if repeated:  # published lists have some, too
