@@ -143,6 +143,40 @@ def _closed_form(adaptation):
     )
 
 
+def check_place(folder):
+    """Refuse to replace a folder that is not an export.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Where an export is to be written.
+
+    Raises
+    ------
+    InputError
+        If something else is there.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> (folder / "thesis.tex").touch()
+    >>> check_place(folder)
+    Traceback (most recent call last):
+    ...
+    speechbrain_ext.utils.errors.InputError: ... holds other files than an ...
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file: give the name of a folder")
+    if not folder.is_dir() or (folder / "network.ckpt").is_file():
+        return
+    if any(folder.iterdir()):
+        raise InputError(
+            f"{folder} holds other files than an export, which would be lost: "
+            "give a new folder"
+        )
+
+
 def remove_exports(folder, keep=()):
     """Delete exports of an earlier run, which no longer belong to its results.
 
@@ -193,7 +227,7 @@ def export_subspaces(
     Arguments
     ---------
     folder : str or Path
-        Where to. An earlier export there is replaced.
+        Where to. An earlier export there is replaced; anything else is not.
     encoder : speechbrain_ext.lobes.encoders.PooledEncoder
         The frozen encoder, from ``load_encoder``.
     head : torch.nn.Module
@@ -241,6 +275,7 @@ def export_subspaces(
     >>> sorted(path.name for path in folder.iterdir())
     ['hyperparams.yaml', 'network.ckpt']
     """
+    check_place(folder)
     names = {"name": name, "encoder_label": encoder_label}
     check_options(names, {"name": NAME, "encoder_label": optional(NAME)})
     kind, reference = type(head), encoder_reference(encoder)

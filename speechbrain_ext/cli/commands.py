@@ -1,0 +1,368 @@
+"""What each command of the command line does: ``given -> exit status``."""
+
+import json
+import logging
+import runpy
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+
+import speechbrain_ext
+from speechbrain_ext.dataio.manifest import AUDIO, find_recordings
+from speechbrain_ext.evaluation.page import write_page
+from speechbrain_ext.inference.enrolment import Enrolment, fingerprint
+from speechbrain_ext.inference.export import check_place
+from speechbrain_ext.inference.hub import push_to_hub
+from speechbrain_ext.inference.onnx_export import export_onnx
+from speechbrain_ext.inference.recordings import (
+    check_format,
+    embed_recordings,
+    read_vectors,
+    write_vectors,
+)
+from speechbrain_ext.inference.subspaces import load_export
+from speechbrain_ext.metrics.trials import (
+    cosine_scores,
+    parse_trials,
+    read_trials,
+)
+from speechbrain_ext.metrics.verification import equal_error_rate, min_dcf
+from speechbrain_ext.processing.adaptation import RATES
+from speechbrain_ext.utils.errors import InputError, one_line_errors
+from speechbrain_ext.utils.files import write_text
+from speechbrain_ext.utils.options import check_options, one_of, whole
+
+LEFT_OUT = 3  # exit status
+
+
+def run(given):
+    """Run the command that was given.
+
+    Arguments
+    ---------
+    given : argparse.Namespace
+        Of :func:`speechbrain_ext.cli.make_parser`.
+
+    Returns
+    -------
+    int
+        Exit status.
+    """
+    # That an encoder is frozen, is known here.
+    logging.getLogger("speechbrain.integrations").setLevel(logging.ERROR)
+    with one_line_errors():
+        try:
+            return COMMANDS[given.command](given) or 0
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return 130
+
+
+def show(given, result, text):
+    """Print a result, as JSON or as text."""
+    print(json.dumps(result, ensure_ascii=False) if given.json else text)
+
+
+def load(given):
+    """The export that was given."""
+    return load_export(given.export, given.device, given.trust)
+
+
+def find(given):
+    """The recordings that were given."""
+    first, *others = given.source
+    if others or Path(first).suffix.lower() in AUDIO:
+        return find_recordings(given.source)
+    return find_recordings(first, given.data_folder)
+
+
+def extraction(given):
+    """Options of the encoding that were given."""
+    options = {"batch_size": given.batch_size, "num_workers": given.workers}
+    check_options(
+        {"batch-size": given.batch_size, "workers": given.workers},
+        {"batch-size": whole(1), "workers": whole(0)},
+    )
+    return options | {
+        "progress": not given.quiet,
+        "cache_folder": getattr(given, "cache_folder", None),
+    }
+
+
+def list_left_out(unreadable):
+    """Say which recordings cannot be read; the exit status."""
+    for reason in unreadable.values():
+        print(f"left out: {reason}", file=sys.stderr)
+    return LEFT_OUT if unreadable else 0
+
+
+def find_threshold(given, model):
+    """The threshold of a decision."""
+    if given.threshold is not None:
+        return given.threshold
+    return model.threshold(
+        getattr(given, "subspace", None), given.false_accepts
+    )
+
+
+def verify(given):
+    """Score and decision of two files."""
+    model = load(given)
+    name = model.mods.embedding_model.choose_subspace(given.subspace)
+    threshold = find_threshold(given, model)
+    vectors = model.encode_file([given.a, given.b], name)[:, 0]
+    score = cosine_scores(vectors, [0], [1]).item()
+    same = score > threshold
+    said = f"the same {name}" if same else f"not the same {name}"
+    show(
+        given,
+        {"score": score, "threshold": threshold, "same": same},
+        f"{said}: score {score:.3f}, threshold {threshold:.3f}",
+    )
+
+
+def embed(given):
+    """Vectors of recordings, in a file."""
+    check_format(given.out)
+    dataset, options = find(given), extraction(given)
+    check_format(given.out, dataset.data)
+    model, unreadable = load(given), {}
+    cache = Path(f"{given.out}.cache")  # until all is done
+    made = embed_recordings(
+        model,
+        dataset,
+        given.subspace,
+        in_spans=given.windows,
+        unreadable=unreadable,
+        **options | {"cache_folder": cache},
+    )
+    write_vectors(given.out, made, given.windows)
+    shutil.rmtree(cache, ignore_errors=True)
+    shape = list(made.vectors.shape)
+    show(
+        given,
+        {"out": given.out, "shape": shape, "left_out": unreadable},
+        f"{given.out}: {shape[0]} vectors of {shape[1]} numbers",
+    )
+    return list_left_out(unreadable)
+
+
+def score(given):
+    """Scores of the pairs of a trial list."""
+    lines = parse_trials(given.trials, labelled=False)
+    if given.vectors:
+        ids, vectors = read_vectors(given.vectors)
+    else:
+        ids, vectors = embed_trials(given, lines)
+    trials = read_trials(given.trials, ids, labelled=False)
+    scores = trials.score(vectors)
+    text = "".join(
+        f"{'' if label is None else f'{label} '}{enrol} {test} {one:.7g}\n"
+        for (_, label, enrol, test), one in zip(lines, scores)
+    )
+    result = {"trials": len(trials)}
+    if trials.label is not None and 0 < trials.label.mean() < 1:
+        result["eer"] = equal_error_rate(scores, trials.label)[0]
+        result["min_dcf"] = min_dcf(scores, trials.label)[0]
+    if given.out:
+        write_text(given.out, text)
+    elif not given.json:
+        print(text, end="")
+    words = f"{len(trials)} trials"
+    if "eer" in result:
+        words += f", EER {100 * result['eer']:.2f} %"
+        words += f", minDCF {result['min_dcf']:.3f}"
+    if given.json:
+        scored = {} if given.out else {"scores": scores.tolist()}
+        print(json.dumps(result | scored))
+    else:
+        print(words, file=sys.stderr)
+
+
+def embed_trials(given, lines):
+    """Names in a trial list, and the vectors of these files."""
+    names = list(dict.fromkeys(name for *_, a, b in lines for name in (a, b)))
+    root = Path(given.data_folder or ".")
+    paths = {str(root / name): name for name in names}
+    dataset = find_recordings(list(paths))
+    made = embed_recordings(
+        load(given), dataset, given.subspace, **extraction(given)
+    )
+    return [paths[key] for key in made.ids], made.vectors
+
+
+def enrol(given):
+    """Recordings of a name, in a store."""
+    model, unreadable = load(given), {}
+    mark = fingerprint(model, given.subspace)
+    Enrolment.load(given.store, mark)  # what is wrong is said now
+    made = embed_recordings(
+        model,
+        find(given),
+        given.subspace,
+        unreadable=unreadable,
+        **extraction(given),
+    )
+    with FileLock(f"{given.store}.lock"):  # of others nothing is lost
+        enrolment = Enrolment.load(given.store, mark)
+        enrolment.enrol(given.name, made.ids, made.vectors)
+        enrolment.save(given.store)
+    count = enrolment.names.count(given.name)
+    people = len(set(enrolment.names))
+    show(
+        given,
+        {"name": given.name, "clips": count, "left_out": unreadable},
+        f"{given.store}: {count} clips of {given.name}, {people} names in all",
+    )
+    return list_left_out(unreadable)
+
+
+def identify(given):
+    """The enrolled name of each recording, or none."""
+    if not Path(given.store).is_file():
+        raise InputError(
+            f"There is no store {given.store}: make one with interventional "
+            "enrol STORE NAME FILES"
+        )
+    model, unreadable = load(given), {}
+    enrolment = Enrolment.load(given.store, fingerprint(model, given.subspace))
+    threshold = find_threshold(given, model)
+    made = embed_recordings(
+        model,
+        find(given),
+        given.subspace,
+        unreadable=unreadable,
+        **extraction(given),
+    )
+    names, scores = enrolment.identify(made.vectors, threshold)
+    found = [
+        {"id": key, "name": name, "score": one, "threshold": threshold}
+        for key, name, one in zip(made.ids, names, scores.tolist())
+    ]
+    lines = [
+        f"{row['id']}: {row['name'] or 'nobody enrolled'} "
+        f"(score {row['score']:.3f}, threshold {threshold:.3f})"
+        for row in found
+    ]
+    show(given, found, "\n".join(lines))
+    return list_left_out(unreadable)
+
+
+def adapt(given):
+    """An export that is fitted to recordings."""
+    check_options(
+        {"false-accepts": given.false_accepts},
+        {"false-accepts": one_of(*RATES)},
+    )
+    check_place(given.out)
+    dataset = find_recordings(given.source, given.data_folder)
+    model = load(given).adapt(
+        dataset,
+        name=Path(given.source).resolve().stem,
+        false_accepts=given.false_accepts,
+        **extraction(given),
+    )
+    model.save(given.out)
+    tell_new(given, model)
+
+
+def calibrate(given):
+    """An export whose threshold is that of labelled pairs."""
+    check_place(given.out)
+    root = Path(given.data_folder or ".")
+    pairs = [
+        (root / enrol, root / test, label == 1)
+        for _, label, enrol, test in parse_trials(given.trials)
+    ]
+    model = load(given).calibrate(pairs, given.subspace, **extraction(given))
+    model.save(given.out)
+    tell_new(given, model)
+
+
+def tell_new(given, model):
+    """Say what a new export decides by."""
+    thresholds = model.hparams.thresholds
+    lines = [f"{name} {value:.3f}" for name, value in thresholds.items()]
+    show(
+        given,
+        {"out": given.out, "thresholds": thresholds},
+        f"{given.out}: thresholds {', '.join(lines)}",
+    )
+
+
+def evaluate(given):
+    """The recipe's evaluation, on any recordings."""
+    folder = recipe_folder()
+    sys.argv = [
+        *("evaluate.py", str(folder / "hparams" / "evaluate.yaml")),
+        *("--export_folder", given.export, "--data_folder", given.folder),
+        *("--output_folder", given.out, *given.further),
+        *(["--device", given.device] if given.device else []),
+        *(["--trust=True"] if given.trust else []),
+    ]
+    sys.path.insert(0, str(folder))
+    runpy.run_path(str(folder / "evaluate.py"), run_name="__main__")
+
+
+def recipe_folder():
+    """The recipe's scripts: in the package, or beside it in a checkout."""
+    package = Path(speechbrain_ext.__file__).resolve().parent
+    inside = package / "post_training"
+    beside = package.parent / "recipes/InterventionalTTS/post-training"
+    for folder in (inside, beside):
+        if (folder / "evaluate.py").is_file():
+            return folder
+    raise InputError(
+        f"No evaluate.py in {inside}: install the package again with pip"
+    )
+
+
+def info(given):
+    """What an export is."""
+    given.export = given.export or "packaged"
+    model = load(given)
+    hparams, module = model.hparams, model.mods.embedding_model
+    made = module.embed(torch.zeros(1, hparams.sample_rate).to(model.device))
+    known = {
+        "name": hparams.name,
+        "encoder": hparams.encoder_label,
+        "sample_rate": hparams.sample_rate,
+        "layers": module.layers,
+        "subspaces": {name: one.shape[1] for name, one in made.items()},
+        "thresholds": hparams.thresholds,
+        "threshold_origin": hparams.threshold_origin,
+        "false_accepts": hparams.false_accepts,
+        "calibration": hparams.calibration,
+    }
+    lines = [
+        f"{key.replace('_', ' ')}: {value}" for key, value in known.items()
+    ]
+    show(given, known, "\n".join(lines))
+
+
+def export(given):
+    """Encoder and subspaces in one ONNX file."""
+    export_onnx(load(given), given.onnx)
+    show(given, {"out": given.onnx}, f"{given.onnx}: written, and checked")
+
+
+def push(given):
+    """An export on the hub."""
+    address = push_to_hub(load(given), given.repo, private=given.private)
+    show(given, {"url": address}, address)
+
+
+def report(given):
+    """The page of a finished run."""
+    write_page(given.folder)
+    print(f"{given.folder}/report.html")
+
+
+COMMANDS = {
+    command.__name__: command
+    for command in (verify, embed, score, enrol, identify, adapt, calibrate)
+    + (evaluate, info, export, push, report)
+}
