@@ -18,8 +18,8 @@ EXTRAS = {
     # Python 3.10 they want different versions of NumPy.)
     "paper": ["f5-tts>=1.1.10,<1.2"],
     "kokoro": ["kokoro-onnx>=0.4,<0.7"],
-    # Speaker encoders in ONNX files.
-    "onnx": ["onnxruntime>=1.17"],
+    # Speaker encoders in ONNX files, and exports as such a file.
+    "onnx": ["onnx>=1.15", "onnxruntime>=1.17"],
     "tensorboard": ["tensorboard"],
     "wandb": ["wandb"],
 }

@@ -60,7 +60,8 @@ class LogMelStatistics(PooledEncoder):
             # Three frames, so that there is a difference over two of them.
             min_samples=window,
         )
-        self.floor, self.n_segments = floor, n_segments
+        self.floor = floor
+        self.segments = torch.nn.AdaptiveAvgPool1d(n_segments)
         # The next power of two: with fewer points the lowest bands are
         # narrower than the distance of two frequencies, and stay empty.
         self.mel = torchaudio.transforms.MelSpectrogram(
@@ -76,13 +77,12 @@ class LogMelStatistics(PooledEncoder):
         mel = torch.log(self.mel(wavs) + self.floor)  # [B, bands, frames]
         mel = mel - mel.mean(dim=(1, 2), keepdim=True)
         delta = mel[..., 2:] - mel[..., :-2]
-        segments = torch.nn.functional.adaptive_avg_pool1d(mel, self.n_segments)
         return torch.cat(
             [
                 mel.mean(dim=2),
                 mel.std(dim=2, correction=0),
                 delta.std(dim=2, correction=0),
-                segments.transpose(1, 2).flatten(1),
+                self.segments(mel).transpose(1, 2).flatten(1),
             ],
             dim=1,
         ).unsqueeze(1)
