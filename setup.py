@@ -49,6 +49,7 @@ setup(
     + ["speechbrain_ext.hparams"],
     package_dir={"speechbrain_ext.hparams": "hparams"},
     package_data={
+        "speechbrain_ext.evaluation": ["page.html"],
         "speechbrain_ext.hparams": ["*/*.yaml"],
         "speechbrain_ext.models": ["*/*"],
         "speechbrain_ext.synthesis": ["data/*"],
@@ -64,6 +65,7 @@ setup(
         "sentencepiece>=0.1.91",
         "transformers>=4.48",
         "huggingface_hub>=0.23",
+        "jinja2>=3",
         "filelock>=3.12",
         "packaging",
         "pyyaml>=6",

@@ -25,9 +25,12 @@ from typing import NamedTuple
 import numpy as np
 from tabulate import tabulate
 
+from speechbrain.utils.logger import get_logger
 from speechbrain_ext.metrics.uncertainty import SpeakerResamples
 from speechbrain_ext.utils.errors import InputError
 from speechbrain_ext.utils.files import write_csv, write_json
+
+logger = get_logger(__name__)
 
 COLUMNS = (
     *("run", "system", "encoder", "layers", "seed", "data", "subspace"),
@@ -415,6 +418,7 @@ def write_results(folder, rows, about):
     rows = [row | {"run": row["run"] or str(folder)} for row in rows]
     write_csv(f"{folder}/results.csv", rows, COLUMNS)
     write_json(f"{folder}/results.json", {"about": about, "rows": rows})
+    logger.info(f"Results written: {folder}/results.json, results.csv")
 
 
 def read_results(folder):

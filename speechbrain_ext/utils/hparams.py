@@ -5,9 +5,11 @@ import dataclasses
 import functools
 import inspect
 import json
+import platform
 import pydoc
 import re
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import ruamel.yaml
@@ -25,6 +27,9 @@ from speechbrain_ext.utils.options import (
     check_name,
     check_options,
 )
+
+# Whose versions a run keeps.
+PACKAGES = ("speechbrain", "torch", "transformers", "numpy", "scikit-learn")
 
 
 def hparams_folder():
@@ -374,26 +379,33 @@ def _given(overrides):
 def save_hparams(folder, path, overrides):
     """Keep the options of a run in its folder, as hyperparams.yaml.
 
-    SpeechBrain would do so before it is known that the folder is this run's.
+    Above them stand the option file, the versions of some packages and what
+    was given on the command line. SpeechBrain would do so before it is known
+    that the folder is this run's.
 
     Arguments
     ---------
     folder : str or Path
         The run's.
-    path, overrides
-        As of :func:`load_hparams`.
+    path, overrides : str
+        Of :func:`parse_arguments`.
 
     Example
     -------
     >>> folder = getfixture("tmp_path")
     >>> _ = (folder / "train.yaml").write_text("seed: 1")
     >>> save_hparams(folder, folder / "train.yaml", "seed: 2")
-    >>> (folder / "hyperparams.yaml").read_text().splitlines()[-1]
-    'seed: 2'
+    >>> (folder / "hyperparams.yaml").read_text().splitlines()[2:]
+    ['# --seed: 2', '# yamllint disable', 'seed: 2']
     """
     with open(path, encoding="utf-8") as file:
         text = resolve_references(file, overrides).getvalue()
-    text = f"# From {Path(path).absolute()}\n# yamllint disable\n{text}"
+    versions = [f"Python {platform.python_version()}"]
+    versions += [f"{name} {version(name)}" for name in PACKAGES]
+    head = [f"From {Path(path).absolute()}", f"With {', '.join(versions)}"]
+    head += [f"--{line}" for line in overrides.splitlines()]
+    head += ["yamllint disable"]
+    text = "".join(f"# {line}\n" for line in head) + text
     write_text(Path(folder, "hyperparams.yaml"), text)
 
 

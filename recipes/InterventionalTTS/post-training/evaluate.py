@@ -11,7 +11,8 @@ On corpora as they are unpacked, [by the published protocol]:
 >     --data_folder VOXCELEB1_TEST --voxceleb1=True --tasks='[verification]' \
 >     [--protocol=published]
 
-Writes results.csv, results.json, report.txt and plots into the output folder.
+Writes report.html, report.txt, results.csv, results.json and plots into the
+output folder.
 The pooled features of the exports' encoders, raw and standardised, are the
 baselines.
 """
@@ -45,9 +46,11 @@ from speechbrain_ext.evaluation.embedding import (
     speaker_source,
 )
 from speechbrain_ext.evaluation.leakage import Leakage
+from speechbrain_ext.evaluation.page import write_page
 from speechbrain_ext.evaluation.published import NOTE, load_protocol
 from speechbrain_ext.evaluation.score_files import (
     check_ids,
+    write_most_wrong,
     write_predictions,
     write_scores,
 )
@@ -65,6 +68,7 @@ from speechbrain_ext.utils.hparams import (
     load_hparams,
     parse_arguments,
     run_label,
+    save_hparams,
 )
 from speechbrain_ext.utils.options import as_list, check_run_options
 
@@ -352,11 +356,8 @@ def main(arguments):
     exports, sources = find_sources(hparams, run_opts.device)
     folder = hparams["output_folder"]
     with locked_folder(folder):
-        sb.create_experiment_directory(
-            experiment_directory=folder,
-            hyperparams_to_save=hparams_file,
-            overrides=overrides,
-        )
+        sb.create_experiment_directory(folder)
+        save_hparams(folder, hparams_file, overrides)
         run(hparams, protocol, exports, sources, run_opts)
 
 
@@ -403,8 +404,9 @@ def run(hparams, protocol, exports, sources, run_opts):
         shown.append(tasks.Embedded(condition, test))
     # Results, then figures and files
     speakers = labels_of(hparams, uses["test"])[0]
-    named = ("protocol", "trials", "scoring", "tasks", "reference")
-    about = {key: hparams[key] for key in (*named, "cohort_data")} | {
+    named = ("data_folder", "protocol", "trials", "scoring", "tasks")
+    named = (*named, "reference", "cohort_data")
+    about = {key: hparams[key] for key in named} | {
         "exports": [model.hparams.name for model in exports],
         "speaker_encoders": hparams["speaker_encoders"],
         "utterances": len(ids),
@@ -418,7 +420,9 @@ def run(hparams, protocol, exports, sources, run_opts):
     header += [NOTE] if hparams["protocol"] else []
     report.write_report(folder, rows, header)
     write_files(hparams, ids, asked, shown, rows, speakers)
-    print(f"\n{folder}/report.txt, results.csv and *.png: the results")
+    write_most_wrong(folder, asked, dataset, ids)
+    write_page(folder)
+    print(f"\n{folder}/report.html, report.txt, results.csv: the results")
 
 
 if __name__ == "__main__":

@@ -57,7 +57,12 @@ from speechbrain_ext.dataio.mixed import (
     training_blocks,
 )
 from speechbrain_ext.evaluation import plots, report, results, systems, tasks
-from speechbrain_ext.evaluation.score_files import check_ids, write_scores
+from speechbrain_ext.evaluation.page import write_page
+from speechbrain_ext.evaluation.score_files import (
+    check_ids,
+    write_most_wrong,
+    write_scores,
+)
 from speechbrain_ext.inference.export import export_subspaces, remove_exports
 from speechbrain_ext.inference.model_card import model_card
 from speechbrain_ext.inference.subspaces import load_export
@@ -93,7 +98,7 @@ RUN_OPTIONS = ("max_grad_norm", "grad_accumulation_factor", "precision")
 RUN_OPTIONS += ("optimizer_step_limit",)
 # What results.json says of a run, beside grid and encoder.
 ABOUT = ("layers", "seed", "factors", "augmented_takes", "network_takes")
-ABOUT += ("network_views",)
+ABOUT += ("network_views", "number_of_epochs", "data_folder", "unlabelled")
 SMOKE_VALUES = 6  # of each factor in a split, with --debug
 CHOICE_TRIALS = 100_000  # of each kind, for each candidate
 
@@ -288,7 +293,9 @@ def make_tasks(hparams, dataset, splits, grids):
         max_nontargets=systems.MAX_TRIALS,
     )
     asked = [
-        tasks.Verification(speaker, trials),
+        tasks.Verification(
+            speaker, trials, reference=f"{hparams['exported']} {speaker}"
+        ),
         tasks.ContentRetrieval(content, labels[content], labels[speaker]),
     ]
     valid = grids["valid"]
@@ -564,7 +571,7 @@ def evaluate(hparams, heads, dataset, splits, features, asked, chosen, debug):
     named = systems.name_systems(heads, label, layers, hparams["seed"])
     rows = measure(hparams, named, layers, splits, features, asked)
     folder = hparams["output_folder"]
-    plots.plot_scores(asked[0], folder, label)  # cosines, all of them
+    plots.plot_scores(asked[0], folder, label, det=True)  # cosines, all of them
     if "plda" in hparams["rivals"]:
         rows += evaluate_plda(hparams, dataset, splits, features, asked)
     grids = (
@@ -586,6 +593,7 @@ def evaluate(hparams, heads, dataset, splits, features, asked, chosen, debug):
     header += [report.choice_line(*one) for one in chosen.items()]
     report.write_report(folder, rows, header)
     write_scores(folder, asked[0], splits["test"], hparams["score_files"] or ())
+    write_most_wrong(folder, asked, dataset, splits["test"])
     return rows, about
 
 
@@ -738,9 +746,10 @@ def run(hparams, run_opts, save_options):
     if unlabelled:
         adapt(hparams, brain, unlabelled)
     folder = hparams["output_folder"]
+    write_page(folder)
     to = f", adapted to {', '.join(unlabelled)}" if unlabelled else ""
     print(
-        f"\n{folder}/report.txt, results.csv and scores_*.png: the results"
+        f"\n{folder}/report.html, report.txt, results.csv: the results"
         f"\n{folder}/export: {hparams['exported']}{to}, where it was fitted; "
         "export_*: the other heads"
         f"\n{hparams['cache_folder']}: features, which may be deleted"
