@@ -148,11 +148,13 @@ def _words(value):
     """A value of results.json for readers; empty where nothing is set."""
     if isinstance(value, dict):
         named = {name: _words(one) for name, one in value.items()}
-        return ", ".join(
-            f"{name} ({text})" if isinstance(value[name], dict)
-            else f"{name} {text}"
-            for name, text in named.items() if text
-        )  # fmt: skip
+        return "; ".join(
+            f"{name} ({text})"
+            if isinstance(value[name], dict)
+            else f"{name}: {text}"
+            for name, text in named.items()
+            if text
+        )
     if isinstance(value, list):
         return ", ".join(map(_words, value))
     return "" if value is None else str(value)
@@ -161,9 +163,8 @@ def _words(value):
 def _tables(rows):
     """The tables of the report: (caption, headings, lines) each."""
     found, caption = [], "Main measures"
-    for part in "\n\n".join([main_table(rows), *further_tables(rows)]).split(
-        "\n\n"
-    ):
+    parts = [main_table(rows), *further_tables(rows)]
+    for part in "\n\n".join(parts).split("\n\n"):
         if not part.startswith("|"):
             caption = part
             continue
@@ -176,25 +177,20 @@ def _tables(rows):
 
 
 def _figures(folder, rows):
-    """The figures of this run: (caption, data) each."""
+    """The figures of this run: (caption, data, relative link) each."""
     found = []
-    for (start, (words, task)), condition in (
-        (kind, condition)
-        for kind in FIGURES.items()
-        for condition in CONDITIONS
-    ):
-        asked = {"task": task} if task else {}
-        # Others are of an earlier run in the folder.
-        if not select(rows, condition=condition, **asked):
-            continue
-        for path in sorted(folder.glob(f"{start}_*{condition}.png")):
-            of = (
-                path.stem.removeprefix(start).removesuffix(condition).strip("_")
-            )
-            caption = ", ".join(
-                filter(None, (words, CONDITIONS[condition], of))
-            )
-            found.append((caption, _data("image/png", path.read_bytes())))
+    for start, (words, task) in FIGURES.items():
+        for condition, where in CONDITIONS.items():
+            # What no rows tell of is of an earlier run in the folder.
+            of_it = select(rows, condition=condition)
+            if not (select(of_it, task=task) if task else of_it):
+                continue
+            for path in sorted(folder.glob(f"{start}_*{condition}.png")):
+                name = path.stem.removeprefix(start).removesuffix(condition)
+                parts = words, where, name.strip("_")
+                data = _data("image/png", path.read_bytes())
+                caption = ", ".join(filter(None, parts))
+                found.append((caption, data, quote(path.name)))
     return found
 
 
@@ -212,8 +208,8 @@ def _most_wrong(folder):
         trial = {
             "score": f"{score:.3f}",
             "threshold": f"{threshold:.3f}",
-            "decision": f"{'accepted' if accepted else 'rejected'}, "
-            + ("right" if accepted == target else "wrong"),
+            "decision": f"{'accepted' if accepted else 'rejected'} "
+            + ("(right)" if accepted == target else "(wrong)"),
             "sides": [_side(row, side) for side in ("enrol", "test")],
         }
         heading = ", ".join(filter(None, (*heading, row["list"])))
