@@ -136,6 +136,8 @@ def test_everything_at_once(everything):
         values = [select(rows, **of, seed=seed)[0]["value"] for seed in (1, 2)]
         assert mean["value"] == pytest.approx(np.mean(values))
     assert len((out / "trials.txt").read_text().splitlines()) == 240
+    page = (out / "report.html").read_text()  # 8 figures, 10 pairs
+    assert page.count("<img") == 8 and page.count("<audio") == 20
 
 
 def test_everything_by_hand(everything, small_grid, exports):

@@ -43,6 +43,8 @@ def test_synthesised_grid(tmp_path, persistently):
     assert about["smoke_run"]["n_train_voices"] == 6
     assert about["grid"]["factors"] == {"speaker": 6, "content": 6}
     SubspaceEncoder.from_hparams(out / "export")
+    page = (out / "report.html").read_text()
+    assert "SMOKE RUN" in page and page.count("<audio") > 4
     assert any((out / "save").glob("CKPT*")) == persistently
     assert [p.name for p in (tmp_path / "data").iterdir()] == [
         "InterventionalTTS_debug"

@@ -7,10 +7,11 @@ from datetime import datetime
 from pathlib import Path
 from urllib.parse import quote
 
+import numpy as np
 import soundfile
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from speechbrain_ext.dataio.audio import read_audio
+from speechbrain_ext.dataio.audio import audio_info, read_audio
 from speechbrain_ext.evaluation.report import (
     CONDITIONS,
     LEGEND,
@@ -21,9 +22,9 @@ from speechbrain_ext.evaluation.report import (
     notes,
 )
 from speechbrain_ext.evaluation.results import read_results, select
-from speechbrain_ext.evaluation.score_files import MOST_WRONG
+from speechbrain_ext.metrics.verification import check_trials, equal_error_rate
 from speechbrain_ext.utils.errors import InputError
-from speechbrain_ext.utils.files import read_csv, write_text
+from speechbrain_ext.utils.files import read_csv, write_csv, write_text
 
 # Start of a figure's file -> what it shows, and the task that it is of.
 FIGURES = {
@@ -32,7 +33,107 @@ FIGURES = {
     "leakage": ("What a linear probe reads from each subspace", "leakage"),
     "speakers": ("t-SNE maps: a colour per speaker", ""),
 }
+MOST_WRONG = "most_wrong.csv"
 RATE, SECONDS = 16000, 8  # of the audio in the page
+
+
+def write_most_wrong(folder, tasks, dataset, ids, most=5):
+    """The trials that are most wrong, to listen to: ``most_wrong.csv``.
+
+    Of target trials those with the lowest scores and of others those with the
+    highest, each utterance at most once, in the first condition. The scores
+    are those of the reference or, without one, of the first system in its
+    subspace of the factor. The threshold is that of equal error.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Where to. Without verification what is there goes: it is of others.
+    tasks : list
+        Of :mod:`speechbrain_ext.evaluation.tasks`, after their calls.
+    dataset : DynamicItemDataset
+        The manifest.
+    ids : sequence of str
+        [N] name of each utterance.
+    most : int
+        Trials of each kind, of all lists together.
+
+    Example
+    -------
+    >>> from speechbrain.dataio.dataset import DynamicItemDataset
+    >>> from speechbrain_ext.evaluation.results import Subspace
+    >>> from speechbrain_ext.evaluation.tasks import Embedded, Verification
+    >>> from speechbrain_ext.metrics.trials import generate_trials
+    >>> from speechbrain_ext.utils.files import read_csv
+    >>> task = Verification("speaker", generate_trials(list("aab")))
+    >>> vectors = {Subspace("x", "speaker"): np.eye(2)[[0, 1, 1]]}
+    >>> rows = task(Embedded("recorded", {"test": vectors}))
+    >>> dataset = DynamicItemDataset({u: {"wav": f"{u}.wav"} for u in "123"})
+    >>> folder = getfixture("tmp_path")
+    >>> write_most_wrong(folder, [task], dataset, list("123"))
+    >>> row = read_csv(folder / MOST_WRONG)[0]
+    >>> row["kind"], row["score"], row["test_wav"]
+    ('target', '0', '2.wav')
+    """
+    tasks = [task for task in tasks if task.name == "verification"]
+    rows = []
+    for task in tasks:
+        condition, scores = next(iter(task.scores.items()))
+        label, own = task.reference, task.factor
+        # Of several the first
+        origin = min(
+            scores, key=lambda o: (o.label != label, o.subspace != own)
+        )
+        one, targets = check_trials(scores[origin], task.trials.label)
+        threshold = equal_error_rate(one, targets)[1]
+        for kind, costs, wanted in (
+            ("target", one, targets),
+            ("nontarget", -one, ~targets),
+        ):
+            order = np.argsort(np.where(wanted, costs, np.inf), kind="stable")
+            order = order[: np.count_nonzero(wanted)]
+            rows += [
+                {
+                    "list": task.columns["list"],
+                    "condition": condition,
+                    "system": origin.label,
+                    "factor": own,
+                    "kind": kind,
+                    "score": f"{one[trial]:.7g}",
+                    "threshold": f"{threshold:.7g}",
+                }
+                | _recording("enrol", dataset, ids[task.trials.enrol[trial]])
+                | _recording("test", dataset, ids[task.trials.test[trial]])
+                for trial in _apart(order, task.trials, most // len(tasks))
+            ]
+    if rows:
+        write_csv(f"{folder}/{MOST_WRONG}", rows)
+    else:
+        Path(folder, MOST_WRONG).unlink(missing_ok=True)
+
+
+def _recording(side, dataset, key):
+    """An utterance of a trial, with what the manifest says of it."""
+    row = {"wav": "", "start": "", "stop": ""} | dataset.data[key]
+    skipped = ("duration", "split")
+    return {side: key} | {
+        f"{side}_{name}": value
+        for name, value in row.items()
+        if name not in skipped
+    }
+
+
+def _apart(order, trials, most):
+    """The first trials, one at least, that have no utterance in common."""
+    seen, chosen = set(), []
+    for trial in order:
+        pair = {trials.enrol[trial], trials.test[trial]}
+        if not seen & pair:
+            chosen.append(trial)
+            seen |= pair
+        if len(chosen) >= max(most, 1):
+            break
+    return chosen
 
 
 def write_page(folder):
@@ -77,8 +178,9 @@ def write_page(folder):
     """
     folder = Path(folder)
     try:
-        about, rows = read_results(folder).values()
-    except (OSError, ValueError) as error:
+        found = read_results(folder)
+        about, rows = found["about"], found["rows"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise InputError(
             f"{folder} has no results.json that can be read ({error}): give "
             "the output folder of a train.py or evaluate.py that has ended"
@@ -225,11 +327,12 @@ def _side(row, side):
         if name.startswith(f"{side}_") and value
     }
     key, wav = row[side], about.pop("wav")
-    start, stop = (about.pop(name, None) for name in ("start", "stop"))
-    start, stop = (value and int(value) for value in (start, stop))
+    start, stop = (int(about.pop(name, 0)) for name in ("start", "stop"))
     shown = {"id": key, "audio": None, "said": _words(about)}
     try:
-        wave = read_audio(key, wav, start, stop, RATE)[: SECONDS * RATE]
+        info = audio_info(wav)
+        last = start + SECONDS * info.samplerate
+        wave = read_audio(key, wav, start, min(stop or info.frames, last), RATE)
     except InputError as error:
         return shown | {"missing": str(error)}
     file = io.BytesIO()

@@ -1,19 +1,14 @@
 """Scores of trials and predicted keywords, in files for other tools."""
 
 import shutil
-from pathlib import Path
-
-import numpy as np
 
 from speechbrain_ext.metrics.trials import write_trials
-from speechbrain_ext.metrics.verification import check_trials, equal_error_rate
 from speechbrain_ext.utils.errors import InputError
 from speechbrain_ext.utils.files import write_csv, write_text
 from speechbrain_ext.utils.hparams import run_label
 
 FORMS = ("voxceleb", "kaldi")
 KINDS = ("nontarget", "target")
-MOST_WRONG = "most_wrong.csv"
 
 
 def check_ids(ids):
@@ -147,106 +142,3 @@ def write_predictions(folder, keywords, ids):
             for n, (key, value) in enumerate(zip(ids, keywords.values))
         ]
         write_csv(f"{folder}/keywords_{condition}.csv", rows)
-
-
-def write_most_wrong(folder, tasks, dataset, ids, most=5):
-    """The trials that are most wrong, to listen to: ``most_wrong.csv``.
-
-    Of target trials those with the lowest scores and of others those with the
-    highest, each utterance at most once, in the first condition. The scores
-    are those of the reference or, without one, of the first system in its
-    subspace of the factor. The threshold is that of equal error.
-
-    Arguments
-    ---------
-    folder : str or Path
-        Where to. Without verification what is there goes: it is of others.
-    tasks : list
-        Of :mod:`speechbrain_ext.evaluation.tasks`, after their calls.
-    dataset : DynamicItemDataset
-        The manifest.
-    ids : sequence of str
-        [N] name of each utterance.
-    most : int
-        Trials of each kind, of all lists together.
-
-    Example
-    -------
-    >>> from speechbrain.dataio.dataset import DynamicItemDataset
-    >>> from speechbrain_ext.evaluation.results import Subspace
-    >>> from speechbrain_ext.evaluation.tasks import Embedded, Verification
-    >>> from speechbrain_ext.metrics.trials import generate_trials
-    >>> from speechbrain_ext.utils.files import read_csv
-    >>> task = Verification("speaker", generate_trials(list("aab")))
-    >>> vectors = {Subspace("x", "speaker"): np.eye(2)[[0, 1, 1]]}
-    >>> rows = task(Embedded("recorded", {"test": vectors}))
-    >>> dataset = DynamicItemDataset({u: {"wav": f"{u}.wav"} for u in "123"})
-    >>> folder = getfixture("tmp_path")
-    >>> write_most_wrong(folder, [task], dataset, list("123"))
-    >>> row = read_csv(folder / MOST_WRONG)[0]
-    >>> row["kind"], row["score"], row["test_wav"]
-    ('target', '0', '2.wav')
-    """
-    tasks = [task for task in tasks if task.name == "verification"]
-    rows = []
-    for task in tasks:
-        condition, scores = next(iter(task.scores.items()))
-        origin = min(  # of equal ones the first
-            scores,
-            key=lambda one: (
-                one.label != task.reference,
-                one.subspace != task.factor,
-            ),
-        )
-        one, targets = check_trials(scores[origin], task.trials.label)
-        threshold = equal_error_rate(one, targets)[1]
-        for kind, wanted, sign in (
-            ("target", targets, 1),
-            ("nontarget", ~targets, -1),
-        ):
-            wanted = np.flatnonzero(wanted)
-            order = wanted[np.argsort(sign * one[wanted], kind="stable")]
-            rows += [
-                {
-                    "list": task.columns["list"],
-                    "condition": condition,
-                    "system": origin.label,
-                    "factor": task.factor,
-                    "kind": kind,
-                    "score": f"{one[trial]:.7g}",
-                    "threshold": f"{threshold:.7g}",
-                }
-                | _side("enrol", dataset, ids[task.trials.enrol[trial]])
-                | _side("test", dataset, ids[task.trials.test[trial]])
-                for trial in _apart(
-                    order, task.trials, max(1, most // len(tasks))
-                )
-            ]
-    if rows:
-        write_csv(f"{folder}/{MOST_WRONG}", rows)
-    else:
-        Path(folder, MOST_WRONG).unlink(missing_ok=True)
-
-
-def _side(side, dataset, key):
-    """An utterance of a trial, with what the manifest says of it."""
-    row = {"wav": "", "start": "", "stop": ""} | dataset.data[key]
-    skipped = ("duration", "split")
-    return {side: key} | {
-        f"{side}_{name}": value
-        for name, value in row.items()
-        if name not in skipped
-    }
-
-
-def _apart(order, trials, most):
-    """The first trials that have no utterance in common."""
-    seen, chosen = set(), []
-    for trial in order:
-        pair = {trials.enrol[trial], trials.test[trial]}
-        if not seen & pair:
-            chosen.append(trial)
-            seen |= pair
-        if len(chosen) == most:
-            break
-    return chosen

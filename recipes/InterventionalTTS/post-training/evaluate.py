@@ -46,11 +46,10 @@ from speechbrain_ext.evaluation.embedding import (
     speaker_source,
 )
 from speechbrain_ext.evaluation.leakage import Leakage
-from speechbrain_ext.evaluation.page import write_page
+from speechbrain_ext.evaluation.page import write_most_wrong, write_page
 from speechbrain_ext.evaluation.published import NOTE, load_protocol
 from speechbrain_ext.evaluation.score_files import (
     check_ids,
-    write_most_wrong,
     write_predictions,
     write_scores,
 )

@@ -57,12 +57,8 @@ from speechbrain_ext.dataio.mixed import (
     training_blocks,
 )
 from speechbrain_ext.evaluation import plots, report, results, systems, tasks
-from speechbrain_ext.evaluation.page import write_page
-from speechbrain_ext.evaluation.score_files import (
-    check_ids,
-    write_most_wrong,
-    write_scores,
-)
+from speechbrain_ext.evaluation.page import write_most_wrong, write_page
+from speechbrain_ext.evaluation.score_files import check_ids, write_scores
 from speechbrain_ext.inference.export import export_subspaces, remove_exports
 from speechbrain_ext.inference.model_card import model_card
 from speechbrain_ext.inference.subspaces import load_export
@@ -285,6 +281,7 @@ def make_tasks(hparams, dataset, splits, grids):
     """What the test utterances are asked, and pairs for the thresholds."""
     speaker = hparams["verification_factor"]
     content = hparams["content_factor"]
+    exported = f"{hparams['exported']} {speaker}"
     labels = factor_labels(dataset, splits["test"], hparams["grid_factors"])
     trials = generate_trials(
         labels[speaker],
@@ -293,9 +290,7 @@ def make_tasks(hparams, dataset, splits, grids):
         max_nontargets=systems.MAX_TRIALS,
     )
     asked = [
-        tasks.Verification(
-            speaker, trials, reference=f"{hparams['exported']} {speaker}"
-        ),
+        tasks.Verification(speaker, trials, reference=exported),
         tasks.ContentRetrieval(content, labels[content], labels[speaker]),
     ]
     valid = grids["valid"]
