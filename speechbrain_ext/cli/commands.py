@@ -1,7 +1,6 @@
 """What each command of the command line does: ``given -> exit status``."""
 
 import json
-import logging
 import runpy
 import shutil
 import sys
@@ -15,7 +14,6 @@ from speechbrain_ext.dataio.manifest import AUDIO, find_recordings
 from speechbrain_ext.evaluation.page import write_page
 from speechbrain_ext.inference.enrolment import Enrolment, fingerprint
 from speechbrain_ext.inference.export import check_place
-from speechbrain_ext.inference.hub import push_to_hub
 from speechbrain_ext.inference.onnx_export import export_onnx
 from speechbrain_ext.inference.recordings import (
     check_format,
@@ -51,8 +49,6 @@ def run(given):
     int
         Exit status.
     """
-    # That an encoder is frozen, is known here.
-    logging.getLogger("speechbrain.integrations").setLevel(logging.ERROR)
     with one_line_errors():
         try:
             return COMMANDS[given.command](given) or 0
@@ -166,7 +162,7 @@ def score(given):
     result = {"trials": len(trials)}
     if trials.label is not None and 0 < trials.label.mean() < 1:
         result["eer"] = equal_error_rate(scores, trials.label)[0]
-        result["min_dcf"] = min_dcf(scores, trials.label)[0]
+        result["min_dcf"] = min_dcf(scores, trials.label)
     if given.out:
         write_text(given.out, text)
     elif not given.json:
@@ -338,8 +334,19 @@ def info(given):
         "calibration": hparams.calibration,
     }
     lines = [
-        f"{key.replace('_', ' ')}: {value}" for key, value in known.items()
+        f"{hparams.name}, on {hparams.encoder_label}, layers "
+        f"{', '.join(map(str, module.layers))}, at {hparams.sample_rate} Hz"
     ]
+    for name, width in known["subspaces"].items():
+        line = f"{name}: {width} dimensions"
+        if name in hparams.thresholds:
+            pairs = name in hparams.calibration
+            origin = "pairs" if pairs else hparams.threshold_origin
+            line += f", threshold {hparams.thresholds[name]:.3f} of {origin}"
+        if name in hparams.false_accepts:
+            rates = map(str, hparams.false_accepts[name])
+            line += f", false acceptance of {', '.join(rates)}"
+        lines.append(line)
     show(given, known, "\n".join(lines))
 
 

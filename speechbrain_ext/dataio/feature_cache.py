@@ -428,7 +428,7 @@ def _compute(folder, spec, durations, batches, loader, encode, progress):
     begin, seconds = time.monotonic(), 0.0
     with tqdm(
         total=len(missing),
-        desc=folder.name,
+        desc=folder.name.rpartition("-")[0],
         unit="utt",
         disable=not progress,
         dynamic_ncols=True,

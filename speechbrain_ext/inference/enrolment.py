@@ -1,4 +1,4 @@
-"""Enrolled speakers (or values of another factor): who is it, if any of them."""
+"""Enrolled speakers (or values of another factor): who is it, if any?"""
 
 import hashlib
 from pathlib import Path
@@ -146,7 +146,9 @@ class Enrolment:
             If it is another file, or the vectors are of another model.
         """
         if Path(path).suffix != ".npz":
-            raise InputError(f"{path}: a store of enrolled clips is a .npz file")
+            raise InputError(
+                f"{path}: a store of enrolled clips is a .npz file"
+            )
         if not Path(path).exists():
             return cls(model)
         try:
@@ -160,7 +162,9 @@ class Enrolment:
         # What damaged files raise depends on where the damage is.
         except Exception as error:
             reason = (str(error).strip() or repr(error)).splitlines()[0]
-            raise InputError(f"{path} is not a store of enrolled clips ({reason})")
+            raise InputError(
+                f"{path} is not a store of enrolled clips ({reason})"
+            )
         if made.model != model:
             raise InputError(
                 f"The clips in {path} were enrolled with another export or "

@@ -304,7 +304,9 @@ class SubspaceEncoder(Pretrained):
         dataset = find_recordings(paths)
         pooled = self._pooled_files(dataset)
         vectors = dict(zip(dataset.data, model.network(pooled)[name]))
-        return torch.stack([vectors[str(Path(one))] for one in paths]).unsqueeze(1)
+        return torch.stack(
+            [vectors[str(Path(one))] for one in paths]
+        ).unsqueeze(1)
 
     @torch.no_grad()
     def _pooled_files(self, dataset):
@@ -590,7 +592,9 @@ class SubspaceEncoder(Pretrained):
             self, find_recordings(paths), name, **extraction
         )
         row = {key: i for i, key in enumerate(made.ids)}
-        enrol, test = ([row[str(Path(p[side]))] for p in pairs] for side in (0, 1))
+        enrol, test = (
+            [row[str(Path(p[side]))] for p in pairs] for side in (0, 1)
+        )
         scores = cosine_scores(made.vectors, enrol, test)
         scale, offset = fit_calibration(scores, labels)
         if not -1 <= -offset / scale <= 1:

@@ -9,6 +9,7 @@ from packaging import version
 from safetensors import SafetensorError
 from transformers.utils import logging
 
+from speechbrain.utils.logger import get_logger
 from speechbrain_ext.lobes.encoders import PooledEncoder
 from speechbrain_ext.lobes.model_files import find_model
 from speechbrain_ext.lobes.pooling import POOLINGS, join_windows, pool_frames
@@ -53,13 +54,16 @@ def _receptive_field(config):
 
 @contextlib.contextmanager
 def _quiet():
-    """Without the library's load report: weights are checked here."""
+    """Without the libraries' load reports: weights are checked here."""
+    wrapper = get_logger("speechbrain.integrations.huggingface.huggingface")
+    wrapper.logger.setLevel("ERROR")  # that a model is frozen
     verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
         yield
     finally:
+        wrapper.logger.setLevel("WARNING")
         logging.set_verbosity(verbosity)
         if bar:
             logging.enable_progress_bar()
