@@ -20,6 +20,8 @@ EXTRAS = {
     "kokoro": ["kokoro-onnx>=0.4,<0.7"],
     # Speaker encoders in ONNX files, and exports as such a file.
     "onnx": ["onnx>=1.15", "onnxruntime>=1.17"],
+    # Files of vectors: .parquet and Kaldi's .ark.
+    "vectors": ["pyarrow>=12", "kaldiio>=2.18"],
     "tensorboard": ["tensorboard"],
     "wandb": ["wandb"],
 }
@@ -31,6 +33,7 @@ EXTRAS["test"] = [
     *EXTRAS["tensorboard"],
     *EXTRAS["wandb"],
     *EXTRAS["onnx"],
+    *EXTRAS["vectors"],
     *EXTRAS["demo"],
 ]
 
@@ -45,13 +48,23 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
+    # hparams, and the recipe that `interventional evaluate` calls.
     packages=find_packages(include=["speechbrain_ext", "speechbrain_ext.*"])
-    + ["speechbrain_ext.hparams"],
-    package_dir={"speechbrain_ext.hparams": "hparams"},
+    + ["speechbrain_ext.hparams", "speechbrain_ext.post_training"],
+    package_dir={
+        "speechbrain_ext.hparams": "hparams",
+        "speechbrain_ext.post_training": (
+            "recipes/InterventionalTTS/post-training"
+        ),
+    },
+    entry_points={
+        "console_scripts": ["interventional = speechbrain_ext.cli:main"]
+    },
     package_data={
         "speechbrain_ext.evaluation": ["page.html"],
         "speechbrain_ext.hparams": ["*/*.yaml"],
         "speechbrain_ext.models": ["*/*"],
+        "speechbrain_ext.post_training": ["hparams/*.yaml"],
         "speechbrain_ext.synthesis": ["data/*"],
     },
     install_requires=[
