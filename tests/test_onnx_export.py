@@ -108,7 +108,7 @@ def test_the_packaged_model_and_what_its_file_says(tmp_path):
     assert about["sample_rate"] == "16000"
     assert json.loads(about["subspaces"]) == ["speaker", "content"]
     assert json.loads(about["thresholds"]) == model.hparams.thresholds
-    assert json.loads(about["threshold_origin"]) == "recordings"
+    assert about["threshold_origin"] == "recordings"
     # Nothing of this machine.
     data = path.read_bytes()
     assert str(ROOT).encode() not in data and b"site-packages" not in data

@@ -39,8 +39,8 @@ def export_onnx(model, path):
     on its padding nor on the rest of the batch. Batch and time are free. The
     graph checks nothing, and takes each utterance whole, however long it is:
     cut long recordings before. Its metadata are ``name``, ``encoder``,
-    ``sample_rate``, and as JSON ``subspaces``, ``thresholds`` and
-    ``threshold_origin``.
+    ``sample_rate``, ``threshold_origin``, and as JSON ``subspaces`` and
+    ``thresholds``.
 
     What ONNX Runtime makes of noise of several lengths is compared with
     torch before the file gets its name.
@@ -92,7 +92,7 @@ def export_onnx(model, path):
         "sample_rate": str(hparams.sample_rate),
         "subspaces": json.dumps(model.subspaces),
         "thresholds": json.dumps(hparams.thresholds),
-        "threshold_origin": json.dumps(hparams.threshold_origin),
+        "threshold_origin": hparams.threshold_origin,
     }
     onnx.helper.set_model_props(graph, about)
     with replacing(path) as temporary:
@@ -320,7 +320,7 @@ def _compare(path, wavs, wav_lens, wanted):
 
     providers = ["CPUExecutionProvider"]
     try:
-        session = onnxruntime.InferenceSession(path, providers=providers)
+        session = onnxruntime.InferenceSession(str(path), providers=providers)
         given = {"wavs": wavs.numpy(), "wav_lens": wav_lens.numpy()}
         found = session.run(list(wanted), given)
     except Exception as error:  # they have no common base
