@@ -128,8 +128,9 @@ class _Utterance(torch.nn.Module):
     """One utterance [time] -> its vector [D] in each subspace.
 
     What ``PooledEncoder.forward`` and ``SubspaceEmbedding.embed`` do, without
-    anything that depends on the length in Python. Changes the module that it
-    is given.
+    anything that depends on the length in Python. Means over time are those of
+    64 bits, because ONNX Runtime adds number by number. Changes the module
+    that it is given.
     """
 
     def __init__(self, module):
@@ -140,6 +141,7 @@ class _Utterance(torch.nn.Module):
             encoder.network = encoder.network.model
         elif isinstance(encoder, LogMelStatistics):
             encoder.mel.spectrogram = _Spectrogram(encoder.mel.spectrogram)
+            encoder.mel.mel_scale.double()
             encoder.segments = _Segments(encoder.segments.output_size)
         self.encoder, self.network = encoder, module.network
         self.layers = module.layers
@@ -150,15 +152,16 @@ class _Utterance(torch.nn.Module):
         samples = torch.as_tensor(wav.shape[0])
         zeros = wav.new_zeros(encoder.min_samples)
         end = torch.clamp(samples, min=encoder.min_samples)
-        wavs = torch.cat([encoder.normalise(wav), zeros])[None, :end]
+        wav = encoder.normalise(wav.double()).float()
+        wavs = torch.cat([wav, zeros])[None, :end]
         if isinstance(encoder, TransformersEncoder):
             hidden = TransformersEncoder.hidden_states(encoder, wavs)
             # So that the graph has none of the layers above these.
-            chosen = [hidden[layer] for layer in self.layers]
+            chosen = [hidden[layer].double() for layer in self.layers]
             features = pool_frames(chosen, None, encoder.pooling)
         else:
             features = encoder.encode(wavs, [wavs.shape[1]])[:, self.layers]
-        vectors = self.network(features)
+        vectors = self.network(features.float())
         return tuple(vectors[name][0] for name in self.network.subspaces)
 
 
@@ -185,7 +188,7 @@ class _Spectrogram(torch.nn.Module):
         padded = torch.nn.functional.pad(wavs[:, None], ends, mode="reflect")
         parts = torch.nn.functional.conv1d(padded, self.basis, stride=self.hop)
         real, imaginary = parts.chunk(2, dim=1)
-        return real**2 + imaginary**2
+        return (real**2 + imaginary**2).double()
 
 
 class _Segments(torch.nn.Module):
