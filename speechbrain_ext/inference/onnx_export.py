@@ -221,7 +221,7 @@ def _noise(encoder):
 def _trace(utterance):
     """The graph of one utterance, as bytes."""
     # The exporter that records what runs, by its name since torch 2.1; the
-    # newer one also needs onnxscript, and takes WavLM for one length.
+    # newer one needs onnxscript, and ten times as long.
     export, written = torch.onnx.utils.export, io.BytesIO()
     # Of no length that is compared with torch afterwards.
     wav = torch.zeros(utterance.encoder.sample_rate * 2 // 3)
