@@ -359,7 +359,7 @@ def test_cohort_of_another_corpus(evaluate, small_grid, tmp_path, capfd):
     assert "wav(s) are in several splits" in capfd.readouterr().err
     with pytest.raises(SystemExit):
         evaluate(*options, "--cohort_data=absent")
-    assert "cohort_data: no manifest absent" in capfd.readouterr().err
+    assert "No manifest absent" in capfd.readouterr().err
 
 
 def test_speaker_encoders(evaluate, tmp_path, capfd):

@@ -3,7 +3,8 @@
 A manifest is a CSV file (one row per utterance) or a JSON file (``{ID: row}``)
 with the columns ``ID`` and ``wav``, one column per factor (``speaker``,
 ``content``, ...), and optionally ``duration`` in seconds, ``start`` and
-``stop`` in samples, ``split`` and anything else.
+``stop`` in samples, ``split`` and anything else. Recordings that come without
+one are read as if they had one, see :mod:`speechbrain_ext.dataio.readers`.
 """
 
 import csv
@@ -17,6 +18,7 @@ import numpy as np
 
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.logger import get_logger
+from speechbrain_ext.dataio.readers import LISTS, read_source, read_text
 from speechbrain_ext.utils.errors import InputError
 from speechbrain_ext.utils.files import write_csv
 from speechbrain_ext.utils.hparams import run_label
@@ -30,8 +32,6 @@ from speechbrain_ext.utils.options import (
 
 logger = get_logger(__name__)
 
-# What is taken for audio in a folder.
-AUDIO = {".wav", ".flac", ".ogg", ".opus", ".mp3"}
 # Names of a split in the column `split`.
 SPLITS = {
     "train": ("train", "training"),
@@ -74,17 +74,43 @@ def _read_json(text):
     ]
 
 
+def _find(path):
+    """A manifest, a folder without one, or a list."""
+    if (path / "manifest.csv").is_file():
+        return path / "manifest.csv"
+    if path.name == "manifest.csv" and not path.exists():
+        path = path.parent if path.parent.is_dir() else path
+    if not path.exists():
+        raise InputError(
+            f"No manifest {path}: give --manifest FILE (CSV or JSON), or "
+            "--data_folder with a manifest.csv, wav.scp or audio in it"
+        )
+    return path
+
+
+def _read(path):
+    """Rows of a manifest as (file and line, dict)."""
+    reader = _read_json if path.suffix.lower() == ".json" else _read_csv
+    try:
+        rows = reader(read_text(path))
+    except (ValueError, csv.Error) as error:
+        raise InputError(f"{path}: cannot be read as {path.suffix}: {error}")
+    return [(f"{path}, line {line}", row) for line, row in rows]
+
+
 def load_manifest(path, data_root=None, factors=(), columns=None):
     """Load a manifest as a SpeechBrain dataset.
 
     Arguments
     ---------
     path : str or Path
-        A ``.csv`` or ``.json`` manifest.
+        A ``.csv`` or ``.json`` manifest. In place of a ``manifest.csv``, also
+        the folder that it is in or, where there is none, one whose sub-folders
+        are speakers or a data folder of Kaldi; or a list of files.
     data_root : str or Path
         What ``{data_root}`` and ``$data_root`` in the column ``wav`` stand
         for, and the folder that relative paths start from. Default: the
-        folder of the manifest.
+        folder of the manifest, of the list or of Kaldi.
     factors : list of str
         Columns that every row must fill.
     columns : dict
@@ -111,29 +137,20 @@ def load_manifest(path, data_root=None, factors=(), columns=None):
     >>> dataset.data["u2"]["wav"], dataset.data["u2"]["speaker"]
     ('/corpus/b.wav', 'bob')
     """
-    path = Path(str(path))
-    if not path.is_file():
-        raise InputError(
-            f"No manifest {path}: give --manifest FILE (CSV or JSON), or "
-            "--data_folder with a manifest.csv in it"
-        )
-    root = Path(data_root if data_root is not None else path.parent).absolute()
-    reader = _read_json if path.suffix.lower() == ".json" else _read_csv
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-        if "\0" in text:
-            raise ValueError("it has NUL bytes, expected text in UTF-8")
-        rows = reader(text)
-    except (ValueError, csv.Error) as error:
-        raise InputError(f"{path}: cannot be read as {path.suffix}: {error}")
+    path = _find(Path(str(path)))
+    root = path if path.is_dir() else path.parent
+    root = Path(root if data_root is None else data_root).absolute()
+    if path.is_dir() or path.suffix.lower() in LISTS:
+        rows = read_source(path, root, labelled=bool(factors))
+    else:
+        rows = _read(path)
     if not rows:
-        raise InputError(f"{path}: the manifest has no rows")
+        raise InputError(f"{path} has no rows: it names no recordings")
 
     columns = dict(columns or {})
     needed = ["ID", "wav", *factors]
     data, stripped = {}, 0
-    for line, row in rows:
-        where = f"{path}, line {line}"
+    for where, row in rows:
         item = _rename(row, columns, needed, path, where)
         # Blanks at the ends would make two speakers of one.
         for name in ("ID", *factors, *(n for n in ("split",) if item.get(n))):
@@ -166,10 +183,10 @@ def find_recordings(source, data_root=None):
     Arguments
     ---------
     source : str, Path, list or DynamicItemDataset
-        A manifest, a folder of audio (all of it, or what a ``manifest.csv`` in
-        it names), or a list of paths.
+        What :func:`load_manifest` takes (of a folder without manifest all
+        audio in it), or a list of paths.
     data_root : str or Path
-        Of a manifest, see :func:`load_manifest`.
+        See :func:`load_manifest`.
 
     Returns
     -------
@@ -190,34 +207,19 @@ def find_recordings(source, data_root=None):
     """
     if isinstance(getattr(source, "data", None), dict):
         return source
-    if not isinstance(source, (str, Path)):
-        try:
-            source = [str(Path(path)) for path in source]
-        except TypeError:
-            raise InputError(
-                f"Recordings are a folder, a manifest or a list of paths, got "
-                f"{source!r}"
-            )
     if isinstance(source, (str, Path)):
-        folder = Path(source)
-        if (folder / "manifest.csv").is_file():
-            return load_manifest(folder / "manifest.csv", data_root)
-        if not folder.is_dir():
-            return load_manifest(folder, data_root)
-        paths = {
-            path.relative_to(folder).as_posix(): path
-            for path in sorted(folder.rglob("[!.]*"))
-            if path.suffix.lower() in AUDIO and path.is_file()
-        }
-    else:
-        paths = {str(path): Path(path) for path in source}
-    if not paths:
+        return load_manifest(source, data_root)
+    try:
+        paths = [str(Path(path)) for path in source]
+    except TypeError:
         raise InputError(
-            f"No recordings in {source}: give a folder with audio "
-            f"({', '.join(sorted(AUDIO))}), a manifest or a list of paths"
+            f"Recordings are a folder, a manifest or a list of paths, got "
+            f"{source!r}"
         )
+    if not paths:
+        raise InputError(f"No recordings in {source}: give a path or more")
     return DynamicItemDataset(
-        {key: {"wav": str(path.absolute())} for key, path in paths.items()}
+        {path: {"wav": str(Path(path).absolute())} for path in paths}
     )
 
 
@@ -242,7 +244,7 @@ def recordings_name(source):
     if not isinstance(source, (str, Path)):
         return "recordings"
     path = Path(source).resolve()
-    if path.suffix.lower() in (".csv", ".json"):
+    if path.suffix.lower() in (".csv", ".json", *LISTS):
         path = path.parent if path.stem == "manifest" else path.with_suffix("")
     return run_label(path) or "recordings"
 

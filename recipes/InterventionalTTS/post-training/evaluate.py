@@ -165,12 +165,19 @@ def dataio_prep(hparams):
     names = ("verification_factor", "content_factor", "gender_factor")
     used = [hparams[name] for name in names]
     used += hparams["leakage_factors"] or ()
-    return load_manifest(
+    # A folder of speakers tells no contents, and verification needs none.
+    only_speakers = hparams["tasks"] == ["verification"]
+    if only_speakers and not Path(hparams["manifest"]).is_file():
+        used.remove(hparams["content_factor"])
+    dataset = load_manifest(
         hparams["manifest"],
         hparams["data_folder"],
         list(dict.fromkeys(filter(None, used))),
         hparams["columns"],
     )
+    if hparams["content_factor"] not in next(iter(dataset.data.values())):
+        hparams["content_factor"] = None
+    return dataset
 
 
 def labels_of(hparams, use):
@@ -211,16 +218,11 @@ def make_trials(hparams, path, ids, speakers, contents, genders):
 def find_cohort(hparams, dataset):
     """Other speakers: of a split of the manifest, or of another corpus."""
     if hparams["cohort_data"]:
-        path = Path(hparams["cohort_data"])
-        path = path / "manifest.csv" if path.is_dir() else path
-        if not path.is_file():
-            raise InputError(
-                f"cohort_data: no manifest {path}: give a manifest, or a "
-                "folder with a manifest.csv in it"
-            )
-        factors = [hparams["verification_factor"]]
-        columns = hparams["cohort_columns"]
-        dataset = load_manifest(path, factors=factors, columns=columns)
+        dataset = load_manifest(
+            hparams["cohort_data"],
+            factors=[hparams["verification_factor"]],
+            columns=hparams["cohort_columns"],
+        )
     return Use(dataset, in_split(dataset, hparams["cohort_split"]))
 
 
