@@ -22,6 +22,7 @@ from conftest import (
     voiced,
 )
 from helpers import read_table
+from huggingface_hub import ModelCard
 
 from speechbrain_ext.augment.channel import RandomChannel
 from speechbrain_ext.dataio.manifest import (
@@ -256,6 +257,13 @@ def test_model_cards(finished):
         heard = "with 2 augmented take(s)" in card
         assert heard == (name == "recommended")
         _, *lines = read_table(card)
+        values = [r.metric_value for r in ModelCard(card).data.eval_results]
+        found = [
+            measured(rows, f"{name} {subspace}", condition)[place]
+            for place, subspace in enumerate(("speaker", "content"))
+            for condition in ("recorded", "channels")
+        ]
+        assert values == pytest.approx([100 * one for one in found], abs=0.006)
         labels = [" ".join(line[:2]).strip() for line in lines]
         assert labels == ["baseline", f"{name} speaker", f"{name} content"]
         for label, line in zip(labels, lines):

@@ -1,14 +1,25 @@
-"""The README.md of an export: what it is, how it did, how to use it."""
+"""The README.md of an export: what it is, how it did, how to use it.
 
+Its front matter is what the Hugging Face hub reads.
+"""
+
+import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from tabulate import tabulate
 
 from speechbrain_ext.evaluation.report import SMOKE, choice_line, main_table
 from speechbrain_ext.evaluation.results import format_number, select
+from speechbrain_ext.utils.errors import InputError
 
+# What the metadata say of the results: task -> what it does, and its measure.
+TASKS = {
+    "verification": ("verification", "eer", "EER, %"),
+    "content": ("retrieval", "accuracy", "accuracy, %"),
+}
+CONDITIONS = {"recorded": "as recorded", "channels": "across channels"}
 _CARD = """\
 ---
-library_name: speechbrain
-tags: [{tags}]
+{metadata}
 ---
 
 # {name}: subspaces of {encoder}
@@ -62,7 +73,8 @@ _ADAPTED = """
 ## Adapted to {name}
 
 {count} recordings without labels, {hours:.2f} h. The thresholds are estimated
-for {rate:g} % of false acceptance on recordings like these.
+for {rate:g} % of false acceptance on recordings like these. Results further up
+are of the head before.
 
 {table}
 
@@ -122,7 +134,7 @@ def model_card(rows, about, name, subspaces):
     lines = [f"- {choice_line(*one)}\n" for one in (chosen or {}).items()]
     return _CARD.format(
         smoke=f"\n**{SMOKE}**\n" if about.get("smoke_run") else "",
-        tags=", ".join(["speech-embeddings", *subspaces]),
+        metadata=_metadata(rows, about, name, subspaces).to_yaml(),
         name=name,
         encoder=about["encoder"],
         layers=", ".join(map(str, about["layers"])),
@@ -143,11 +155,82 @@ def model_card(rows, about, name, subspaces):
     )
 
 
-def adaptation_card(source, hours, adapted, false_accepts):
-    """The section of a card on the recordings that a model was adapted to.
+def _metadata(rows, about, name, subspaces):
+    """What the hub reads, with results of each subspace on its own factor."""
+    results = [
+        EvalResult(
+            task_type=f"{row['target']}-{TASKS[row['task']][0]}",
+            dataset_type=row["data"],
+            dataset_name=f"{row['data']}, {CONDITIONS[row['condition']]}",
+            dataset_config=row["condition"],
+            dataset_split="test",
+            metric_type=row["measure"],
+            metric_name=TASKS[row["task"]][2],
+            metric_value=round(100 * row["value"], 2),
+        )
+        for task, (_, measure, _) in TASKS.items()
+        for row in select(
+            rows, system=name, task=task, measure=measure, group=""
+        )
+        if row["subspace"] == row["target"]
+    ]
+    measures = {result.metric_type: None for result in results}
+    model = about.get("encoder_identity", {}).get("model", {})
+    return ModelCardData(
+        library_name="speechbrain",
+        pipeline_tag="feature-extraction",
+        tags=["speech-embeddings", *subspaces],
+        base_model=model.get("source"),  # of a hub model
+        datasets=sorted({row["data"] for row in rows} - {""}) or None,
+        metrics=[*measures] or None,
+        model_name=f"{name} on {about['encoder']}" if results else None,
+        eval_results=results or None,
+    )
+
+
+def read_card(text):
+    """A card, with its front matter as data.
 
     Arguments
     ---------
+    text : str
+        Of ``README.md``; may be empty.
+
+    Returns
+    -------
+    huggingface_hub.ModelCard
+
+    Raises
+    ------
+    InputError
+        If the front matter is not what the hub takes.
+
+    Example
+    -------
+    >>> read_card("---\\nlicense: mit\\n---\\n# A head\\n").data.license
+    'mit'
+    >>> read_card("---\\nlicense: {\\n---\\n")
+    Traceback (most recent call last):
+    ...
+    speechbrain_ext.utils.errors.InputError: The front matter of README.md ...
+    """
+    text = text if text.startswith("---") else f"---\n{{}}\n---\n{text}"
+    try:
+        return ModelCard(text)
+    except (ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"The front matter of README.md cannot be read: {reason}"
+        )
+
+
+def adapted_card(card, source, hours, adapted, false_accepts):
+    """A card with a section on the recordings that its model was adapted to.
+
+    Arguments
+    ---------
+    card : huggingface_hub.ModelCard
+        Of the model before, whose results it no longer claims for itself.
     source : speechbrain_ext.processing.discriminants.Source
         The recordings.
     hours : float
@@ -172,7 +255,8 @@ def adaptation_card(source, hours, adapted, false_accepts):
         for factor, choice in adapted.choices.items()
     ]
     table = tabulate(rows, headers="keys", tablefmt="github")
-    return _ADAPTED.format(
+    card.data.model_name = card.data.eval_results = card.data.metrics = None
+    return str(card) + _ADAPTED.format(
         name=source.name,
         count=source.count,
         hours=hours,

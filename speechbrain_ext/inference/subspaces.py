@@ -17,7 +17,7 @@ from speechbrain_ext.dataio.audio import AudioDataset, check_audio
 from speechbrain_ext.dataio.feature_cache import in_windows
 from speechbrain_ext.dataio.manifest import find_recordings, recordings_name
 from speechbrain_ext.inference.export import NAME, export_subspaces
-from speechbrain_ext.inference.model_card import adaptation_card
+from speechbrain_ext.inference.model_card import adapted_card, read_card
 from speechbrain_ext.inference.recordings import embed_recordings
 from speechbrain_ext.lobes.encoders import choose_layers
 from speechbrain_ext.lobes.model_files import SPEECHBRAIN_FILES, find_model
@@ -96,7 +96,8 @@ class SubspaceEncoder(Pretrained):
         Arguments
         ---------
         source : str or Path
-            A folder or hub id.
+            A folder, or a hub id such as ``user/name`` or
+            ``user/name@revision``.
         hparams_file : str
             Name of its file of options.
         trust : bool
@@ -122,7 +123,11 @@ class SubspaceEncoder(Pretrained):
         """
         check_options({"trust": trust}, {"trust": flag()})
         files = find_model(
-            source, fetch_config.revision, SPEECHBRAIN_FILES, ["README.md"]
+            source,
+            fetch_config.revision,
+            SPEECHBRAIN_FILES,
+            ["README.md"],
+            "source=FOLDER",
         )
         path = files.folder / hparams_file
         text = _read_options(path)
@@ -498,7 +503,7 @@ class SubspaceEncoder(Pretrained):
                 f"'{hparams.name}' is not a closed form with sources: train "
                 "the recommended head anew, or call estimate_statistics"
             )
-        name = name or recordings_name(source)
+        name, card = name or recordings_name(source), read_card(self.card)
         dataset = find_recordings(source, data_root)
         check_audio(dataset, hparams.sample_rate)
         with contextlib.ExitStack() as stack:
@@ -541,7 +546,7 @@ class SubspaceEncoder(Pretrained):
         )
         own = adapted.head.sources[-1]
         hours = sum(row["duration"] for row in dataset.data.values()) / 3600
-        model.card += adaptation_card(own, hours, adapted, false_accepts)
+        model.card = adapted_card(card, own, hours, adapted, false_accepts)
         return model
 
     def _copy(self, head=None):
@@ -640,6 +645,30 @@ class SubspaceEncoder(Pretrained):
             adaptation=getattr(hparams, "adaptation", None),
             card=self.card or None,
         )
+
+    def push_to_hub(self, repo_id, **options):
+        """Upload this model to the Hugging Face hub.
+
+        Arguments
+        ---------
+        repo_id : str
+            Where to, ``user/name``.
+        **options : object
+            See :func:`~speechbrain_ext.inference.hub.push_to_hub`.
+
+        Returns
+        -------
+        str
+            ``user/name@commit``, which :meth:`from_hparams` takes.
+        """
+        # It loads what it is given, by this class.
+        from speechbrain_ext.inference.hub import push_to_hub
+
+        with tempfile.TemporaryDirectory() as folder:
+            self.save(f"{folder}/export")
+            return push_to_hub(
+                f"{folder}/export", repo_id, trust=True, **options
+            )
 
     def estimate_statistics(self, manifest, data_root=None):
         """Replace the input statistics by those of a target domain.
@@ -767,18 +796,20 @@ def load_exports(folders, names=None, device=None, trust=False):
     return models
 
 
-def load_export(folder, device=None, trust=False):
+def load_export(folder, device=None, trust=False, revision=None):
     """Load an export, or say why it cannot be.
 
     Arguments
     ---------
     folder : str or Path
-        A folder or hub id, or ``packaged``: see
-        :meth:`SubspaceEncoder.from_packaged`.
+        A folder, a hub id such as ``user/name`` or ``user/name@revision``, or
+        ``packaged``, see :meth:`SubspaceEncoder.from_packaged`.
     device : str
         Where it runs. Default: a GPU where there is one.
     trust : bool
         See :meth:`SubspaceEncoder.from_hparams`.
+    revision : str
+        Branch, tag or commit of a hub id.
 
     Returns
     -------
@@ -805,14 +836,16 @@ def load_export(folder, device=None, trust=False):
     if folder == "packaged":
         return SubspaceEncoder.from_packaged(run_opts={"device": device})
     try:
-        files = find_model(folder, None, SPEECHBRAIN_FILES, ["README.md"])
-    except InputError:
+        files = find_model(
+            folder, revision, SPEECHBRAIN_FILES, ["README.md"], None
+        )
+    except InputError as error:
         if Path(str(folder), "hyperparams.yaml").is_file():
             raise
         raise InputError(
-            f"No export in '{folder}': --export_folder takes the folder "
-            "<output_folder>/export of a finished post-training run, or the "
-            "hub id of such a folder"
+            f"No export in '{folder}' ({error}): --export_folder takes the "
+            "folder <output_folder>/export of a finished post-training run, or "
+            "its hub id, as in user/name or user/name@revision"
         )
     # Another model's file may download things while it is read.
     if "SubspaceEmbedding" not in _read_options(

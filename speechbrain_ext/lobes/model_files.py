@@ -111,10 +111,10 @@ def _chosen(folder, alternatives):
     return next(filter(None, found), [])
 
 
-def _snapshot(source, revision, needs, optional):
+def _snapshot(source, revision, needs, optional, instead):
     """Folder of a hub model, downloaded where it is not there yet."""
     preferred = [p for choice in needs.values() for p in choice[0]]
-    folder = _download(source, revision, [*preferred, *optional])
+    folder = _download(source, revision, [*preferred, *optional], instead)
     # The other alternatives only of what is not there now.
     others = [
         pattern
@@ -123,10 +123,12 @@ def _snapshot(source, revision, needs, optional):
         for patterns in choice[1:]
         for pattern in patterns
     ]
-    return _download(source, revision, others) if others else folder
+    if others:
+        folder = _download(source, revision, others, instead)
+    return folder
 
 
-def _download(source, revision, patterns):
+def _download(source, revision, patterns, instead):
     """Folder of a hub model, with those of its files that fit the patterns."""
     try:
         return Path(
@@ -142,24 +144,32 @@ def _download(source, revision, patterns):
         raise InputError(
             f"Model '{source}'{at} is not a folder here, is not in the "
             f"cache {cache}, and cannot be downloaded "
-            f"({type(error).__name__}: {reason}): give a local one with "
-            "--encoder_source FOLDER"
+            f"({type(error).__name__}: {reason})"
+            + (f": give a local one with {instead}" if instead else "")
         )
 
 
-def find_model(source, revision=None, needs=TRANSFORMERS_FILES, optional=()):
+def find_model(
+    source,
+    revision=None,
+    needs=TRANSFORMERS_FILES,
+    optional=(),
+    instead="--encoder_source FOLDER",
+):
     """Find a model on this machine, or download it from the hub.
 
     Arguments
     ---------
     source : str
-        A folder, or a hub id.
+        A folder, or a hub id, which may end in ``@revision``.
     revision : str
         Branch, tag or commit of a hub id; a folder has none.
     needs : dict
         Name -> alternatives, each a list of patterns.
     optional : list of str
         Patterns of files that belong to the model where they are there.
+    instead : str
+        What a message says to give where a hub model cannot be had.
 
     Returns
     -------
@@ -192,7 +202,14 @@ def find_model(source, revision=None, needs=TRANSFORMERS_FILES, optional=()):
         )
         if looks_like_path or folder.exists():
             raise InputError(f"No model folder {source}")
-        folder = _snapshot(str(source), revision, needs, optional)
+        source, at, named = str(source).partition("@")
+        if at and (revision is not None or not named):
+            raise InputError(
+                f"Model source {source}@{named}: expected one revision, as in "
+                "user/name@main"
+            )
+        revision = named or revision
+        folder = _snapshot(source, revision, needs, optional, instead)
     files = set(_matching(folder, optional))
     for name, alternatives in needs.items():
         found = _chosen(folder, alternatives)
@@ -205,5 +222,5 @@ def find_model(source, revision=None, needs=TRANSFORMERS_FILES, optional=()):
         check_file(folder / name)
     if is_local:
         return ModelFiles(folder, files, {"digest": _digest(folder, files)})
-    commit = {"source": str(source), "commit": folder.name}
+    commit = {"source": source, "commit": folder.name}
     return ModelFiles(folder, files, commit)
