@@ -50,7 +50,7 @@ def speakers(tmp_path):
     return tmp_path / "corpus"
 
 
-def test_folder_of_speakers(speakers):
+def test_folder_of_speakers(speakers, caplog):
     (speakers / "ann/1/notes.txt").touch()
     (speakers / "ann/1/.hidden.wav").touch()
     for source in (speakers, speakers / "manifest.csv"):
@@ -60,6 +60,7 @@ def test_folder_of_speakers(speakers):
             "ann/2/a.wav": "ann",
             "bob/b.flac": "bob",
         }
+    assert "its 2 sub-folders are taken for speakers, e.g. ann" in caplog.text
     assert data["bob/b.flac"]["wav"] == str(speakers / "bob/b.flac")
     assert find_recordings(speakers).data == data
     # A manifest tells more than folders.
@@ -176,8 +177,8 @@ def test_list_of_files(name, tmp_path):
 
 
 @pytest.mark.parametrize("form", ["folder", "kaldi"])
-def test_evaluation_without_a_manifest(form, tmp_path, caplog):
-    """The commands that README.md gives."""
+def test_evaluation_without_a_manifest(form, tmp_path, capfd):
+    """The command that README.md gives; others need contents."""
     data = tmp_path / "data"
     for speaker in range(3):
         for content in range(3):
@@ -189,17 +190,20 @@ def test_evaluation_without_a_manifest(form, tmp_path, caplog):
         lines = [f"{key} {p.parent.name}\n" for key, p in names.items()]
         (data / "utt2spk").write_text("".join(lines))
     export = build_export(tmp_path / "export", load_encoder("log_mel"))
-    call_script(
+    command = [
         RECIPE / "evaluate.py",
         "hparams/evaluate.yaml",
         f"--export_folder={export}",
         f"--data_folder={data}",
-        "--tasks=[verification]",
         "--conditions=[recorded]",
         "--resamples=0",
         f"--output_folder={tmp_path}/out",
         f"--cache_folder={tmp_path}/features",
-    )
+    ]
+    with pytest.raises(SystemExit):
+        call_script(*command)
+    assert "needs a content factor: give --content_f" in capfd.readouterr().err
+    call_script(*command, "--tasks=[verification]")
     found = read_results(tmp_path / "out")
     assert found["about"]["speakers"] == 3
     rows = select(found["rows"], measure="eer", subspace="speaker", group="")

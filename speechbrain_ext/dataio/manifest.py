@@ -287,10 +287,11 @@ def _rename(row, columns, needed, path, where):
     }
     for name in needed:
         if name not in item:
+            hint = f"add it, or map it with --columns='{{{name}: THEIR_NAME}}'"
             raise InputError(
                 f"{path}: no column '{columns.get(name, name)}' (has "
-                f"{', '.join(row)}): add it, or map it with "
-                f"--columns='{{{name}: THEIR_NAME}}'"
+                f"{', '.join(row)}): "
+                + ("write a manifest.csv" if path.is_dir() else hint)
             )
         if item[name] is None or str(item[name]).strip() == "":
             raise InputError(f"{where}: empty '{name}'")

@@ -7,8 +7,11 @@ files. Each reader gives what a manifest would hold, see
 
 import functools
 
+from speechbrain.utils.logger import get_logger
 from speechbrain_ext.dataio.audio import audio_info
 from speechbrain_ext.utils.errors import InputError
+
+logger = get_logger(__name__)
 
 # What is taken for audio in a folder, and for a list of files.
 AUDIO = {".wav", ".flac", ".ogg", ".opus", ".mp3"}
@@ -114,6 +117,11 @@ def _folder_rows(folder, labelled):
         raise InputError(
             f"{folder}: sub-folder '{empty[0]}' has no audio ({kinds}), but "
             "each is to be a speaker: move it away, or write a manifest.csv"
+        )
+    if labelled:
+        logger.warning(
+            f"{folder} has no manifest: its {len(heard)} sub-folders are taken "
+            f"for speakers, e.g. {', '.join(sorted(heard)[:3])}"
         )
     rows = []
     for name in names:

@@ -99,6 +99,11 @@ def check(hparams):
                 f"{found} is of a training or of experiments, whose results "
                 "would be overwritten: give another --output_folder"
             )
+    check_contents(hparams)
+
+
+def check_contents(hparams):
+    """Refuse tasks that need contents where there are none."""
     for task in hparams["tasks"]:
         given = task == "leakage" and hparams["leakage_factors"] is not None
         if task == "verification" or given or hparams["content_factor"]:
@@ -166,8 +171,7 @@ def dataio_prep(hparams):
     used = [hparams[name] for name in names]
     used += hparams["leakage_factors"] or ()
     # A folder of speakers tells no contents, and verification needs none.
-    only_speakers = hparams["tasks"] == ["verification"]
-    if only_speakers and not Path(hparams["manifest"]).is_file():
+    if not Path(hparams["manifest"]).is_file():
         used.remove(hparams["content_factor"])
     dataset = load_manifest(
         hparams["manifest"],
@@ -177,6 +181,7 @@ def dataio_prep(hparams):
     )
     if hparams["content_factor"] not in next(iter(dataset.data.values())):
         hparams["content_factor"] = None
+        check_contents(hparams)
     return dataset
 
 
