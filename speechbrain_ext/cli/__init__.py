@@ -16,9 +16,10 @@ speech encoder.
   interventional verify a.wav b.wav
   interventional embed FOLDER --out vectors.npz
 """
-EXPORT = """\
-a folder that a training left, a hub id (with @REVISION if wanted), or packaged,
-the ready model that comes with this package"""
+EXPORT = (
+    "a folder that a training left, a hub id (with @REVISION if wanted), or "
+    "packaged, the ready model that comes with this package"
+)
 SOURCE = "audio files, or one folder, list of files, manifest or Kaldi folder"
 
 
@@ -293,9 +294,12 @@ def add_sharing(commands):
         commands,
         "push",
         "upload an export to the Hugging Face hub",
-        "push my_export user/name --private",
+        "push my_export user/name --licence cc-by-4.0 --private",
         [("export", EXPORT), ("repo", "user/name")],
         export=False,
+    )
+    command.add_argument(
+        "--licence", help="e.g. cc-by-4.0; default: the one in the card"
     )
     command.add_argument("--private", action="store_true")
 

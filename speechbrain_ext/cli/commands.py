@@ -10,7 +10,8 @@ import torch
 from filelock import FileLock
 
 import speechbrain_ext
-from speechbrain_ext.dataio.manifest import AUDIO, find_recordings
+from speechbrain_ext.dataio.manifest import find_recordings, recordings_name
+from speechbrain_ext.dataio.readers import LISTS
 from speechbrain_ext.evaluation.page import write_page
 from speechbrain_ext.inference.enrolment import Enrolment, fingerprint
 from speechbrain_ext.inference.export import check_place
@@ -70,9 +71,10 @@ def load(given):
 def find(given):
     """The recordings that were given."""
     first, *others = given.source
-    if others or Path(first).suffix.lower() in AUDIO:
-        return find_recordings(given.source)
-    return find_recordings(first, given.data_folder)
+    listed = Path(first).suffix.lower() in {".csv", ".json", *LISTS}
+    if not others and (listed or Path(first).is_dir()):
+        return find_recordings(first, given.data_folder)
+    return find_recordings(given.source)
 
 
 def extraction(given):
@@ -257,7 +259,7 @@ def adapt(given):
     dataset = find_recordings(given.source, given.data_folder)
     model = load(given).adapt(
         dataset,
-        name=Path(given.source).resolve().stem,
+        name=recordings_name(given.source),
         false_accepts=given.false_accepts,
         **extraction(given),
     )
@@ -358,8 +360,11 @@ def export(given):
 
 def push(given):
     """An export on the hub."""
-    address = push_to_hub(load(given), given.repo, private=given.private)
-    show(given, {"url": address}, address)
+    model = load(given)
+    pushed = model.push_to_hub(
+        given.repo, licence=given.licence, private=given.private
+    )
+    show(given, {"pushed": pushed}, pushed)
 
 
 def report(given):
