@@ -33,7 +33,7 @@ from speechbrain_ext.processing.closed_form import channel_lda
 from speechbrain_ext.synthesis.espeak import EspeakSynthesizer
 from speechbrain_ext.synthesis.grid import grid_cells, render_cells
 
-DIGITS = "one two three four five six".split()
+DIGITS = "one two three four".split()
 RATES = [100, 175, 300]  # words per minute
 
 
