@@ -16,9 +16,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import ROOT
 
 from speechbrain.utils.run_opts import RunOptions
+from speechbrain_ext import __version__
 
 # Scripts of SpeechBrain that our option files go with.
 UPSTREAM = {
@@ -316,6 +318,24 @@ def small(a, b):
         ("size : int", "length : int", other),
         ("(a, b)", "(a, b, c)", "small does not say what its arguments are"),
     )
+
+
+# The citation -------------------------------------------------------------
+
+
+def test_citation_is_of_this_version():
+    """It cites what the README does, and the release that setup.py installs."""
+    text = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    citation = yaml.safe_load(text)
+    paper = citation["preferred-citation"]
+    assert citation["version"] == __version__
+    assert f'license="{citation["license"]}"' in (ROOT / "setup.py").read_text()
+    release = f"## [{__version__}] - {citation['date-released']}"
+    assert release in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    bibtex = readme.split("```bibtex")[1]
+    for value in (paper["title"], paper["doi"], str(paper["year"])):
+        assert f"{{{value}}}" in bibtex
 
 
 # The rows run -------------------------------------------------------------

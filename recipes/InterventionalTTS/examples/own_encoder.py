@@ -3,7 +3,6 @@
 
 Any torch module that makes vectors of a waveform can be the frozen encoder.
 Here it is a model of the transformers library in a folder, wrapped by hand.
-The YAML file beside this script, own_encoder.yaml, names class and folder.
 
 > python own_encoder.py
 > python own_encoder.py --data FOLDER
@@ -11,10 +10,10 @@ The YAML file beside this script, own_encoder.yaml, names class and folder.
 FOLDER/manifest.csv has the columns ID, wav, speaker and content. Without it a
 few voices of espeak-ng say the digits (pip install -e ".[demo]").
 
-The main recipe takes the same file, and chooses the layers by itself:
-> cd ../post-training
-> PYTHONPATH=../examples python train.py hparams/interventional.yaml \
-    --encoder ../examples/own_encoder.yaml
+The main recipe takes the encoder by its file, too, and chooses layers itself:
+> PYTHONPATH=. python ../post-training/train.py \
+    ../post-training/hparams/interventional.yaml \
+    --encoder results/own_encoder/own_encoder.yaml
 """
 
 import argparse
@@ -42,10 +41,18 @@ from speechbrain_ext.lobes.model_files import find_model
 from speechbrain_ext.processing.closed_form import channel_lda
 from speechbrain_ext.synthesis.espeak import EspeakSynthesizer
 from speechbrain_ext.synthesis.grid import grid_cells, render_cells
+from speechbrain_ext.utils.files import write_text
 
 DIGITS = "zero one two three four five six seven eight nine".split()
 FACTORS = ["speaker", "content"]
 LAYERS = [2, 4]
+# How the encoder is made. A folder at the key source is copied into exports;
+# this one comes with the package.
+OPTIONS = """\
+source: !apply:speechbrain_ext.models.packaged_model [mini]
+encoder: !new:own_encoder.OwnEncoder
+    source: !ref <source>
+"""
 
 
 class OwnEncoder(PooledEncoder):
@@ -79,7 +86,8 @@ def main(data, output):
 
     # 2. One vector per utterance and layer, as recorded and through a random
     # channel each; both are kept in files
-    encoder = load_encoder(Path(__file__).with_suffix(".yaml"))
+    write_text(output / "own_encoder.yaml", OPTIONS)
+    encoder = load_encoder(output / "own_encoder.yaml")
     cache, channel = output / "features", RandomChannel(1, encoder.sample_rate)
     recorded = extract_features(dataset, encoder, cache)
     changed = extract_features(dataset, encoder, cache, channel=channel)
@@ -98,11 +106,16 @@ def main(data, output):
     export_subspaces(folder, encoder, head, LAYERS, thresholds=thresholds)
     model = SubspaceEncoder.from_hparams(folder, trust=True)
 
-    # 5. Compare a file of the test part with another that shares its speaker,
-    # and with one that shares its content
+    # 5. Compare a file of the test part with one that shares its speaker alone,
+    # and with one that shares its content alone
     one, *others = (dataset.data[key] for key in splits["test"])
     for shared in FACTORS:
-        other = next(row for row in others if row[shared] == one[shared])
+        wanted = [factor == shared for factor in FACTORS]
+        other = next(
+            row
+            for row in others
+            if [row[factor] == one[factor] for factor in FACTORS] == wanted
+        )
         for factor in FACTORS:
             score, same = model.verify_files(one["wav"], other["wav"], factor)
             print(
@@ -112,7 +125,10 @@ def main(data, output):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--data", type=Path, default="data/digits")
     parser.add_argument("--output", type=Path, default="results/own_encoder")
     main(**vars(parser.parse_args()))

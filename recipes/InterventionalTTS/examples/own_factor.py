@@ -86,7 +86,10 @@ def main(data, factor, output):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--data", type=Path, default="data/rates")
     parser.add_argument("--factor", default="rate")
     parser.add_argument("--output", type=Path, default="results/own_factor")

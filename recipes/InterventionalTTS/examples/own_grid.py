@@ -42,6 +42,8 @@ def main(data, output):
     # 1. The table. Its headings may be yours: the option columns maps them.
     # Several takes of a cell and missing cells are fine.
     paths = sorted(data.glob("*/*_*.wav"))
+    if not paths:
+        sys.exit(f"{data} has no file <speaker>/<what is said>_<take>.wav")
     rows = [
         {
             "ID": f"{path.parent.name}_{path.stem}",
@@ -73,7 +75,10 @@ def main(data, output):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--data", type=Path, default="data/recordings")
     parser.add_argument("--output", type=Path, default="results/own_grid")
     main(**vars(parser.parse_args()))

@@ -8,7 +8,7 @@ are scored with SpeechBrain's metrics.
 > python plug_into_sv_recipe.py
 > python plug_into_sv_recipe.py --data FOLDER --export EXPORT
 
-FOLDER has a sub-folder of *.wav at 16 kHz for each speaker. Without it, voices
+FOLDER has a sub-folder of audio at 16 kHz for each speaker. Without it, voices
 of espeak-ng speak (pip install -e ".[demo]"). EXPORT is what a run left in
 <output_folder>/export; without it, the one in this package is taken.
 
@@ -25,6 +25,7 @@ from hyperpyyaml import load_hyperpyyaml
 
 from speechbrain.inference import SpeakerRecognition
 from speechbrain.utils.metric_stats import EER, minDCF
+from speechbrain_ext.dataio.manifest import find_recordings
 from speechbrain_ext.models import packaged_model
 from speechbrain_ext.synthesis.espeak import EspeakSynthesizer
 from speechbrain_ext.synthesis.grid import grid_cells, render_cells
@@ -45,18 +46,20 @@ def main(data, export):
     """Two ways to the same vectors, and their error rate."""
     if not data.is_dir():
         speak(data)
-    paths = sorted(data.glob("*/*.wav"))
+    recordings = find_recordings(data).data  # speaker/file -> where it is
+    paths = [row["wav"] for row in recordings.values()]
 
     # 1. SpeechBrain's class for verification. Its verify_files decides by 0.25,
     # which suits ECAPA-TDNN; the export knows a threshold of its own
     model = SpeakerRecognition.from_hparams(source=export)
-    score, _ = model.verify_files(str(paths[0]), str(paths[1]))
+    score, _ = model.verify_files(*paths[:2])
     threshold = model.hparams.thresholds["speaker"]
-    print(f"{paths[0].name}, {paths[1].name}: score {score.item():.2f}")
+    a, b, *_ = recordings
+    print(f"{a} and {b}: score {score.item():.2f}")
     print(f"the same speaker: {score.item() > threshold}")
 
     # 2. Its vectors, as of any EncoderClassifier
-    wavs = [model.load_audio(str(path))[None] for path in paths]
+    wavs = [model.load_audio(path)[None] for path in paths]
     vectors = torch.cat([model.encode_batch(wav)[:, 0] for wav in wavs])
 
     # 3. What speaker_verification_cosine.py does: it takes three modules from
@@ -74,7 +77,7 @@ def main(data, export):
 
     # 4. All pairs of files, and SpeechBrain's error rates
     one, other = torch.tensor(list(combinations(range(len(paths)), 2))).T
-    speakers = [path.parent.name for path in paths]
+    speakers = [name.split("/")[0] for name in recordings]
     same = torch.tensor(
         [speakers[a] == speakers[b] for a, b in zip(one, other)]
     )
@@ -85,7 +88,10 @@ def main(data, export):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--data", type=Path, default="data/speakers")
     parser.add_argument("--export", default=packaged_model("mini_subspaces"))
     main(**vars(parser.parse_args()))
