@@ -34,7 +34,7 @@ def test_check_audio_fills_in_durations(audio, segment, seconds):
 def test_check_audio_refuses(audio, tmp_path):
     dataset = audio(np.zeros(100))
     (tmp_path / "a.wav").unlink()
-    with pytest.raises(InputError, match="'u1': there is no file"):
+    with pytest.raises(InputError, match="'u1': no file"):
         check_audio(dataset)
     (tmp_path / "a.wav").write_text("no audio at all")
     with pytest.raises(InputError, match="is not readable audio"):

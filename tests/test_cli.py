@@ -188,7 +188,7 @@ def test_export(call, tmp_path):
     [
         (["verify", "a.wav"], 2, "the following arguments are required: b"),
         (["verify", "a.wav", "b.wav", "--subpsace=x"], 2, "--subpsace"),
-        (["verify", "a.wav", "b.wav"], 1, "there is no file"),
+        (["verify", "a.wav", "b.wav"], 1, "no file"),
         (["verify", "a", "b", "--export=nowhere/x/y"], 1, "No export in"),
         (["verify", "a", "b", "--subspace=accent"], 1, "subspace 'accent'"),
         (["verify", "a", "b", "--false-accepts=0.3"], 1, "false_accepts"),

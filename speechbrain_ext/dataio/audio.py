@@ -124,7 +124,7 @@ def _check_row(key, row, infos, sample_rate, resample):
     if wav not in infos:
         if not Path(wav).is_file():
             raise InputError(
-                f"Utterance '{key}': there is no file {wav}"
+                f"Utterance '{key}': no file {wav}"
                 + "; check the column wav and --data_folder"
                 * (not wav.endswith(key))
             )

@@ -1,6 +1,6 @@
 """Speed of embedding a folder, beside that of its bare encoder.
 
-    OMP_NUM_THREADS=1 python tests/benchmarks/embed_speed.py FOLDER [files [rounds]]
+    python tests/benchmarks/embed_speed.py SOURCE [FILES [ROUNDS]]
 
 CPU time and wall time of ``embed_recordings`` with the packaged export, for the
 first recordings of a folder or manifest (2,000), and of its encoder alone on as

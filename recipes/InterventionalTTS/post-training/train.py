@@ -567,6 +567,7 @@ def evaluate(hparams, heads, dataset, splits, features, asked, chosen, debug):
     rows = measure(hparams, named, layers, splits, features, asked)
     folder = hparams["output_folder"]
     plots.plot_scores(asked[0], folder, label, det=True)  # cosines, all of them
+    draw_speakers(hparams, named, dataset, splits["test"], features["recorded"])
     if "plda" in hparams["rivals"]:
         rows += evaluate_plda(hparams, dataset, splits, features, asked)
     grids = (
@@ -590,6 +591,21 @@ def evaluate(hparams, heads, dataset, splits, features, asked, chosen, debug):
     write_scores(folder, asked[0], splits["test"], hparams["score_files"] or ())
     write_most_wrong(folder, asked, dataset, splits["test"])
     return rows, about
+
+
+def draw_speakers(hparams, named, dataset, ids, features):
+    """t-SNE maps of the pooled features and of the exported head."""
+    speaker, shown = hparams["verification_factor"], {}
+    for origin, head in named.items():
+        if origin.system in ("baseline", hparams["exported"]):
+            shown[origin] = head
+    pooled = features.select(ids, hparams["layers"])
+    plots.plot_speakers(
+        plots.first_seeds(systems.embed_systems(shown, pooled)),
+        factor_labels(dataset, ids, [speaker])[speaker],
+        f"{hparams['output_folder']}/speakers_recorded.png",
+        max_utterances=300,
+    )
 
 
 def measure(hparams, named, layers, splits, features, asked, **further):
