@@ -403,7 +403,7 @@ def test_rates_hold_for_strangers(work, tmp_path, twice, dims):
 
 def test_exports_that_cannot_be_adapted(work, tmp_path):
     build_export(tmp_path / "network", load_encoder("log_mel"))
-    with pytest.raises(InputError, match="is not a closed form with sources"):
+    with pytest.raises(InputError, match="is not a closed form that was"):
         adapt(tmp_path, work / "zwei Ämter", "network")
     write(
         tmp_path / "other",

@@ -7,6 +7,7 @@ import sys
 import pytest
 import soundfile
 import torch
+from conftest import voiced
 from helpers import build_export
 
 from speechbrain_ext.inference import SubspaceEncoder
@@ -149,3 +150,26 @@ def test_the_ready_model(tmp_path):
     assert same.item()
     for licence in ("CC BY 4.0", "free for both", "apache-2.0"):
         assert licence in model.card
+
+
+def test_what_can_be_given(tmp_path):
+    """Arrays, tensors, lists of either, and lists of paths: the same."""
+    model = SubspaceEncoder.from_packaged(run_opts={"device": "cpu"})
+    waves = [voiced(n, n, 0, 0.4 + 0.2 * n) for n in range(3)]
+    paths = [tmp_path / f"{n}.wav" for n in range(3)]
+    for path, wave in zip(paths, waves):
+        soundfile.write(path, wave, 16000, subtype="FLOAT")
+    want = torch.cat([model.encode_batch(wave) for wave in waves])
+    tensors = [torch.from_numpy(wave) for wave in waves]
+    for given in (waves, tensors, tuple(waves)):
+        assert torch.allclose(model.encode_batch(given), want, atol=1e-5)
+    assert torch.allclose(model.encode_file(paths), want, atol=1e-5)
+    assert torch.allclose(model.encode_file([str(paths[1])] * 2), want[[1, 1]])
+    score, same = model.verify_batch(waves[:2], waves[1:])
+    for n in range(2):
+        one = model.verify_files(*paths[n : n + 2])
+        assert torch.allclose(score[n], one[0], atol=1e-5)
+        assert same[n] == one[1]
+    for bad in ([waves], [[waves[0]], "x"], "a.wav"):
+        with pytest.raises(InputError, match="encode_batch takes"):
+            model.encode_batch(bad)

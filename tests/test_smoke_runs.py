@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, call_script
 from crema_d import make_corpus
 from tiny_models import tiny_teacher
 
@@ -86,3 +86,21 @@ def test_pretraining(tmp_path):
     )  # fmt: skip
     assert (tmp_path / "out/debug/model/model.safetensors").is_file()
     assert "n_speakers" in printed
+
+
+def test_evaluation(small_grid, tmp_path):
+    """Six speakers, in a folder of its own, and it says so."""
+    call_script(
+        ROOT / "recipes/InterventionalTTS/post-training/evaluate.py",
+        "hparams/evaluate.yaml",
+        "--export_folder=packaged",
+        f"--data_folder={small_grid}",
+        f"--output_folder={tmp_path}",
+        f"--cache_folder={tmp_path}/features",
+        *("--tasks=[verification]", "--conditions=[recorded]"),
+        *("--debug", "--device=cpu", "--noprogressbar"),
+    )
+    about = read_results(tmp_path / "debug")["about"]
+    assert about["speakers"] == 6
+    assert about["smoke_run"]["resamples"] == 10
+    assert "SMOKE RUN" in (tmp_path / "debug/report.txt").read_text()

@@ -1,8 +1,4 @@
-"""The command line ``interventional``: its commands and their options.
-
-Exit status: 0 done; 1 bad input, in one line; 2 wrong usage; 3 done, but for
-recordings that cannot be read, which are listed.
-"""
+"""The command line ``interventional``: its commands and their options."""
 
 import argparse
 import sys
@@ -15,6 +11,10 @@ speech encoder.
 
   interventional verify a.wav b.wav
   interventional embed FOLDER --out vectors.npz
+"""
+STATUS = """\
+exit status: 0 done; 1 bad input, in one line; 2 wrong usage; 3 done, but for
+recordings that cannot be read, which are listed
 """
 EXPORT = (
     "a folder that a training left, a hub id (with @REVISION if wanted), or "
@@ -125,6 +125,7 @@ def make_parser():
     parser = argparse.ArgumentParser(
         prog="interventional",
         description=DESCRIPTION,
+        epilog=STATUS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

@@ -360,6 +360,43 @@ class SubspaceEncoder(Pretrained):
         score = self._score(path_a, path_b, subspace)
         return score, score > threshold
 
+    def verify_batch(
+        self,
+        wavs1,
+        wavs2,
+        wav1_lens=None,
+        wav2_lens=None,
+        subspace=None,
+        false_accepts=None,
+    ):
+        """Whether the pairs of two batches agree in the factor of a subspace.
+
+        Arguments
+        ---------
+        wavs1, wavs2, wav1_lens, wav2_lens
+            As of :meth:`encode_batch`, B of both.
+        subspace, false_accepts
+            As of :meth:`verify_files`.
+
+        Returns
+        -------
+        score : torch.Tensor
+            Cosine similarity, shape [B].
+        decision : torch.Tensor
+            Whether it exceeds the threshold, shape [B].
+
+        Raises
+        ------
+        InputError
+            If there is no threshold for it.
+        """
+        threshold = self.threshold(subspace, false_accepts)
+        score = torch.cosine_similarity(
+            self.encode_batch(wavs1, wav1_lens, subspace)[:, 0],
+            self.encode_batch(wavs2, wav2_lens, subspace)[:, 0],
+        )
+        return score, score > threshold
+
     def threshold(self, subspace=None, false_accepts=None):
         """The score above which two utterances are called the same.
 
@@ -500,8 +537,9 @@ class SubspaceEncoder(Pretrained):
         check_options({"false_accepts": false_accepts, "name": name}, rules)
         if getattr(hparams, "adaptation", None) is None:
             raise InputError(
-                f"'{hparams.name}' is not a closed form with sources: train "
-                "the recommended head anew, or call estimate_statistics"
+                f"'{hparams.name}' is not a closed form that was exported with "
+                "what it was fitted to: train the recommended head, give "
+                "export_subspaces its adaptation, or call estimate_statistics"
             )
         name, card = name or recordings_name(source), read_card(self.card)
         dataset = find_recordings(source, data_root)

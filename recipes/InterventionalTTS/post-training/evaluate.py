@@ -33,6 +33,7 @@ from speechbrain_ext.dataio.feature_cache import audio_digests
 from speechbrain_ext.dataio.manifest import (
     check_disjoint,
     factor_labels,
+    first_values,
     in_split,
     load_manifest,
     subset,
@@ -72,6 +73,8 @@ from speechbrain_ext.utils.hparams import (
 from speechbrain_ext.utils.options import as_list, check_run_options
 
 logger = get_logger(__name__)
+
+SMOKE_SPEAKERS = 6  # that are evaluated with --debug
 
 
 def check(hparams):
@@ -356,7 +359,10 @@ def main(arguments):
     """Load the exports, in a folder that no other evaluation is using."""
     hparams_file, run_opts, overrides = parse_arguments(arguments)
     check_run_options(run_opts, trains=False)
-    hparams = load_hparams(hparams_file, overrides, EVALUATE)
+    debug = "." if run_opts.debug_persistently else "debug"
+    hparams = load_hparams(
+        hparams_file, overrides, EVALUATE, debug if run_opts.debug else None
+    )
     check(hparams)
     protocol = load_protocol(hparams)
     exports, sources = find_sources(hparams, run_opts.device)
@@ -374,6 +380,9 @@ def run(hparams, protocol, exports, sources, run_opts):
     make_manifest(hparams, protocol)
     dataset = dataio_prep(hparams)
     ids = in_split(dataset, hparams["evaluated_split"])
+    if run_opts.debug:
+        factors = [hparams["verification_factor"]]
+        ids = first_values(dataset, ids, factors, SMOKE_SPEAKERS)
     if hparams["score_files"]:
         check_ids(ids)
     uses = choose_uses(hparams, dataset, ids, protocol["needs_cohort"])
@@ -419,9 +428,11 @@ def run(hparams, protocol, exports, sources, run_opts):
         "speakers": len(set(speakers)),
         "domain_statistics": description,
         "left_out": left_out,
+        "smoke_run": hparams["smoke_run"] if run_opts.debug else None,
     }
     results.write_results(folder, rows, about)
-    header = [f"statistics: {description}", *left_out]
+    header = [report.SMOKE] * run_opts.debug
+    header += [f"statistics: {description}", *left_out]
     header += [f"trials: {path}" for path in hparams["trials"] or ()]
     header += [NOTE] if hparams["protocol"] else []
     report.write_report(folder, rows, header)
