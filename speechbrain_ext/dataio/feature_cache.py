@@ -79,9 +79,9 @@ class PooledFeatures:
             float32, shape [rows, layers, dim].
         """
         chosen = [row for key in ids for row in self._rows[key]]
-        rows = self.array[chosen]
-        if layers is not None:
-            rows = rows[:, layers]
+        if layers is None:
+            layers = range(self.array.shape[1])
+        rows = self.array[np.ix_(chosen, layers)]  # reads no other layer
         rows = torch.from_numpy(np.asarray(rows, dtype=np.float32))
         if len(rows) == len(ids) or not joined:
             return rows
