@@ -1,5 +1,7 @@
 """Audio of a dataset: checked, read, sent through a channel."""
 
+import os
+
 import numpy as np
 import pytest
 import soundfile
@@ -45,6 +47,15 @@ def test_check_audio_refuses(audio, tmp_path):
         check_audio(audio(np.zeros(100), rate=8000), resample=False)
     with pytest.raises(InputError, match="samples 0 to 101"):
         check_audio(audio(np.zeros(100), stop=101))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are in Unicode")
+def test_names_that_are_not_in_unicode_or_too_long(tmp_path):
+    wav = os.fsdecode(os.path.join(os.fsencode(tmp_path), b"\xff.wav"))
+    open(wav, "w").close()
+    for path, message in ((wav, "not readable"), ("a" * 999, "no file")):
+        with pytest.raises(InputError, match=message):
+            check_audio(DynamicItemDataset({"u1": {"wav": path}}))
 
 
 def test_read_audio(audio):

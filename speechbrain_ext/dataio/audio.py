@@ -1,8 +1,8 @@
 """Audio of the utterances of a manifest: checked, read, resampled."""
 
 import math
+import os
 import re
-from pathlib import Path
 
 import soundfile
 import torch
@@ -52,11 +52,12 @@ def audio_info(path):
     >>> audio_info(path).duration
     0.05
     """
-    if not Path(path).is_file():
+    if not os.path.isfile(path):  # where it may not be asked, too
         raise InputError(f"There is no file {path}")
     try:
         return soundfile.info(str(path))
-    except (RuntimeError, OSError) as error:
+    # The last one of names that are not in UTF-8.
+    except (RuntimeError, OSError, UnicodeError) as error:
         raise InputError(f"{path} is not readable audio ({error})")
 
 
@@ -122,7 +123,7 @@ def _check_row(key, row, infos, sample_rate, resample):
     """Check the file of an utterance, and note its length."""
     wav = row["wav"]
     if wav not in infos:
-        if not Path(wav).is_file():
+        if not os.path.isfile(wav):
             raise InputError(
                 f"Utterance '{key}': no file {wav}"
                 + "; check the column wav and --data_folder"
@@ -188,7 +189,7 @@ def read_audio(key, wav, start=None, stop=None, sample_rate=16000):
         If the file cannot be decoded, is empty, has a rate that speech has
         not, or samples that are not finite or far beyond [-1, 1].
     """
-    if not Path(wav).is_file():
+    if not os.path.isfile(wav):
         raise InputError(f"Utterance '{key}': there is no file {wav}")
     start = start or 0
     frames = -1 if stop is None else stop - start
