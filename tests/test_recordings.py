@@ -126,6 +126,10 @@ def test_enrolment(tmp_path, model):
         again.enrol("bob", ["a"], [[0.0, 1.0]])
     with pytest.raises(InputError, match="another export or subspace"):
         Enrolment.load(path, fingerprint(model, "content"))
+    again.clips.pop()
+    again.save(path)
+    with pytest.raises(InputError, match="is damaged"):
+        Enrolment.load(path, mark)
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(InputError, match="not a store"):
         Enrolment.load(path, mark)

@@ -165,6 +165,8 @@ class Enrolment:
             raise InputError(
                 f"{path} is not a store of enrolled clips ({reason})"
             )
+        if not len(made.names) == len(made.clips) == len(made.vectors):
+            raise InputError(f"{path} is damaged: enrol in another file")
         if made.model != model:
             raise InputError(
                 f"The clips in {path} were enrolled with another export or "

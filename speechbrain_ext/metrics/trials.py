@@ -226,7 +226,8 @@ def read_trials(path, ids, labelled=True):
     rows = {_bare(str(name)): row for row, name in enumerate(ids)}
     if len(rows) != len(ids):
         raise InputError(
-            f"{len(ids) - len(rows)} of {len(ids)} utterance names occur twice"
+            f"{len(ids) - len(rows)} of {len(ids)} utterance names occur "
+            "twice, where the suffix of an audio file does not count"
         )
     parts, unknown = [], {}
     for number, label, *names in parse_trials(path, labelled):
