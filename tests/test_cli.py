@@ -1,6 +1,7 @@
 """The command line: what each command prints, writes and refuses."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -86,6 +87,31 @@ def test_embed_goes_on_and_lists_what_is_bad(call, speech, tmp_path):
     assert not (tmp_path / "x.npz.cache").exists()
 
 
+def test_outputs_replace_nothing_else(call, speech, tmp_path):
+    """What is read, and files of another kind, stay; a suffix is kept."""
+    pair = speech / "s0/0.wav", speech / "s1/0.wav"
+    call("enrol", "team.npz", "ann", pair[0], "--quiet")
+    call("embed", *pair, "--out", "X.NPZ", "--quiet")
+    assert np.load("X.NPZ")["vectors"].shape == (2, 150)
+    assert not list(tmp_path.glob(".X*"))
+    (tmp_path / "trials.txt").write_text(" ".join(map(str, pair)))
+    before = {x: x.read_bytes() for x in tmp_path.iterdir() if x.is_file()}
+    score = "score", "trials.txt", "--vectors", "X.NPZ"
+    for words, message in (
+        (["embed", *pair, "--out", "team.npz"], "would be lost"),
+        ([*score, "--out", "trials.txt"], "is read"),
+        ([*score, "--out", "X.NPZ"], "is read"),
+        ([*score, "--subspace", "content"], "leave out"),
+        (["export", "packaged", "--onnx", "trials.txt"], ".onnx"),
+        (["embed", speech, pair[0], "--out", "y.npz"], "is a folder"),
+        (["adapt", "packaged", speech, "X.NPZ/mine"], "cannot be written"),
+    ):
+        status, _, errors = call(*words)
+        assert status == 1 and message in errors
+    after = {x: x.read_bytes() for x in tmp_path.iterdir() if x.is_file()}
+    assert after == before
+
+
 def test_windows(call, tmp_path):
     soundfile.write("long.wav", voiced(0, 0, 0, 33), 16000)
     call("embed", "long.wav", "--windows", "--out", "w.npz", "--quiet")
@@ -115,6 +141,11 @@ def test_score(call, speech, tmp_path):
     assert status == 0 and 0 <= said["eer"] < 0.5 and "scores" not in said
     fresh = (tmp_path / "scores.txt").read_text().split()[3::4]
     assert np.allclose(np.array(fresh, float), want, atol=1e-4)
+    # A file by two names.
+    (tmp_path / "names.txt").write_text("./s0/0.wav s0/0.wav")
+    words = "score", "names.txt", "--data-folder", speech, "--quiet"
+    _, said, _ = call(*words)
+    assert float(said.split()[2]) == pytest.approx(1)
     unlabelled = [f"{line[1]} {line[2]}" for line in lines]
     (tmp_path / "pairs.txt").write_text("\n".join(unlabelled))
     _, said, _ = call("score", "pairs.txt", "--vectors", "x.npz", "--json")
@@ -126,12 +157,20 @@ def test_enrol_and_identify(call, speech, tmp_path):
         clips = [speech / name / f"{n}.wav" for n in range(3)]
         _, out, _ = call("enrol", "team.npz", name, *clips, "--quiet", "--json")
         assert json.loads(out)["clips"] == 3
+    # Files of the same name in two folders are two clips, those of two paths
+    # one.
+    for name in ("s0", "s1"):
+        folder = speech / "s2" / ".." / name
+        _, out, _ = call("enrol", "team.npz", name, folder, "--quiet", "--json")
+        assert json.loads(out)["clips"] == 5
     heard = [speech / f"s{n}/4.wav" for n in (0, 1)]
     query = "identify", "team.npz", *heard, "--quiet", "--json"
     _, out, _ = call(*query, "--threshold", -1)
     assert [row["name"] for row in json.loads(out)] == ["s0", "s1"]
     _, out, _ = call(*query, "--threshold", 1)
     assert [row["name"] for row in json.loads(out)] == [None, None]
+    status, _, errors = call(*query, "--threshold", "nan")
+    assert status == 1 and "threshold is nan" in errors
     status, _, errors = call(*query, "--subspace", "content")
     assert status == 1 and "another export or subspace" in errors
 
@@ -167,10 +206,11 @@ def test_evaluate_and_report(call, speech, tmp_path):
     # A process of its own: SpeechBrain's log goes to what is stderr now.
     command = [sys.executable, "-m", "speechbrain_ext", "evaluate", speech]
     command += ["--out=found", "--tasks=[verification]", "--device=cpu"]
-    command += ["--conditions=[recorded]", "--resamples=0"]
+    command += ["--conditions=[recorded]", "--resamples=0", "--json"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "| recommended_adapted" in done.stdout
+    assert "| recommended_adapted" in done.stderr
+    assert json.loads(done.stdout)["rows"]
     page = tmp_path / "found/report.html"
     page.unlink()
     call("report", "found")
@@ -205,6 +245,16 @@ def test_bad_input_ends_in_one_line(call, words, status, message):
     found, out, errors = call(*words)
     assert (found, out) == (status, "") and message in errors
     assert len(errors.splitlines()) == 1 or status == 2
+
+
+def test_output_that_nobody_reads_is_no_defect(capsys, monkeypatch):
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "w") as out, pytest.raises(SystemExit) as ended:
+        monkeypatch.setattr(sys, "stdout", out)
+        main(["info"])
+    assert ended.value.code == 141
+    assert "nobody reads" in capsys.readouterr().err
 
 
 def test_help_is_quick_and_shows_examples():

@@ -1,6 +1,8 @@
 """What each command of the command line does: ``given -> exit status``."""
 
+import contextlib
 import json
+import os
 import runpy
 import shutil
 import sys
@@ -31,8 +33,8 @@ from speechbrain_ext.metrics.trials import (
 from speechbrain_ext.metrics.verification import equal_error_rate, min_dcf
 from speechbrain_ext.processing.adaptation import RATES
 from speechbrain_ext.utils.errors import InputError, one_line_errors
-from speechbrain_ext.utils.files import write_text
-from speechbrain_ext.utils.options import check_options, one_of, whole
+from speechbrain_ext.utils.files import check_new_file, write_text
+from speechbrain_ext.utils.options import check_options, number, one_of, whole
 
 LEFT_OUT = 3  # exit status
 
@@ -50,17 +52,25 @@ def run(given):
     int
         Exit status.
     """
+    if sys.stdout:  # a terminal may lack letters of names
+        sys.stdout.reconfigure(errors="backslashreplace")
     with one_line_errors():
         try:
-            return COMMANDS[given.command](given) or 0
+            status = COMMANDS[given.command](given) or 0
+            print(end="", flush=True)
+            return status
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return 130
+        except BrokenPipeError:  # as of | head; Python would write again
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            print("interrupted: nobody reads the output", file=sys.stderr)
+            return 141
 
 
 def show(given, result, text):
     """Print a result, as JSON or as text."""
-    print(json.dumps(result, ensure_ascii=False) if given.json else text)
+    print(json.dumps(result) if given.json else text)
 
 
 def load(given):
@@ -71,6 +81,11 @@ def load(given):
 def find(given):
     """The recordings that were given."""
     first, *others = given.source
+    for one in given.source if others else ():
+        if Path(one).is_dir():
+            raise InputError(
+                f"{one} is a folder: give it alone, or audio files only"
+            )
     listed = Path(first).suffix.lower() in {".csv", ".json", *LISTS}
     if not others and (listed or Path(first).is_dir()):
         return find_recordings(first, given.data_folder)
@@ -100,6 +115,8 @@ def list_left_out(unreadable):
 def find_threshold(given, model):
     """The threshold of a decision."""
     if given.threshold is not None:
+        rule = {"threshold": number(-1, 1)}
+        check_options({"threshold": given.threshold}, rule)
         return given.threshold
     return model.threshold(
         getattr(given, "subspace", None), given.false_accepts
@@ -125,6 +142,12 @@ def verify(given):
 def embed(given):
     """Vectors of recordings, in a file."""
     check_format(given.out)
+    check_new_file(given.out, given.source)
+    if Path(given.out).exists():
+        try:
+            read_vectors(given.out)
+        except InputError as error:
+            raise InputError(f"{error}, and would be lost: give another --out")
     dataset, options = find(given), extraction(given)
     check_format(given.out, dataset.data)
     model, unreadable = load(given), {}
@@ -151,6 +174,13 @@ def embed(given):
 def score(given):
     """Scores of the pairs of a trial list."""
     lines = parse_trials(given.trials, labelled=False)
+    if given.out:
+        check_new_file(given.out, filter(None, [given.trials, given.vectors]))
+    if given.vectors and (given.subspace or given.export != "packaged"):
+        raise InputError(
+            "--vectors are of the export and subspace that embed was given: "
+            "leave out --export and --subspace, or --vectors"
+        )
     if given.vectors:
         ids, vectors = read_vectors(given.vectors)
     else:
@@ -184,29 +214,33 @@ def embed_trials(given, lines):
     """Names in a trial list, and the vectors of these files."""
     names = list(dict.fromkeys(name for *_, a, b in lines for name in (a, b)))
     root = Path(given.data_folder or ".")
-    paths = {str(root / name): name for name in names}
-    dataset = find_recordings(list(paths))
+    # Two names may be of one file, as a.wav and ./a.wav.
+    keys = [str(root / name) for name in names]
     made = embed_recordings(
-        load(given), dataset, given.subspace, **extraction(given)
+        load(given), find_recordings(keys), given.subspace, **extraction(given)
     )
-    return [paths[key] for key in made.ids], made.vectors
+    row = {key: n for n, key in enumerate(made.ids)}
+    return names, made.vectors[[row[key] for key in keys]]
 
 
 def enrol(given):
     """Recordings of a name, in a store."""
+    check_new_file(given.store)
     model, unreadable = load(given), {}
     mark = fingerprint(model, given.subspace)
     Enrolment.load(given.store, mark)  # what is wrong is said now
+    dataset = find(given)
     made = embed_recordings(
         model,
-        find(given),
+        dataset,
         given.subspace,
         unreadable=unreadable,
         **extraction(given),
     )
     with FileLock(f"{given.store}.lock"):  # of others nothing is lost
         enrolment = Enrolment.load(given.store, mark)
-        enrolment.enrol(given.name, made.ids, made.vectors)
+        clips = [clip_name(dataset.data[key]) for key in made.ids]
+        enrolment.enrol(given.name, clips, made.vectors)
         enrolment.save(given.store)
     count = enrolment.names.count(given.name)
     people = len(set(enrolment.names))
@@ -216,6 +250,12 @@ def enrol(given):
         f"{given.store}: {count} clips of {given.name}, {people} names in all",
     )
     return list_left_out(unreadable)
+
+
+def clip_name(row):
+    """What a store calls a recording: the same however it was given."""
+    segment = [str(row[name]) for name in ("start", "stop") if name in row]
+    return " ".join([os.path.realpath(row["wav"]), *segment])
 
 
 def identify(given):
@@ -302,7 +342,11 @@ def evaluate(given):
         *(["--trust=True"] if given.trust else []),
     ]
     sys.path.insert(0, str(folder))
-    runpy.run_path(str(folder / "evaluate.py"), run_name="__main__")
+    # Its log and its table are no JSON.
+    with contextlib.redirect_stdout(sys.stderr if given.json else sys.stdout):
+        runpy.run_path(str(folder / "evaluate.py"), run_name="__main__")
+    if given.json:
+        print((Path(given.out) / "results.json").read_text(encoding="utf-8"))
 
 
 def recipe_folder():

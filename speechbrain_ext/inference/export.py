@@ -14,7 +14,7 @@ import yaml
 
 from speechbrain_ext.lobes.archive import encoder_reference, pack_encoder
 from speechbrain_ext.utils.errors import InputError
-from speechbrain_ext.utils.files import file_digest, write_text
+from speechbrain_ext.utils.files import check_writable, file_digest, write_text
 from speechbrain_ext.utils.options import check_options, optional
 
 # Rule of a name, which tables and the names of folders are made of.
@@ -154,7 +154,7 @@ def check_place(folder):
     Raises
     ------
     InputError
-        If something else is there.
+        If something else is there, or nothing can be written.
 
     Example
     -------
@@ -168,6 +168,7 @@ def check_place(folder):
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file: give the name of a folder")
+    check_writable(folder)
     if not folder.is_dir() or (folder / "network.ckpt").is_file():
         return
     if any(folder.iterdir()):

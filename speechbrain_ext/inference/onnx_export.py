@@ -19,7 +19,7 @@ from speechbrain_ext.lobes.transformers_encoders import (
     WrappedEncoder,
 )
 from speechbrain_ext.utils.errors import InputError
-from speechbrain_ext.utils.files import replacing
+from speechbrain_ext.utils.files import check_new_file, replacing
 
 # Largest difference from torch, in parts of the largest number of the vectors.
 TOLERANCE = 1e-4
@@ -58,9 +58,9 @@ def export_onnx(model, path):
     ------
     InputError
         If the packages ``onnx`` and ``onnxruntime`` are not installed, the
-        path is a folder, encoder or head cannot be written as such a graph
-        (one over 2 GB cannot either), or it differs from torch by more than
-        1e-4 of the largest number of the vectors.
+        path cannot be written or has another suffix, encoder or head cannot be
+        written as such a graph (one over 2 GB cannot either), or it differs
+        from torch by more than 1e-4 of the largest number of the vectors.
 
     Example
     -------
@@ -79,8 +79,9 @@ def export_onnx(model, path):
             f"Writing an ONNX file needs {error.name}, which is not "
             "installed: call pip install onnx onnxruntime"
         )
-    if Path(path).is_dir():
-        raise InputError(f"{path} is a folder: give the name of a file")
+    check_new_file(path)
+    if Path(path).suffix != ".onnx":
+        raise InputError(f"{path}: give a name that ends in .onnx")
     hparams, module = model.hparams, _copy(model.mods.embedding_model)
     wavs, wav_lens = _noise(module.encoder)
     wanted = module.embed(wavs, wav_lens)

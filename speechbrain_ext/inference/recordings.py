@@ -212,7 +212,8 @@ def write_vectors(path, made, in_spans=False):
     suffix = Path(path).suffix.lower()
     with replacing(path) as temporary:
         if suffix == ".npz":
-            np.savez(temporary, **columns)
+            with open(temporary, "wb") as file:  # a path .NPZ would get .npz
+                np.savez(file, **columns)
         elif suffix == ".parquet":
             import pyarrow
             import pyarrow.parquet

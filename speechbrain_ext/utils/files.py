@@ -199,6 +199,66 @@ def _first_difference(old, new):
     return ""
 
 
+def check_new_file(path, read=()):
+    """Refuse a file that could not be written, or that is read, before work.
+
+    Arguments
+    ---------
+    path : str or Path
+        Where something is to be written.
+    read : iterable of str or Path
+        What it would be lost for.
+
+    Raises
+    ------
+    InputError
+        If it is a folder or one of those that are read, or its folder cannot
+        be written.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "trials.txt"
+    >>> check_new_file(path, read=[path])  # it is not there yet
+    >>> path.touch()
+    >>> check_new_file(path, read=[path])
+    Traceback (most recent call last):
+    ...
+    speechbrain_ext.utils.errors.InputError: ...trials.txt is read: give ...
+    """
+    if os.path.isdir(path):
+        raise InputError(f"{path} is a folder: give the name of a file")
+    for other in filter(os.path.exists, read):
+        if os.path.exists(path) and os.path.samefile(path, other):
+            raise InputError(f"{path} is read: give another name to write to")
+    check_writable(path)
+
+
+def check_writable(path):
+    """Refuse a path in a folder that cannot be written.
+
+    Arguments
+    ---------
+    path : str or Path
+        Of a file or folder; what it is in need not exist.
+
+    Raises
+    ------
+    InputError
+        If it, or the folder that is to hold it, is not one, or is protected.
+
+    Example
+    -------
+    >>> check_writable("no/such/folder/yet.npz")
+    """
+    parents = pathlib.Path(path).absolute().parents
+    parent = next(parent for parent in parents if os.path.exists(parent))
+    if not (os.path.isdir(parent) and os.access(parent, os.W_OK | os.X_OK)):
+        raise InputError(
+            f"{path} cannot be written: {parent} is not a folder that you may "
+            "write to"
+        )
+
+
 @contextlib.contextmanager
 def replacing(path, synced=True):
     """Give a temporary path beside ``path`` that becomes it on success.
