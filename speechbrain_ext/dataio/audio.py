@@ -124,10 +124,10 @@ def _check_row(key, row, infos, sample_rate, resample):
     wav = row["wav"]
     if wav not in infos:
         if not os.path.isfile(wav):
+            hint = "; check the column wav and --data_folder"
             raise InputError(
                 f"Utterance '{key}': no file {wav}"
-                + "; check the column wav and --data_folder"
-                * (not wav.endswith(key))
+                + ("" if wav.endswith(key) else hint)
             )
         infos[wav] = audio_info(wav)
     info = infos[wav]
@@ -240,14 +240,22 @@ class AudioDataset(torch.utils.data.Dataset):
     channel : callable
         ``channel(signal, key) -> signal``, such as
         :class:`speechbrain_ext.augment.channel.RandomChannel`.
+    utterances : list of str
+        What each row is of, where some are windows. Default: their IDs.
     tolerant : bool
         Give silence for what cannot be read, and say why in ``problem``.
     """
 
     def __init__(
-        self, dataset, sample_rate=16000, channel=None, tolerant=False
+        self,
+        dataset,
+        sample_rate=16000,
+        channel=None,
+        utterances=None,
+        tolerant=False,
     ):
-        self.rows = list(dataset.data.items())
+        self.rows = list(dataset.data.values())
+        self.utterances = utterances or list(dataset.data)
         self.sample_rate, self.channel = sample_rate, channel
         self.tolerant = tolerant
 
@@ -255,8 +263,7 @@ class AudioDataset(torch.utils.data.Dataset):
         return len(self.rows)
 
     def __getitem__(self, index):
-        key, row = self.rows[index]
-        utterance = row.get("utterance", key)  # of a window
+        key, row = self.utterances[index], self.rows[index]
         segment = row["wav"], row.get("start"), row.get("stop")
         try:
             signal = read_audio(key, *segment, self.sample_rate)
@@ -264,7 +271,7 @@ class AudioDataset(torch.utils.data.Dataset):
             if not self.tolerant:
                 raise
             signal = torch.zeros(self.sample_rate)
-            return {"id": utterance, "sig": signal, "problem": str(error)}
+            return {"id": key, "sig": signal, "problem": str(error)}
         if self.channel is not None:
-            signal = self.channel(signal, utterance)
-        return {"id": utterance, "sig": signal, "problem": None}
+            signal = self.channel(signal, key)
+        return {"id": key, "sig": signal, "problem": None}

@@ -91,7 +91,7 @@ class PooledFeatures:
 
 
 def in_windows(dataset):
-    """A dataset whose long utterances are cut in windows.
+    """Long utterances of a dataset in windows.
 
     Arguments
     ---------
@@ -100,26 +100,27 @@ def in_windows(dataset):
 
     Returns
     -------
-    DynamicItemDataset
-        Where it is a window, with ``utterance``, the ID of the whole, and
-        ``span``, its (begin, end) in that in seconds.
+    cut : DynamicItemDataset
+        A row for each window, and for each utterance that is encoded whole.
+    spans : list of tuple
+        Of each row the utterance, and its begin and end in that in seconds.
     """
-    cut = {}
+    cut, spans = {}, []
     for key, row in dataset.data.items():
         if row["duration"] <= WHOLE:
             cut[key] = row
+            spans.append((key, 0.0, row["duration"]))
             continue
         rate = audio_info(row["wav"]).samplerate
         first, whole = row.get("start", 0), round(row["duration"] * rate)
         for start, stop in windows(whole, rate):
             cut[f"{key}\t{start}-{stop}"] = row | {
-                "utterance": key,
-                "span": (start / rate, stop / rate),
                 "start": first + start,
                 "stop": first + stop,
                 "duration": (stop - start) / rate,
             }
-    return DynamicItemDataset(cut)
+            spans.append((key, start / rate, stop / rate))
+    return DynamicItemDataset(cut), spans
 
 
 def audio_digests(dataset, memo=None):
@@ -218,7 +219,7 @@ def _is_whole(folder, spec):
 
 
 def _cache_of(dataset, encoder, cache_folder, name, channel, dtype, layers):
-    """Folder of a cache, what must be in it, and of which audio it is."""
+    """Folder of a cache, what must be in it, and the dataset in windows."""
     if not hasattr(dataset, "data"):
         raise InputError(
             f"Features are of a dataset, got {dataset!r}: give what "
@@ -226,7 +227,7 @@ def _cache_of(dataset, encoder, cache_folder, name, channel, dtype, layers):
         )
     if any("duration" not in row for row in dataset.data.values()):
         check_audio(dataset, encoder.sample_rate)
-    dataset = in_windows(dataset)
+    dataset, spans = in_windows(dataset)
     ids, identity = list(dataset.data), dict(encoder.identity)
     kept = {} if layers is None else {"layers": layers}
     n_layers = encoder.n_layers if layers is None else len(layers)
@@ -243,7 +244,8 @@ def _cache_of(dataset, encoder, cache_folder, name, channel, dtype, layers):
     }
     # A round trip, so that what is compared is what a file can hold.
     spec = json.loads(json.dumps(spec))
-    return Path(cache_folder, f"{name}-{digest(spec)[:12]}"), spec, dataset
+    folder = Path(cache_folder, f"{name}-{digest(spec)[:12]}")
+    return folder, spec, dataset, spans
 
 
 def missing_hours(
@@ -269,7 +271,7 @@ def missing_hours(
     -------
     float
     """
-    folder, spec, dataset = _cache_of(
+    folder, spec, dataset, _ = _cache_of(
         dataset, encoder, cache_folder, name, channel, dtype, layers
     )
     if folder.is_dir():  # not read: that would take as long as to use it
@@ -338,8 +340,9 @@ def extract_features(
     progress : bool
         Show a progress bar.
     unreadable : dict
-        Filled with utterances (or windows) that have no features, ID -> why;
-        a later call tries them again. Default: the first ends the call.
+        Filled with utterances that have no features, or a window that has
+        none, ID -> why; a later call tries them again. Default: the first ends
+        the call.
 
     Returns
     -------
@@ -359,13 +362,18 @@ def extract_features(
             f"Unknown dtype '{dtype}' of features: expected float32 or float16"
         )
     Path(cache_folder).mkdir(parents=True, exist_ok=True)
-    folder, spec, dataset = _cache_of(
+    folder, spec, dataset, spans = _cache_of(
         dataset, encoder, cache_folder, name, channel, dtype, layers
     )
+    utterances = [utterance for utterance, *_ in spans]
     durations = [row["duration"] for row in dataset.data.values()]
     if not _is_whole(folder, spec):
         audio = AudioDataset(
-            dataset, encoder.sample_rate, channel, unreadable is not None
+            dataset,
+            encoder.sample_rate,
+            channel,
+            utterances,
+            tolerant=unreadable is not None,
         )
         batches = functools.partial(
             _batches, batch_size=batch_size, batch_seconds=batch_seconds
@@ -386,7 +394,6 @@ def extract_features(
                     folder, spec, durations, batches, loader, encode, progress
                 )
     array = np.load(folder / "features.npy", mmap_mode="r")
-    utterances = [r.get("utterance", key) for key, r in dataset.data.items()]
     return PooledFeatures(array, utterances, durations)
 
 

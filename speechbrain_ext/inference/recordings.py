@@ -119,13 +119,11 @@ def embed_recordings(
             with torch.no_grad():
                 made = module.network(pooled.to(model.device))[name]
             vectors.append(made.cpu().numpy())
+    spans = [(key, 0.0, dataset.data[key]["duration"]) for key in ids]
     if in_spans:
-        dataset = in_windows(dataset)
-        ids = [row.get("utterance", key) for key, row in dataset.data.items()]
-    spans = [
-        row.get("span", (0.0, row["duration"])) for row in dataset.data.values()
-    ]
-    return Vectors(ids, np.concatenate(vectors), spans)
+        spans = in_windows(dataset)[1]
+    ids, *times = zip(*spans)
+    return Vectors(list(ids), np.concatenate(vectors), list(zip(*times)))
 
 
 def _without(dataset, unreadable):

@@ -318,15 +318,14 @@ class SubspaceEncoder(Pretrained):
         """Features of recordings that the head takes, [N, layers, dim]."""
         rate = self.hparams.sample_rate
         check_audio(dataset, rate)
-        cut = in_windows(dataset)
-        pooled, owners = [], []
-        for item in AudioDataset(cut, rate):
-            wav = item["sig"].unsqueeze(0).to(self.device)
-            pooled.append(self.mods.embedding_model.pooled(wav))
-            owners.append(item["id"])
+        cut, spans = in_windows(dataset)
+        pooled = [
+            self.mods.embedding_model.pooled(item["sig"][None].to(self.device))
+            for item in AudioDataset(cut, rate)
+        ]
         return mean_of_windows(
             torch.cat(pooled),
-            [*Counter(owners).values()],
+            [*Counter(utterance for utterance, *_ in spans).values()],
             [row["duration"] for row in cut.data.values()],
         )
 
