@@ -96,6 +96,9 @@ def test_push_and_load(exports, tmp_path):
     before = contents(exports[0])
     steps = """
     first = note("first", push_to_hub, one, "me/it", licence="cc-by-4.0")
+    huggingface_hub.HfApi().upload_file(
+        path_or_fileobj=b"mine", path_in_repo="old/a.ckpt", repo_id="me/it"
+    )
     second = note("second", push_to_hub, two, "me/it", licence="mit")
     for name in ("me/it", first, second, "me/it@main"):
         note(f"load {name}", lambda: embed(load_export(name, "cpu")))
@@ -121,11 +124,13 @@ def test_push_and_load(exports, tmp_path):
     assert loaded == [own[0], own[1], own[1], own[1]]
     assert own[0] == said["class"] == said["parameter"] == said["load branch"]
     assert "expected one revision, as in user/name@main" in said["unlike"]
-    # One commit each, which takes away what the second export has no more.
+    # One commit each, which takes away what the second export has no more,
+    # but nothing in folders.
     files = [hub.repos["me/it"][x.partition("@")[2]] for x in (first, second)]
     names = {".gitattributes", "README.md", "hyperparams.yaml", "network.ckpt"}
-    assert [{*x} for x in files] == [names | {"encoder.ckpt"}, names]
-    assert len(hub.commits) == 3
+    assert {*files[0]} == names | {"encoder.ckpt"}
+    assert files[1].pop("old/a.ckpt") == b"mine" and {*files[1]} == names
+    assert len(hub.commits) == 4
     for path, sent, licence in zip(exports, files, ("cc-by-4.0", "mit")):
         card = ModelCard(sent["README.md"].decode())
         assert card.data.license == licence

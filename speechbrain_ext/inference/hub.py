@@ -27,7 +27,7 @@ def push_to_hub(
     """Upload an export to the Hugging Face hub, in one commit.
 
     Weights of an earlier export there that are no longer in the folder are
-    deleted in the same commit.
+    deleted in the same commit; what lies in folders there stays.
 
     Arguments
     ---------
@@ -97,7 +97,9 @@ def push_to_hub(
         stale = [
             CommitOperationDelete(name)
             for name in api.list_repo_files(repo_id, revision=revision)
-            if name.endswith((".ckpt", ".onnx")) and name not in names
+            if name.endswith((".ckpt", ".onnx"))
+            and name not in names
+            and "/" not in name
         ]
         commit = api.create_commit(
             repo_id,

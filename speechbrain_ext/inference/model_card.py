@@ -7,7 +7,12 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from tabulate import tabulate
 
-from speechbrain_ext.evaluation.report import SMOKE, choice_line, main_table
+from speechbrain_ext.evaluation.report import (
+    CONDITIONS,
+    SMOKE,
+    choice_line,
+    main_table,
+)
 from speechbrain_ext.evaluation.results import format_number, select
 from speechbrain_ext.utils.errors import InputError
 
@@ -16,7 +21,6 @@ TASKS = {
     "verification": ("verification", "eer", "EER, %"),
     "content": ("retrieval", "accuracy", "accuracy, %"),
 }
-CONDITIONS = {"recorded": "as recorded", "channels": "across channels"}
 _CARD = """\
 ---
 {metadata}

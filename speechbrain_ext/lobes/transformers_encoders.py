@@ -55,15 +55,17 @@ def _receptive_field(config):
 @contextlib.contextmanager
 def _quiet():
     """Without the libraries' load reports: weights are checked here."""
+    # It warns that a model is frozen.
     wrapper = get_logger("speechbrain.integrations.huggingface.huggingface")
-    wrapper.logger.setLevel("ERROR")  # that a model is frozen
+    level = wrapper.logger.level
+    wrapper.logger.setLevel("ERROR")
     verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
         yield
     finally:
-        wrapper.logger.setLevel("WARNING")
+        wrapper.logger.setLevel(level)
         logging.set_verbosity(verbosity)
         if bar:
             logging.enable_progress_bar()
