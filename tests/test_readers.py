@@ -178,7 +178,9 @@ def test_list_of_files(name, tmp_path):
 
 @pytest.mark.parametrize("form", ["folder", "kaldi"])
 def test_evaluation_without_a_manifest(form, tmp_path, capfd):
-    """The command that README.md gives; others need contents."""
+    """The command that README.md gives; tasks that need contents are left
+    out.
+    """
     data = tmp_path / "data"
     for speaker in range(3):
         for content in range(3):
@@ -201,11 +203,13 @@ def test_evaluation_without_a_manifest(form, tmp_path, capfd):
         f"--cache_folder={tmp_path}/features",
     ]
     with pytest.raises(SystemExit):
-        call_script(*command)
+        call_script(*command, "--tasks=[content]")
     assert "needs a content factor: give --content_f" in capfd.readouterr().err
-    call_script(*command, "--tasks=[verification]")
+    call_script(*command)
     found = read_results(tmp_path / "out")
     assert found["about"]["speakers"] == 3
+    left_out = " ".join(found["about"]["left_out"])
+    assert left_out.startswith("content is left out: Task 'content' needs a")
     rows = select(found["rows"], measure="eer", subspace="speaker", group="")
     assert [row["n"] for row in rows] == [9 + 27]
     trials = (tmp_path / "out/trials.txt").read_text()

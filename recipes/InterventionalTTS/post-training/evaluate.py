@@ -102,15 +102,14 @@ def check(hparams):
                 f"{found} is of a training or of experiments, whose results "
                 "would be overwritten: give another --output_folder"
             )
-    check_contents(hparams)
-
-
-def check_contents(hparams):
-    """Refuse tasks that need contents where there are none."""
     for task in hparams["tasks"]:
-        given = task == "leakage" and hparams["leakage_factors"] is not None
-        if task == "verification" or given or hparams["content_factor"]:
-            continue
+        check_contents(task, hparams)
+
+
+def check_contents(task, hparams):
+    """Refuse a task that needs contents where there are none."""
+    given = task == "leakage" and hparams["leakage_factors"] is not None
+    if not (task == "verification" or given or hparams["content_factor"]):
         raise InputError(
             f"Task '{task}' needs a content factor: give --content_factor "
             "COLUMN, or leave it out of --tasks"
@@ -184,7 +183,6 @@ def dataio_prep(hparams):
     )
     if hparams["content_factor"] not in next(iter(dataset.data.values())):
         hparams["content_factor"] = None
-        check_contents(hparams)
     return dataset
 
 
@@ -304,6 +302,7 @@ def verifications(hparams, protocol, uses, exports, options):
 
 def make_task(name, hparams, protocol, uses, exports):
     """A task, or several, with the labels of its utterances."""
+    check_contents(name, hparams)
     options = {"seed": hparams["seed"], "resamples": hparams["resamples"]}
     options["reference"] = hparams["reference"]
     if name == "verification":
