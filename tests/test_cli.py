@@ -150,6 +150,8 @@ def test_score(call, speech, tmp_path):
     (tmp_path / "pairs.txt").write_text("\n".join(unlabelled))
     _, said, _ = call("score", "pairs.txt", "--vectors", "x.npz", "--json")
     assert set(json.loads(said)) == {"trials", "scores"}
+    query = "score", trials, "--vectors", "x.npz", "--subspace", "content"
+    assert "leave out --subspace" in call(*query)[2]
 
 
 def test_enrol_and_identify(call, speech, tmp_path):
@@ -235,6 +237,11 @@ def test_export(call, tmp_path):
         (["embed", "a.wav", "--out=x.csv"], 1, "written as .npz"),
         (["embed", "nowhere/", "--out=x.npz"], 1, "nowhere"),
         (["embed", "a.wav", "--out=x.npz", "--batch-size=0"], 1, "batch-size"),
+        (
+            ["adapt", "packaged", ".", "x", "--subspace=content"],
+            2,
+            "--subspace",
+        ),
         (["score", "none.txt"], 1, "none.txt"),
         (["identify", "team.npz", "a.wav"], 1, "no store team.npz"),
         (["push", "packaged", "no/id/this"], 1, "no/id/this"),

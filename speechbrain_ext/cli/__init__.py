@@ -23,7 +23,9 @@ EXPORT = (
 SOURCE = "audio files, or one folder, list of files, manifest or Kaldi folder"
 
 
-def add_command(commands, name, help, examples, positionals=(), export=True):
+def add_command(
+    commands, name, help, examples, positionals=(), export=True, json=True
+):
     """A command with its examples and the options that many have.
 
     Arguments
@@ -38,6 +40,8 @@ def add_command(commands, name, help, examples, positionals=(), export=True):
         (name, help[, nargs]).
     export : bool
         Whether the export is an option; else it is the first argument.
+    json : bool
+        Whether its result can be printed as JSON.
 
     Returns
     -------
@@ -58,9 +62,10 @@ def add_command(commands, name, help, examples, positionals=(), export=True):
         )
     for one, text, *nargs in positionals:
         parser.add_argument(one, help=text, nargs=nargs[0] if nargs else None)
-    parser.add_argument(
-        "--json", action="store_true", help="print the result as JSON"
-    )
+    if json:
+        parser.add_argument(
+            "--json", action="store_true", help="print the result as JSON"
+        )
     parser.add_argument("--device", help="default: a GPU where there is one")
     parser.add_argument(
         "--trust",
@@ -79,7 +84,6 @@ def add_subspace(parser):
 
 def add_batches(parser, cache=True):
     """Options of commands that encode many recordings."""
-    add_subspace(parser)
     parser.add_argument(
         "--data-folder",
         default=None,
@@ -163,6 +167,7 @@ def add_using(commands):
         "embed data/train --out xvector.ark",
         [("source", SOURCE, "+")],
     )
+    add_subspace(command)
     add_batches(command, cache=False)
     command.add_argument(
         "--out",
@@ -185,6 +190,7 @@ def add_using(commands):
         "score trials.txt --vectors vectors.npz --json",
         [("trials", "lines of [label] enrol test, label 1 for target pairs")],
     )
+    add_subspace(command)
     add_batches(command)
     command.add_argument("--vectors", help="a file of embed, to score from")
     command.add_argument(
@@ -203,6 +209,7 @@ def add_using(commands):
             ("source", SOURCE, "+"),
         ],
     )
+    add_subspace(command)
     add_batches(command)
 
     command = add_command(
@@ -212,6 +219,7 @@ def add_using(commands):
         "identify team.npz who.wav\nidentify team.npz FOLDER --json",
         [("store", "a file of enrol"), ("source", SOURCE, "+")],
     )
+    add_subspace(command)
     add_batches(command)
     add_decision(command)
 
@@ -251,6 +259,7 @@ def add_fitting(commands):
         ],
         export=False,
     )
+    add_subspace(command)
     add_batches(command)
 
     command = add_command(
@@ -261,6 +270,7 @@ def add_fitting(commands):
         "evaluate FOLDER --export my_export --out results/mine "
         "--trials=trials.txt",
         [("folder", "with a manifest, or a sub-folder for each speaker")],
+        json=False,
     )
     command.description += (
         " Any option of the recipe's hparams/evaluate.yaml may follow, as "

@@ -118,9 +118,7 @@ def find_threshold(given, model):
         rule = {"threshold": number(-1, 1)}
         check_options({"threshold": given.threshold}, rule)
         return given.threshold
-    return model.threshold(
-        getattr(given, "subspace", None), given.false_accepts
-    )
+    return model.threshold(given.subspace, given.false_accepts)
 
 
 def verify(given):
