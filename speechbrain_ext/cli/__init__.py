@@ -138,6 +138,7 @@ def make_parser():
         dest="command", metavar="COMMAND", required=True
     )
     add_using(commands)
+    add_enrolment(commands)
     add_fitting(commands)
     add_sharing(commands)
     return parser
@@ -198,6 +199,9 @@ def add_using(commands):
         help="where lines of [label] enrol test score go; default: the screen",
     )
 
+
+def add_enrolment(commands):
+    """Commands with a store of names."""
     command = add_command(
         commands,
         "enrol",

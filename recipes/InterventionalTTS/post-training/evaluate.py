@@ -186,6 +186,15 @@ def dataio_prep(hparams):
     return dataset
 
 
+def choose_ids(hparams, dataset, debug):
+    """The utterances that are evaluated, with --debug of some speakers."""
+    ids = in_split(dataset, hparams["evaluated_split"])
+    if not debug:
+        return ids
+    factors = [hparams["verification_factor"]]
+    return first_values(dataset, ids, factors, SMOKE_SPEAKERS)
+
+
 def labels_of(hparams, use):
     """Speakers, contents and genders of utterances; None if not given."""
     names = ("verification", "content", "gender")
@@ -378,10 +387,7 @@ def run(hparams, protocol, exports, sources, run_opts):
     folder = hparams["output_folder"]
     make_manifest(hparams, protocol)
     dataset = dataio_prep(hparams)
-    ids = in_split(dataset, hparams["evaluated_split"])
-    if run_opts.debug:
-        factors = [hparams["verification_factor"]]
-        ids = first_values(dataset, ids, factors, SMOKE_SPEAKERS)
+    ids = choose_ids(hparams, dataset, run_opts.debug)
     if hparams["score_files"]:
         check_ids(ids)
     uses = choose_uses(hparams, dataset, ids, protocol["needs_cohort"])
