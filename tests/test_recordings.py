@@ -1,5 +1,7 @@
 """Vectors of many recordings, their files, and enrolled names."""
 
+import copy
+
 import numpy as np
 import pytest
 import soundfile
@@ -110,11 +112,16 @@ def test_what_a_file_cannot_hold(tmp_path, monkeypatch):
 def test_enrolment(tmp_path, model):
     path, mark = tmp_path / "team.npz", fingerprint(model)
     assert mark != fingerprint(model, "content")
+    layers, weights = copy.deepcopy(model), copy.deepcopy(model)
+    layers.mods.embedding_model.layers = [0, 1]
+    state = weights.mods.embedding_model.network.state_dict()
+    next(iter(state.values())).add_(1)
+    assert mark not in (fingerprint(layers), fingerprint(weights))
     with pytest.raises(InputError, match="Nobody is enrolled"):
         Enrolment.load(path, mark).identify(np.eye(2), 0.5)
     enrolment = Enrolment.load(path, mark)
     enrolment.enrol("bob", ["b"], [[0.0, 3.0]])
-    enrolment.enrol("ann", ["a", "a2"], [[2.0, 0.0], [1.0, 0.0]])
+    enrolment.enrol("ann", ["a", "a2"], [[2.0, 0.0], [5.0, 0.0]])
     enrolment.save(path)
     again = Enrolment.load(path, mark)
     again.enrol("ann", ["a"], [[0.0, -1.0]])  # in place of the first

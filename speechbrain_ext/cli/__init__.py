@@ -270,7 +270,7 @@ def add_fitting(commands):
         commands,
         "evaluate",
         "measure an export on labelled recordings",
-        "evaluate FOLDER --tasks='[verification]'\n"
+        "evaluate FOLDER\n"
         "evaluate FOLDER --export my_export --out results/mine "
         "--trials=trials.txt",
         [("folder", "with a manifest, or a sub-folder for each speaker")],
