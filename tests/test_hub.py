@@ -59,12 +59,13 @@ def note(name, step, *arguments, **options):
 
 @pytest.fixture
 def exports(tmp_path):
-    """Two exports, the second without a packed encoder."""
+    """Two exports, the second with a licence but no packed encoder."""
     packed = load_encoder("log_mel", overrides={"encoder": {"floor": 1e-5}})
     folders = []
     for i, encoder in enumerate((packed, load_encoder("log_mel"))):
         folders.append(build_export(tmp_path / f"{i}", encoder, seed=i))
         (folders[-1] / "README.md").write_text(CARD)
+    (folders[1] / "README.md").write_text(f"---\nlicense: wtfpl\n{CARD[4:]}")
     (folders[0] / "notes.txt").write_text("mine")
     return folders
 

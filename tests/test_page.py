@@ -3,7 +3,7 @@
 import base64
 import io
 from html.parser import HTMLParser
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pytest
@@ -151,8 +151,10 @@ def test_every_reference_opens(make):
     # Links: all files, and none elsewhere but the paper
     links = [link["href"] for link in page.all("a")]
     assert links.pop().startswith("https://arxiv.org/")
-    assert all((out / unquote(link)).exists() for link in links)
-    assert {unquote(link).strip("/") for link in links} == {
+    # As a browser takes them: what follows # is no part of the name.
+    names = [unquote(urlsplit(link).path) for link in links]
+    assert all((out / name).exists() for name in names)
+    assert {name.strip("/") for name in names} == {
         "results.csv", "results.json", MOST_WRONG, "export #1", "scores",
         "scores_recorded.png", "det_recorded.png",
     }  # fmt: skip
@@ -239,6 +241,29 @@ def test_which_trials_are_most_wrong(make):
     assert len(read_csv(out / MOST_WRONG)) == 2 * 2 * 2
     write_most_wrong(out, [], DynamicItemDataset({"u": {}}), [])
     assert not (out / MOST_WRONG).exists()
+
+
+def test_what_is_said_of_a_trial(make):
+    """Target trials first; what is right is accepted if it is one."""
+    out = make()
+    write_page(out)
+    page = Page(out / "report.html")
+    kinds = "The same speaker, lowest", "Another speaker, highest"
+    assert page.said("h3") == [
+        f"{kind} scores, {CRITICAL} speaker, as recorded" for kind in kinds
+    ]
+    wanted = []
+    for row in read_csv(out / MOST_WRONG):
+        score, threshold = float(row["score"]), float(row["threshold"])
+        accepted, target = score > threshold, row["kind"] == "target"
+        wanted.append(
+            f"Score {score:.3f}, threshold {threshold:.3f}: "
+            f"{'accepted' if accepted else 'rejected'} "
+            f"({'right' if accepted == target else 'wrong'})"
+        )
+    said = [text for text in page.said("p") if text.startswith("Score ")]
+    assert said == wanted
+    assert len({text.partition(": ")[2] for text in said}) > 1
 
 
 def test_what_was_run(make, tmp_path):
