@@ -151,7 +151,7 @@ def test_score(call, speech, tmp_path):
     _, said, _ = call("score", "pairs.txt", "--vectors", "x.npz", "--json")
     assert set(json.loads(said)) == {"trials", "scores"}
     query = "score", trials, "--vectors", "x.npz", "--subspace", "content"
-    assert "leave out --subspace" in call(*query)[2]
+    assert "leave out --export and --subspace" in call(*query)[2]
 
 
 def test_enrol_and_identify(call, speech, tmp_path):

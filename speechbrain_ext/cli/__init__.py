@@ -23,9 +23,7 @@ EXPORT = (
 SOURCE = "audio files, or one folder, list of files, manifest or Kaldi folder"
 
 
-def add_command(
-    commands, name, help, examples, positionals=(), export=True, json=True
-):
+def add_command(commands, name, help, examples, positionals=(), export=True):
     """A command with its examples and the options that many have.
 
     Arguments
@@ -40,8 +38,6 @@ def add_command(
         (name, help[, nargs]).
     export : bool
         Whether the export is an option; else it is the first argument.
-    json : bool
-        Whether its result can be printed as JSON.
 
     Returns
     -------
@@ -62,10 +58,9 @@ def add_command(
         )
     for one, text, *nargs in positionals:
         parser.add_argument(one, help=text, nargs=nargs[0] if nargs else None)
-    if json:
-        parser.add_argument(
-            "--json", action="store_true", help="print the result as JSON"
-        )
+    parser.add_argument(
+        "--json", action="store_true", help="print the result as JSON"
+    )
     parser.add_argument("--device", help="default: a GPU where there is one")
     parser.add_argument(
         "--trust",
@@ -274,7 +269,6 @@ def add_fitting(commands):
         "evaluate FOLDER --export my_export --out results/mine "
         "--trials=trials.txt",
         [("folder", "with a manifest, or a sub-folder for each speaker")],
-        json=False,
     )
     command.description += (
         " Any option of the recipe's hparams/evaluate.yaml may follow, as "
