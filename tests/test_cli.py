@@ -10,7 +10,8 @@ import pytest
 import soundfile
 from conftest import voiced
 
-from speechbrain_ext.cli import main
+from speechbrain_ext.cli import commands, main
+from speechbrain_ext.dataio import feature_cache
 from speechbrain_ext.inference.subspaces import SubspaceEncoder, load_export
 from speechbrain_ext.metrics.trials import cosine_scores
 
@@ -59,13 +60,27 @@ def test_verify(call, speech):
     assert said["threshold"] == model.threshold()
     _, out, _ = call("verify", *pair, "--threshold", -1, "--subspace=content")
     assert out.startswith("the same content: score ")
+    _, out, _ = call("verify", *pair, "--threshold", 0, "--json")
+    assert json.loads(out)["threshold"] == 0
     _, out, _ = call("verify", *pair, "--threshold", 1)
     assert out.startswith("not the same speaker: score ")
     _, out, _ = call("verify", *pair, "--false-accepts", 0.1, "--json")
     assert json.loads(out)["threshold"] == model.threshold(None, 0.1)
 
 
-def test_embed_goes_on_and_lists_what_is_bad(call, speech, tmp_path):
+def test_embed_goes_on_where_it_was_interrupted(call, speech, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    command = "embed", speech / "s0", "--out", "x.npz", "--quiet"
+    with monkeypatch.context() as patch:
+        patch.setattr(commands, "write_vectors", interrupt)
+        assert call(*command)[0] == 130
+    monkeypatch.setattr(feature_cache, "_encode", interrupt)  # what is there
+    assert call(*command)[:2] == (0, "x.npz: 5 vectors of 150 numbers\n")
+
+
+def test_embed_lists_what_is_bad(call, speech, tmp_path):
     """From files, folder and list; a second call is of what is there now."""
     files = [speech / f"s1/{n}.wav" for n in range(3)]
     (tmp_path / "bad.wav").write_text("no audio")
@@ -180,7 +195,10 @@ def test_enrol_and_identify(call, speech, tmp_path):
 def test_adapt_calibrate_info(call, speech, tmp_path):
     adapt = "adapt", "packaged", speech, "mine", "--quiet"
     status, out, _ = call(*adapt, "--false-accepts", 0.1, "--json")
-    assert status == 0 and set(json.loads(out)) == {"out", "thresholds"}
+    said, mine = json.loads(out), load_export("mine", "cpu")
+    assert status == 0 and set(said) == {"out", "thresholds"}
+    for subspace, threshold in said["thresholds"].items():
+        assert threshold == mine.threshold(subspace, 0.1)
     call(
         *("calibrate", "mine", speech / "trials.txt", "calibrated"),
         *("--data-folder", speech, "--quiet"),

@@ -178,3 +178,16 @@ def test_bad_trial_lists(tmp_path, text, ids, message):
         path.write_text(text)
     with pytest.raises(InputError, match=message):
         read_trials(path, ids)
+
+
+def test_trials_without_labels(tmp_path):
+    """All have a label, or none has."""
+    path = tmp_path / "trials.txt"
+    path.write_text("b.wav c\n\na b.wav\n")
+    trials = read_trials(path, "abc", labelled=False)
+    assert (trials.enrol.tolist(), trials.test.tolist()) == ([1, 0], [2, 1])
+    assert trials.label is None and len(trials) == 2
+    for text in ("a b\n1 b c\n", "1 a b\nb c\n"):
+        path.write_text(text)
+        with pytest.raises(InputError, match="line 2: some trials have a la"):
+            read_trials(path, "abc", labelled=False)

@@ -23,6 +23,7 @@ from speechbrain_ext.evaluation.report import LEGEND, SMOKE, main_table, notes
 from speechbrain_ext.evaluation.results import Subspace, write_results
 from speechbrain_ext.evaluation.tasks import Embedded, Verification, run_tasks
 from speechbrain_ext.metrics.trials import generate_trials
+from speechbrain_ext.metrics.verification import equal_error_rate
 from speechbrain_ext.utils.errors import InputError
 from speechbrain_ext.utils.files import read_csv
 from speechbrain_ext.utils.hparams import save_hparams
@@ -221,6 +222,8 @@ def test_which_trials_are_most_wrong(make):
     def check(origin):
         found = read_csv(out / MOST_WRONG)
         assert {row["system"] for row in found} == {origin.label}
+        threshold = equal_error_rate(scores[origin], labels)[1]
+        assert {row["threshold"] for row in found} == {f"{threshold:.7g}"}
         for kind, sign in (("target", 1), ("nontarget", -1)):
             of_kind = np.flatnonzero(labels == (kind == "target"))
             wanted, seen = [], set()
