@@ -295,8 +295,8 @@ def _over_batch(one, sizes):
         node("Mul", ["lens", "all"], ["exact"]),
         node("Round", ["exact"], ["rounded"]),
         node("Cast", ["rounded"], ["whole"], to=whole),
-        node("Min", ["whole", "time"], ["counts"]),
-        node("Unsqueeze", ["counts", "axis"], ["ends"]),
+        # What would be beyond the end is not sliced.
+        node("Unsqueeze", ["whole", "axis"], ["ends"]),
     ]
     outputs = list(sizes)
     graph = helper.make_graph(
