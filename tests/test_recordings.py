@@ -98,6 +98,13 @@ def test_files(tmp_path, suffix):
         read_vectors(path)
 
 
+@pytest.mark.parametrize("shape", [(3, 2), (2,)])
+def test_other_arrays_are_refused(shape, tmp_path):
+    np.savez(tmp_path / "x.npz", ids=["a", "b"], vectors=np.ones(shape))
+    with pytest.raises(InputError, match=r"has 2 ids and .*: expected \[ids"):
+        read_vectors(tmp_path / "x.npz")
+
+
 def test_what_a_file_cannot_hold(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="is a folder"):
         (tmp_path / "x.npz").mkdir()

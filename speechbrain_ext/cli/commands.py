@@ -69,7 +69,17 @@ def run(given):
 
 
 def show(given, result, text):
-    """Print a result, as JSON or as text."""
+    """Print a result.
+
+    Arguments
+    ---------
+    given : argparse.Namespace
+        With ``json``.
+    result : dict or list
+        What is printed as JSON.
+    text : str
+        What is printed otherwise.
+    """
     print(json.dumps(result) if given.json else text)
 
 
