@@ -80,7 +80,7 @@ def test_caches_and_segments(tmp_path):
     check_audio(dataset, RATE)
     encoder = Moments()
     features = extract_features(dataset, encoder, tmp_path, progress=False)
-    assert features.array.shape == (4 + 3 + 1, 1, 2)
+    assert features.array.shape == (3, 1, 2)
     pieces = {"part": wave[5 * RATE : 43 * RATE], "short": wave[: 3 * RATE]}
     for name, piece in {key: wave, **pieces}.items():
         want = encoder(torch.from_numpy(piece)[None])
@@ -108,3 +108,20 @@ def test_windows_share_a_channel(tmp_path):
     assert seen == [key, key, key]
     spans = in_windows(dataset)[1]
     assert spans == [(key, 0, 20), (key, 10, 30), (key, 20, 33)]
+
+
+def test_adaptation_to_long_recordings(tmp_path):
+    """A recording counts once, however many windows it has."""
+    encoder = load_encoder("log_mel")
+    for n in range(3):
+        wave = noise(26 + 9 * n, n, 16000)
+        soundfile.write(tmp_path / f"{n}.wav", wave, 16000)
+    dataset = find_recordings(tmp_path)
+    check_audio(dataset)
+    features = extract_features(dataset, encoder, tmp_path, progress=False)
+    assert np.array_equal(features.array, features.select(features.ids))
+    assert (
+        len(features.array)
+        == 3
+        < len(features.select(features.ids, None, False))
+    )

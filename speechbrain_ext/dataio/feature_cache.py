@@ -47,6 +47,12 @@ class PooledFeatures:
     durations : list of float
         Of each row, where an utterance has several.
 
+    Attributes
+    ----------
+    array : numpy.ndarray
+        Shape [utterances, layers, dim]: memory-mapped, unless some are in
+        windows.
+
     Example
     -------
     >>> features = PooledFeatures(np.zeros((2, 1, 4), "float16"), ["a", "b"])
@@ -55,10 +61,16 @@ class PooledFeatures:
     """
 
     def __init__(self, array, ids, durations=None):
-        self.array, self.durations, self._rows = array, durations, {}
+        self._array, self.durations, self._rows = array, durations, {}
         for row, key in enumerate(ids):
             self._rows.setdefault(key, []).append(row)
         self.ids = list(self._rows)
+
+    @functools.cached_property
+    def array(self):
+        if len(self.ids) == len(self._array):
+            return self._array
+        return self.select(self.ids).numpy()
 
     def select(self, ids, layers=None, joined=True):
         """Features of some utterances, in that order, in memory.
@@ -80,8 +92,8 @@ class PooledFeatures:
         """
         chosen = [row for key in ids for row in self._rows[key]]
         if layers is None:
-            layers = range(self.array.shape[1])
-        rows = self.array[np.ix_(chosen, layers)]  # reads no other layer
+            layers = range(self._array.shape[1])
+        rows = self._array[np.ix_(chosen, layers)]  # reads no other layer
         rows = torch.from_numpy(np.asarray(rows, dtype=np.float32))
         if len(rows) == len(ids) or not joined:
             return rows
