@@ -62,7 +62,7 @@ def cached_features(folder):
         index = json.loads(path.read_text())
         array = np.load(path.with_name("features.npy"))
         seed = index["channel"] and index["channel"]["seed"]
-        found[seed] = PooledFeatures(array, index["ids"])
+        found[seed] = PooledFeatures([array], index["ids"])
     return found
 
 

@@ -259,7 +259,7 @@ def recordings(told, layers=4, count=40):
             new = new if factor in changed else of[factor]
             for layer, dims in found.items():
                 x[:, layer, dims] += new[:, layer, dims]
-        return PooledFeatures(x, ids)
+        return PooledFeatures([x], ids)
 
     features = {"recorded": view()}
     for factor in MADE:

@@ -185,7 +185,7 @@ def test_features_and_codes_of_a_block():
 def test_each_source_of_features_is_a_take():
     dataset = DynamicItemDataset({"u": {"speaker": "a"}, "v": {"speaker": "b"}})
     sources = [
-        PooledFeatures(offset + np.arange(6.0).reshape(2, 3, 1), "vu")
+        PooledFeatures([offset + np.arange(6.0).reshape(2, 3, 1)], "vu")
         for offset in (0, 10)
     ]
     labels = factor_labels(dataset, ["u", "v"] * 2, ["speaker"])

@@ -33,6 +33,7 @@ logger = get_logger(__name__)
 
 # Raised when a change of this module makes older caches wrong.
 CACHE_FORMAT = 2
+FLUSH = 0.5  # seconds, after which what was encoded goes to the disk
 
 
 class PooledFeatures:
@@ -40,8 +41,9 @@ class PooledFeatures:
 
     Arguments
     ---------
-    array : numpy.ndarray
-        Shape [utterances, layers, dim]; of a long utterance a row per window.
+    parts : list of numpy.ndarray
+        Shape [rows, layers, dim] each; of a long utterance a row per window.
+        Row i stands in part i % n of the n parts.
     ids : list of str
         The utterance of each row. Those of one stand together.
     durations : list of float
@@ -50,26 +52,26 @@ class PooledFeatures:
     Attributes
     ----------
     array : numpy.ndarray
-        Shape [utterances, layers, dim]: memory-mapped, unless some are in
-        windows.
+        Shape [utterances, layers, dim]: memory-mapped, unless there are several
+        parts, or some utterances are in windows.
 
     Example
     -------
-    >>> features = PooledFeatures(np.zeros((2, 1, 4), "float16"), ["a", "b"])
+    >>> features = PooledFeatures([np.zeros((2, 1, 4), "float16")], ["a", "b"])
     >>> features.select(["b"], layers=[0]).shape
     torch.Size([1, 1, 4])
     """
 
-    def __init__(self, array, ids, durations=None):
-        self._array, self.durations, self._rows = array, durations, {}
+    def __init__(self, parts, ids, durations=None):
+        self.parts, self.durations, self._rows = parts, durations, {}
         for row, key in enumerate(ids):
             self._rows.setdefault(key, []).append(row)
         self.ids = list(self._rows)
 
     @functools.cached_property
     def array(self):
-        if len(self.ids) == len(self._array):
-            return self._array
+        if len(self.parts) == 1 and len(self.ids) == len(self.parts[0]):
+            return self.parts[0]
         return self.select(self.ids).numpy()
 
     def select(self, ids, layers=None, joined=True):
@@ -90,11 +92,15 @@ class PooledFeatures:
         torch.Tensor
             float32, shape [rows, layers, dim].
         """
-        chosen = [row for key in ids for row in self._rows[key]]
-        if layers is None:
-            layers = range(self._array.shape[1])
-        rows = self._array[np.ix_(chosen, layers)]  # reads no other layer
-        rows = torch.from_numpy(np.asarray(rows, dtype=np.float32))
+        chosen = np.array([row for key in ids for row in self._rows[key]], int)
+        _, n_layers, dim = self.parts[0].shape
+        layers = range(n_layers) if layers is None else layers
+        rows = np.empty((len(chosen), len(layers), dim), dtype=np.float32)
+        part_of, row_in = chosen % len(self.parts), chosen // len(self.parts)
+        for number, part in enumerate(self.parts):
+            own = np.flatnonzero(part_of == number)
+            rows[own] = part[np.ix_(row_in[own], layers)]  # no other layer
+        rows = torch.from_numpy(rows)
         if len(rows) == len(ids) or not joined:
             return rows
         counts = [len(self._rows[key]) for key in ids]
@@ -203,25 +209,57 @@ def _row_sum(row):
     return zlib.crc32(np.ascontiguousarray(row)) or 1
 
 
-def _rows_there(folder, spec):
-    """Which rows of a cache are what was written; None if it is damaged."""
+def _files(folder, part, parts):
+    """Features and checksums of one part of a cache."""
+    name = "" if parts == 1 else f"-{part}-of-{parts}"
+    return folder / f"features{name}.npy", folder / f"sums{name}.npy"
+
+
+def _count_parts(folder, spec):
+    """Parts of a cache; None if it is another or its index is damaged."""
     try:
         index = json.loads((folder / "index.json").read_text("utf-8"))
-        array = np.load(folder / "features.npy", mmap_mode="r")
-        sums = np.load(folder / "sums.npy", mmap_mode="r")
+        parts = index.pop("parts", 1)
     except PermissionError:  # whole perhaps, but not for this user
         raise
-    except Exception:  # a damaged header raises many kinds
+    except Exception:  # what is damaged raises many kinds
         return None
-    if index != spec or sums.shape != array.shape[:1] or sums.dtype != "uint32":
+    return parts if index == spec else None
+
+
+def _part_there(folder, spec, part, parts):
+    """Which rows of a part are what was written; None if it is damaged."""
+    features, sums = _files(folder, part, parts)
+    try:
+        array = np.load(features, mmap_mode="r")
+        sums = np.load(sums, mmap_mode="r")
+    except PermissionError:
+        raise
+    except Exception:
         return None
-    if array.shape != tuple(spec["shape"]) or array.dtype != spec["dtype"]:
+    count, *shape = spec["shape"]
+    rows = len(range(part, count, parts))
+    if sums.shape != (rows,) or sums.dtype != "uint32":
+        return None
+    if array.shape != (rows, *shape) or array.dtype != spec["dtype"]:
         return None
     known = sums != 0
     there = known.copy()
     for row in np.flatnonzero(known):
         there[row] = _row_sum(array[row]) == sums[row]
     return there
+
+
+def _rows_there(folder, spec):
+    """Which rows of a cache are what was written; None if it is damaged."""
+    parts = _count_parts(folder, spec)
+    if parts is None:
+        return None
+    rows = np.zeros(spec["shape"][0], dtype=bool)
+    for part in range(parts):
+        there = _part_there(folder, spec, part, parts)
+        rows[part::parts] = False if there is None else there
+    return rows
 
 
 def _is_whole(folder, spec):
@@ -312,6 +350,7 @@ def extract_features(
     num_workers=0,
     progress=True,
     unreadable=None,
+    shard=None,
 ):
     """Pooled features of every utterance of a dataset.
 
@@ -322,6 +361,10 @@ def extract_features(
     version of a library that computes otherwise can: delete the folder then).
     An interrupted run goes on where it stopped; of several runs at the same
     time one computes and the others wait.
+
+    Several calls that share the folder can divide the work, each with a shard
+    of its own. A call without one then makes what is left, waits for what is
+    being made, and gives all.
 
     Arguments
     ---------
@@ -355,11 +398,16 @@ def extract_features(
         Filled with utterances that have no features, or a window that has
         none, ID -> why; a later call tries them again. Default: the first ends
         the call.
+    shard : tuple of int
+        (index, count): encode utterances index, index + count, ... alone. A
+        cache that was begun with another count keeps that number of parts, and
+        shard i makes each of them whose number is i after division by count.
 
     Returns
     -------
     PooledFeatures
-        Memory-mapped, [utterances, layers, dim], in the dataset's order.
+        Memory-mapped, [utterances, layers, dim], in the dataset's order; None
+        for a shard.
 
     Raises
     ------
@@ -399,14 +447,23 @@ def extract_features(
         encode = functools.partial(
             _encode, encoder.to(device), device, dtype, layers, unreadable
         )
+        index, count = shard or (0, 1)
         with FileLock(f"{folder}.lock"):
-            # Another run may have computed it in the meantime.
-            if not _is_whole(folder, spec):
-                _compute(
-                    folder, spec, durations, batches, loader, encode, progress
-                )
-    array = np.load(folder / "features.npy", mmap_mode="r")
-    return PooledFeatures(array, utterances, durations)
+            parts = _begin(folder, spec, count)
+        work = durations, batches, loader, encode, progress
+        for part in range(index, parts, count):
+            with _lock(folder, part, parts):
+                # Another call may have finished it in the meantime.
+                if not folder.is_dir():
+                    _compute(_partial(folder), spec, part, parts, *work)
+        if not shard:
+            _finish(folder, parts)
+    if shard:
+        return None
+    parts = _count_parts(folder, spec)
+    files = [_files(folder, part, parts)[0] for part in range(parts)]
+    arrays = [np.load(file, mmap_mode="r") for file in files]
+    return PooledFeatures(arrays, utterances, durations)
 
 
 def _encode(encoder, device, dtype, layers, unreadable, batch):
@@ -430,21 +487,59 @@ def _encode(encoder, device, dtype, layers, unreadable, batch):
     return features, good
 
 
-def _compute(folder, spec, durations, batches, loader, encode, progress):
-    """Encode what is missing, and give the folder its name when all is done."""
+def _lock(folder, part, parts):
+    """Of two calls for one part of a cache the second waits."""
+    name = "" if parts == 1 else f"-{part}-of-{parts}"
+    return FileLock(f"{folder}{name}.lock")
+
+
+def _begin(folder, spec, parts):
+    """Have an unfinished cache; how many parts it has."""
     partial = _partial(folder)
-    if folder.is_dir():  # it is damaged
+    if folder.is_dir():
+        if _is_whole(folder, spec):  # finished in the meantime
+            return _count_parts(folder, spec)
         shutil.rmtree(partial, ignore_errors=True)
         folder.rename(partial)
-    array, sums = _open_partial(partial, spec)
+    if known := _count_parts(partial, spec):
+        return known
+    if partial.is_dir():
+        logger.warning(f"{partial} is damaged, and made again")
+        shutil.rmtree(partial)
+    partial.mkdir()
+    more = {"parts": parts} if parts > 1 else {}
+    write_json(partial / "index.json", spec | more)
+    return parts
+
+
+def _finish(folder, parts):
+    """Give a cache its name, when no call is at work on a part of it."""
+    with contextlib.ExitStack() as stack:
+        for part in range(parts):
+            stack.enter_context(_lock(folder, part, parts))
+        if not folder.is_dir():
+            sync(_partial(folder))
+            _partial(folder).rename(folder)
+            sync(folder.parent)
+
+
+def _compute(
+    folder, spec, part, parts, durations, batches, loader, encode, progress
+):
+    """Encode what is missing of a part of a cache."""
+    array, sums = _open_part(folder, spec, part, parts)
     missing = np.flatnonzero(sums == 0)
     if 0 < len(missing) < len(sums):
         logger.info(f"Resuming {folder}: {len(missing)} utterances are left")
+    durations = durations[part::parts]
     batches = [
         missing[batch].tolist()
         for batch in batches([durations[i] for i in missing])
     ]
-    begin, seconds = time.monotonic(), 0.0
+    # Numbers of the utterances in the whole data set
+    wanted = [[part + parts * row for row in rows] for rows in batches]
+    begin = flushed = time.monotonic()
+    seconds, made = 0.0, {}
     with tqdm(
         total=len(missing),
         desc=folder.name.rpartition("-")[0],
@@ -453,14 +548,15 @@ def _compute(folder, spec, durations, batches, loader, encode, progress):
         dynamic_ncols=True,
     ) as bar:
         try:
-            for rows, batch in zip(batches, loader(batch_sampler=batches)):
-                # Features first: a row is done only once it is there.
+            for rows, batch in zip(batches, loader(batch_sampler=wanted)):
                 array[rows], good = encode(batch)
-                array.flush()
-                sums[rows] = [
-                    _row_sum(array[row]) * ok for row, ok in zip(rows, good)
-                ]
-                sums.flush()
+                made |= {
+                    row: _row_sum(array[row]) * ok
+                    for row, ok in zip(rows, good)
+                }
+                if time.monotonic() - flushed > FLUSH:
+                    _flush(array, sums, made)
+                    flushed = time.monotonic()
                 seconds += sum(durations[i] for i in rows)
                 rate = seconds / max(time.monotonic() - begin, 1e-9)
                 bar.update(len(rows))
@@ -468,49 +564,54 @@ def _compute(folder, spec, durations, batches, loader, encode, progress):
         except InputError as error:
             # That of a process that reads audio comes with its traceback.
             raise InputError(explain(error))
+        finally:
+            _flush(array, sums, made)
     if seconds:
         logger.info(
             f"{len(missing)} utterances, {seconds / 3600:.2f} h, encoded at "
             f"{rate:.0f} x real time into {folder}"
         )
-    del array, sums
-    sync(partial)
-    partial.rename(folder)
-    sync(folder.parent)
 
 
-def _open_partial(partial, spec):
-    """Array and checksums of an unfinished cache, made where there is none."""
-    there = _rows_there(partial, spec)
+def _flush(array, sums, made):
+    """Have features on the disk, then the checksums that say so."""
+    array.flush()
+    sums[list(made)] = list(made.values())
+    sums.flush()
+    made.clear()
+
+
+def _open_part(folder, spec, part, parts):
+    """Array and checksums of a part, made where there is none."""
+    files = _files(folder, part, parts)
+    there = _part_there(folder, spec, part, parts)
     if there is not None:
-        array = np.load(partial / "features.npy", mmap_mode="r+")
-        sums = np.load(partial / "sums.npy", mmap_mode="r+")
+        array, sums = (np.load(file, mmap_mode="r+") for file in files)
         if damaged := np.sum((sums != 0) & ~there):
             logger.warning(
-                f"{partial}: {damaged} of {len(sums)} rows are damaged, and "
+                f"{folder}: {damaged} of {len(sums)} rows are damaged, and "
                 "made again"
             )
         sums[~there] = 0
         return array, sums
-    if partial.is_dir():
-        logger.warning(f"{partial} is damaged, and made again")
-        shutil.rmtree(partial)
-    partial.mkdir()
+    if any(file.exists() for file in files):
+        logger.warning(f"{files[0]} is damaged, and made again")
     make = np.lib.format.open_memmap
-    shape, dtype = tuple(spec["shape"]), np.dtype(spec["dtype"])
-    free = shutil.disk_usage(partial).free
+    count, *shape = spec["shape"]
+    shape = (len(range(part, count, parts)), *shape)
+    dtype, free = np.dtype(spec["dtype"]), shutil.disk_usage(folder).free
     try:
-        array = make(partial / "features.npy", "w+", dtype, shape)
-        _reserve(partial / "features.npy")
-        sums = make(partial / "sums.npy", "w+", np.uint32, shape[:1])
-        _reserve(partial / "sums.npy")
-        write_json(partial / "index.json", spec)
+        array = make(files[0], "w+", dtype, shape)
+        _reserve(files[0])
+        sums = make(files[1], "w+", np.uint32, shape[:1])
+        _reserve(files[1])
     except OSError as error:
-        shutil.rmtree(partial)
+        for file in files:
+            file.unlink(missing_ok=True)
         needed = dtype.itemsize * math.prod(shape)
         room = f"{needed / 1e9:.3g} GB needed, {free / 1e9:.3g} free"
         said = f"{error.strerror} ({room})"
-        raise OSError(error.errno, said, str(partial.parent))
+        raise OSError(error.errno, said, str(folder.parent))
     return array, sums
 
 
