@@ -51,6 +51,7 @@ def prepare_interventional_tts(
     num_workers=None,
     rates=None,
     skip_prep=False,
+    shard=(0, 1),
 ):
     """Renders the grid and writes its manifest.
 
@@ -85,6 +86,13 @@ def prepare_interventional_tts(
         one at that rate. Default: the backend as it is, in two factors.
     skip_prep : bool
         Take the manifest as it is.
+    shard : tuple of int
+        (index, count): render one of ``count`` parts.
+
+    Returns
+    -------
+    bool
+        Whether the manifest is there: not, while other shards are left.
 
     Raises
     ------
@@ -98,12 +106,13 @@ def prepare_interventional_tts(
     >>> _ = pytest.importorskip("espeakng_loader")
     >>> folder = tempfile.mkdtemp()
     >>> prepare_interventional_tts(folder, None, 2, 2, 1, 2, 1, 2)
+    True
     >>> len(Path(folder, "manifest.csv").read_text().splitlines())
     9
     """
     if skip_prep:
         logger.info("Skipping the preparation of the grid")
-        return
+        return True
     data_folder = Path(data_folder)
     manifest = Path(manifest or data_folder / "manifest.csv")
     synthesizer = EspeakSynthesizer() if backend is None else backend
@@ -130,10 +139,15 @@ def prepare_interventional_tts(
     claim_folder(data_folder, settings, "wav", "data_folder", SETTINGS)
     if check_manifest(manifest, cells, data_folder):
         logger.info(f"Grid found in {data_folder}: nothing to do")
-        return
+        return True
     logger.info(f"Rendering {len(cells)} clips into {data_folder}")
-    rows = _render(levels, cells, data_folder, sample_rate, num_workers)
+    rows = _render(levels, cells, data_folder, sample_rate, num_workers, shard)
+    left = sum(row["duration"] is None for row in rows)
+    if left:
+        logger.info(f"{left} of {len(rows)} clips are left to the other shards")
+        return False
     write_manifest(manifest, rows, [n for n in COLUMNS if n in rows[0]])
+    return True
 
 
 def split_voices(voices, counts, seed):
@@ -287,11 +301,12 @@ def _plan(voices, sentences, rates):
     return cells
 
 
-def _render(levels, cells, folder, sample_rate, num_workers):
+def _render(levels, cells, folder, sample_rate, num_workers, shard):
     """Renders cells, each at its rate; the rows in the order of the cells."""
     rows = {}
     for rate, synthesizer in levels.items():
         own = [cell for cell in cells if cell[0].get("rate") == rate]
-        part = render_cells(synthesizer, own, folder, sample_rate, num_workers)
+        options = sample_rate, num_workers, shard
+        part = render_cells(synthesizer, own, folder, *options)
         rows |= {row["ID"]: row for row in part}
     return [rows[row["ID"]] for row, _ in cells]

@@ -4,9 +4,9 @@ import functools
 
 import numpy as np
 
-from speechbrain.utils.distributed import run_on_main
 from speechbrain_ext.dataio.feature_cache import extract_features, missing_hours
 from speechbrain_ext.dataio.manifest import subset
+from speechbrain_ext.utils.shards import share_of_process
 
 
 def plan_conditions(
@@ -112,31 +112,32 @@ def describe_hours(planned):
     )
 
 
-def encode_planned(planned):
-    """Features of a plan: one process encodes, all read.
+def encode_planned(planned, shard=None):
+    """Features of a plan: each process encodes its share, all read all.
+
+    They wait for each other by files alone: a group of processes would not
+    wait for hours.
 
     Arguments
     ---------
     planned : dict
         As of :func:`describe_hours`.
+    shard : tuple of int
+        (index, count): encode the share of one of several calls.
 
     Returns
     -------
     dict
-        Name -> PooledFeatures.
+        Name -> PooledFeatures; None for a shard.
 
     Example
     -------
     >>> encode_planned({"recorded": lambda: "features"})
     {'recorded': 'features'}
     """
-
-    def write(extract):
-        """Without a result, which run_on_main would send."""
-        extract()
-
-    features = {}
-    for name, extract in planned.items():
-        run_on_main(write, args=[extract])
-        features[name] = extract()
-    return features
+    index, count = share_of_process(shard)
+    for extract in planned.values() if count > 1 else ():
+        extract(shard=(index, count))
+    if shard:
+        return None
+    return {name: extract() for name, extract in planned.items()}

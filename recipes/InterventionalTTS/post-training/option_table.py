@@ -33,6 +33,7 @@ from speechbrain_ext.utils.options import (
     text,
     whole,
 )
+from speechbrain_ext.utils.shards import SHARD
 
 # Systems of a training beside the network.
 OTHER_HEADS = ("baseline", "baseline_standardised", "recommended", "grid_lda")
@@ -286,6 +287,7 @@ TRAIN = {
     **{f"choice.{name}": rule for name, rule in CHOICE.items()},
     "choice.dims": dims,
     **EXTRACTION,
+    "shard": SHARD,
     "network_takes": whole(0),
     "network_views": network_views,
     "augmented_takes": augmented_takes,

@@ -12,15 +12,19 @@ a closed form, channel LDA ("recommended"). The grid is synthesised
 To run this recipe:
 > python train.py hparams/interventional.yaml
 > python train.py hparams/recorded_grid.yaml --data_folder FOLDER
+Several calls can render and encode, before one that does the rest:
+> python train.py hparams/interventional.yaml --shard='[0, 4]'
 
 The second form reads FOLDER/manifest.csv, or what --manifest gives.
 """
 
 import dataclasses
+import inspect
 import logging
 import math
 import os
 import sys
+import time
 from contextlib import nullcontext
 from functools import partial
 
@@ -81,6 +85,7 @@ from speechbrain_ext.utils.hparams import (
     save_hparams,
 )
 from speechbrain_ext.utils.options import as_list, check_run_options
+from speechbrain_ext.utils.shards import share_of_process
 
 # What makes a run another one, beside the data.
 SETTINGS = (
@@ -325,7 +330,21 @@ def claim(hparams, brain, dataset, splits, unlabelled):
     claim_folder(hparams["save_folder"], settings, began)
 
 
-def plan_features(hparams, brain, dataset, splits, unlabelled):
+def prepare_grid(hparams):
+    """Render the grid, each process its share; whether all of it is there."""
+    prepare, shard = hparams["prepare"], hparams["shard"]
+    if "shard" not in inspect.signature(prepare).parameters:
+        run_on_main(prepare)
+        return True
+    # By files: a group of processes would not wait for hours.
+    while not prepare(shard=share_of_process(shard)):
+        if shard:
+            return False
+        time.sleep(1)
+    return True
+
+
+def plan_features(hparams, run_opts, dataset, splits, unlabelled):
     """Pooled features that are needed, as calls that are not yet made.
 
     Returns
@@ -339,8 +358,8 @@ def plan_features(hparams, brain, dataset, splits, unlabelled):
     """
     options = hparams["extraction"] | {
         "cache_folder": hparams["cache_folder"],
-        "device": brain.device,
-        "progress": not brain.noprogressbar,
+        "device": run_opts.device,
+        "progress": not run_opts.noprogressbar,
     }
     encoder, takes = hparams["encoder_model"], hparams["network_takes"]
     if hparams["recommended"]:
@@ -708,14 +727,24 @@ def run(hparams, run_opts, save_options):
     encoder, debug = hparams["encoder_model"], run_opts.debug
     unlabelled = find_unlabelled(hparams, debug)
     # Grid: synthesised, or as recorded
-    if "prepare" in hparams:
-        run_on_main(hparams["prepare"])
+    shard = hparams["shard"]
+    if "prepare" in hparams and not prepare_grid(hparams):
+        print(f"Shard {shard} is rendered. When all are, encode by this call")
+        return
     dataset, splits, grids = dataio_prep(hparams, run_opts)
     if hparams["score_files"]:
         check_ids(splits["test"])
     asked, pairs = make_tasks(hparams, dataset, splits, grids)
     used = subset(dataset, [key for ids in splits.values() for key in ids])
     check_audio(used, encoder.sample_rate, hparams["resample"])
+    planned, views = plan_features(
+        hparams, run_opts, dataset, splits, unlabelled
+    )
+    if shard:
+        for one in (planned, *views.values()):
+            encode_planned(one, shard)
+        print(f"Shard {shard} is encoded. When all are, call without --shard")
+        return
     brain = InterventionalBrain(
         opt_class=hparams["opt_class"],
         hparams=hparams,
@@ -728,7 +757,6 @@ def run(hparams, run_opts, save_options):
     recordings = [*unlabelled.values()]
     run_on_main(claim, args=[hparams, brain, used, splits, recordings])
     run_on_main(save_options)
-    planned, views = plan_features(hparams, brain, dataset, splits, unlabelled)
     shown = [hparams, brain, splits, asked, planned, views]
     run_on_main(print_plan, args=shown)
     features = encode_planned(planned)
@@ -781,6 +809,9 @@ def main(arguments):
     if hparams["rival_encoder"]:
         rival = load_speaker_encoder(hparams["rival_encoder"])
         hparams["rival_encoder"] = rival
+    if hparams["shard"]:  # several calls at a time, and nothing in the folder
+        run(hparams, run_opts, None)
+        return
     folder = hparams["output_folder"]
     with locked_folder(folder) if if_main_process() else nullcontext():
         # The options are saved when the folder is known to be this run's.

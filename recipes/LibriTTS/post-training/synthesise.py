@@ -26,6 +26,7 @@ from speechbrain_ext.utils.options import (
     optional,
     whole,
 )
+from speechbrain_ext.utils.shards import SHARD, share_of_process
 
 SIZES = [
     f"n_{split}_{what}"
@@ -37,14 +38,7 @@ RULES = dict.fromkeys(SIZES, whole(0)) | {
     "sentence_words": list_of(whole(1), 2),
     "references_per_speaker": optional(whole(1)),
     "grid_seed": whole(0),
-    "shard": (
-        lambda shard: (
-            len(shard) == 2
-            and whole(0)[0](shard[0])
-            and whole(shard[0] + 1)[0](shard[1])
-        ),
-        "[index, count] with an index below the count, as in [0, 4]",
-    ),
+    "shard": SHARD,
     "backend.nfe_step": whole(1),
 }
 
@@ -55,15 +49,11 @@ def main(arguments):
     hparams_file, run_opts, overrides = parse_arguments(arguments)
     check_run_options(run_opts, trains=False)
     hparams = load_hparams(hparams_file, overrides, RULES)
-    rank = int(os.environ.get("RANK", 0))
-    ranks = int(os.environ.get("WORLD_SIZE", 1))
-    shard, shards = hparams["shard"]
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
     # The processes of one call share that call's part.
     hparams["prepare"](
-        backend=hparams["backend"](),
-        shard=(shard * ranks + rank, shards * ranks),
+        backend=hparams["backend"](), shard=share_of_process(hparams["shard"])
     )
 
 
