@@ -600,6 +600,33 @@ def test_missing_data_folder_is_said(capfd):
     assert "needs --data_folder" in capfd.readouterr().err
 
 
+def test_shards(small_grid, finished, tmp_path):
+    """Calls that encode a part each, one of them lost; then one for all."""
+    own = folders(small_grid, tmp_path)
+    for index in (2, 0):
+        printed = train(*own, f"--shard=[{index}, 3]")
+        assert f"Shard [{index}, 3] is encoded" in printed
+    assert not (tmp_path / "out/results.json").exists()
+    parts = sorted(
+        path.name
+        for path in tmp_path.glob("features/*-recorded-*.partial/features*")
+    )
+    assert parts == ["features-0-of-3.npy", "features-2-of-3.npy"]
+    train(*own)
+    whole, divided = (
+        read_results(work / "out")["rows"] for work in (finished[0], tmp_path)
+    )
+    for one, other in zip(whole, divided, strict=True):
+        assert one["value"] == pytest.approx(other["value"], abs=1e-6), one
+
+
+@pytest.mark.parametrize("shard", ["[2, 2]", "[0]", "3", "[-1, 2]"])
+def test_bad_shards(small_grid, tmp_path, shard, capfd):
+    with pytest.raises(SystemExit):
+        train(*folders(small_grid, tmp_path), f"--shard={shard}")
+    assert "expected null or [index, count]" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("views", [False, True])
 def test_two_processes(views, small_grid, unlabelled, tmp_path):
     """Distributed training, with a single block per process and epoch."""
@@ -622,6 +649,11 @@ def test_two_processes(views, small_grid, unlabelled, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     rates = logged(tmp_path, "lr")
     assert len(rates) == 3 and rates[-1] == pytest.approx(4e-9, rel=0.01)
+    for part in range(2):  # each process encoded its own
+        name = f"features-{part}-of-2.npy"
+        assert len([*tmp_path.glob(f"features/*/{name}")]) == (
+            12 if views else 4
+        )
     assert read_results(tmp_path / "out")["rows"]
     state = torch.load(tmp_path / "out/export_published/network.ckpt")
     assert not [key for key in state if key.startswith("module.")]

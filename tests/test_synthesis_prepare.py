@@ -292,3 +292,17 @@ def test_examples_in_the_docstrings():
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:]
     assert "prepare_interventional_tts" in done.stdout
+
+
+def test_shards(tmp_path):
+    """Each call renders its voices; the one that finds all writes the table."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    prepare(whole)
+    options = {"backend": Tones(), "seed": 7, **SIZES}
+    call = script.prepare_interventional_tts
+    assert call(parts, shard=(1, 3), **options) is False
+    assert call(parts, shard=(0, 3), **options) is False
+    assert not (parts / "manifest.csv").exists()
+    assert call(parts, shard=(2, 3), **options) is True
+    assert contents(parts) == contents(whole)
+    assert call(parts, shard=(0, 3), **options) is True  # nothing is left
