@@ -1,7 +1,5 @@
 """Training on blocks of a grid and, between them, on recordings in views."""
 
-import os
-
 import numpy as np
 import torch
 from torch.utils.data import Sampler
@@ -138,7 +136,7 @@ def stack_views(recordings, layers):
 
 
 def training_blocks(
-    grid, block, seed, accumulated, rows=None, order="shuffled"
+    grid, block, seed, accumulated, rows=None, order="shuffled", processes=1
 ):
     """Blocks of a grid to train on, and the steps of an epoch.
 
@@ -154,6 +152,8 @@ def training_blocks(
         Of recordings that are trained on too, see MixedSampler.
     order : str
         See BlockSampler.
+    processes : int
+        That have blocks of their own.
 
     Returns
     -------
@@ -162,13 +162,12 @@ def training_blocks(
     """
     # Two blocks per process: where one is left, SpeechBrain's sampler for
     # several processes takes its utterances for batches.
-    world_size = int(os.environ.get("WORLD_SIZE", 1))
-    multiple_of = 1 if world_size == 1 else 2 * world_size
+    multiple_of = 1 if processes == 1 else 2 * processes
     blocks = BlockSampler(grid, block, seed, order, multiple_of)
     if rows is not None:
         blocks = MixedSampler(blocks, rows, multiple_of)
     # SpeechBrain drops what an epoch accumulates without a step.
-    own = len(blocks) // world_size
+    own = len(blocks) // processes
     if accumulated > own:
         raise InputError(
             f"grad_accumulation_factor is {accumulated}, but an epoch has "

@@ -298,6 +298,7 @@ TRAIN = {
         options["grid_factors"], optional(whole(1))
     ),
     "block_order": block_order,
+    "ddp_blocks": one_of("shared", "own"),
     "number_of_epochs": whole(0),
     # Without epochs there is nothing to wait for.
     "patience": lambda options: whole(min(1, options["number_of_epochs"])),

@@ -22,7 +22,6 @@ import dataclasses
 import inspect
 import logging
 import math
-import os
 import sys
 import time
 from contextlib import nullcontext
@@ -30,6 +29,7 @@ from functools import partial
 
 import torch
 from option_table import TRAIN, check_choice, check_positions
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import speechbrain as sb
@@ -69,6 +69,7 @@ from speechbrain_ext.inference.subspaces import load_export
 from speechbrain_ext.lobes.encoders import choose_layers, load_speaker_encoder
 from speechbrain_ext.lobes.subspaces import BaselineHead
 from speechbrain_ext.metrics.trials import generate_trials
+from speechbrain_ext.nnet.distributed import gather_rows, own_rows, processes
 from speechbrain_ext.nnet.schedulers import Schedule
 from speechbrain_ext.processing.adaptation import MIN_RECORDINGS
 from speechbrain_ext.processing.choice import layer_runs
@@ -108,9 +109,15 @@ class InterventionalBrain(sb.Brain):
     """Trains the network on blocks of pooled features."""
 
     def compute_forward(self, batch, stage):
-        """Features of a block, [B, layers, dim] -> subspaces, [B, D] each."""
+        """Features of a block, [B, layers, dim] -> subspaces, [B, D] each.
+
+        Several processes that share it compute some of its rows each.
+        """
         features, _ = batch
-        return self.modules.network(features.to(self.device))
+        if not self.shares_blocks:
+            return self.modules.network(features.to(self.device))
+        rows = self.modules.network(own_rows(features).to(self.device))
+        return {name: gather_rows(z, len(features)) for name, z in rows.items()}
 
     def compute_objectives(self, predictions, batch, stage):
         """Contrastive loss of each factor in its subspace + orthogonality."""
@@ -120,7 +127,13 @@ class InterventionalBrain(sb.Brain):
         loss, parts = self.hparams.loss(predictions, codes, epoch)
         for name, value in {"loss": loss.detach(), **parts}.items():
             self.parts.setdefault(name, []).append(value)
-        return loss
+        # DDP divides gradients by the processes, each of which has a part.
+        return loss * processes() if self.shares_blocks else loss
+
+    @property
+    def shares_blocks(self):
+        """Whether processes share each block; else each has its own."""
+        return self.hparams.ddp_blocks == "shared"
 
     def init_optimizers(self):
         """The optimiser, and the schedule of the learning rate."""
@@ -189,13 +202,15 @@ class InterventionalBrain(sb.Brain):
             self.grad_accumulation_factor,
             train.rows,
             self.hparams.block_order,
+            1 if self.shares_blocks else processes(),
         )
         # The last epoch is the one in which the limit is met.
         counter, limit = self.hparams.epoch_counter, self.optimizer_step_limit
         if limit is not None:
             counter.limit = min(counter.limit, math.ceil(limit / steps))
         self.total_steps = min(steps * counter.limit, limit or math.inf)
-        # Tells the sampler the epoch; under DDP the wrapper takes this place.
+        # Tells the sampler the epoch. Where each process has blocks of its own,
+        # SpeechBrain's sampler takes this place.
         self.train_sampler = blocks
         valid_blocks = BlockSampler(
             valid.grid,
@@ -204,6 +219,9 @@ class InterventionalBrain(sb.Brain):
             order="fixed",
         )
         options = {"collate_fn": GridFeatures.collate}
+        train_options = options | {"batch_sampler": blocks}
+        if self.shares_blocks:  # which SpeechBrain would deal out
+            train = DataLoader(train, **train_options)
         # One bar for all epochs
         self.bar = tqdm(
             desc="training",
@@ -217,7 +235,7 @@ class InterventionalBrain(sb.Brain):
                 train,
                 valid,
                 progressbar=False,
-                train_loader_kwargs=options | {"batch_sampler": blocks},
+                train_loader_kwargs=train_options,
                 valid_loader_kwargs=options | {"batch_sampler": valid_blocks},
             )
 
@@ -253,6 +271,7 @@ def dataio_prep(hparams, run_opts):
         hparams["train_block"],
         hparams["seed"],
         run_opts.grad_accumulation_factor,
+        processes=1 if hparams["ddp_blocks"] == "shared" else processes(),
     )
     BlockSampler(grids["valid"], hparams["valid_block"])
     return dataset, splits, grids
@@ -307,7 +326,8 @@ def claim(hparams, brain, dataset, splits, unlabelled):
     """A folder holds one run: its checkpoints must not be taken for another."""
     settings = {key: describe(hparams[key]) for key in SETTINGS}
     settings |= {key: getattr(brain, key) for key in RUN_OPTIONS}
-    settings["processes"] = int(os.environ.get("WORLD_SIZE", 1))
+    # Those that share blocks train what one does.
+    settings["processes"] = 1 if brain.shares_blocks else processes()
     settings["dtype"] = hparams["extraction"]["dtype"]
     memo = f"{hparams['cache_folder']}/digests.json"
     # Recordings choose what the network takes, or it is trained on them.
