@@ -627,19 +627,14 @@ def test_bad_shards(small_grid, tmp_path, shard, capfd):
     assert "expected null or [index, count]" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("views", [False, True])
-def test_two_processes(views, small_grid, unlabelled, tmp_path):
-    """Distributed training, with a single block per process and epoch."""
-    options = [f"--unlabelled={unlabelled}", "--network_views=True", QUICK[2]]
+def two_processes(*options):
+    """train.py in two processes."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     done = subprocess.run(
         [
             *(*torchrun, "--nproc_per_node=2", "train.py"),
-            *("hparams/recorded_grid.yaml", *SMALL[1:]),
-            *folders(small_grid, tmp_path),
-            "--train_block={speaker: 2, content: 6}",
+            *("hparams/recorded_grid.yaml", *SMALL[1:], *options),
             "--distributed_backend=gloo",
-            *(options if views else []),
         ],
         cwd=RECIPE,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -647,17 +642,49 @@ def test_two_processes(views, small_grid, unlabelled, tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_two_processes_with_own_blocks(small_grid, tmp_path):
+    """Distributed training, with a single block per process and epoch."""
+    own = folders(small_grid, tmp_path)
+    two_processes(
+        *own, "--train_block={speaker: 2, content: 6}", "--ddp_blocks=own"
+    )
     rates = logged(tmp_path, "lr")
     assert len(rates) == 3 and rates[-1] == pytest.approx(4e-9, rel=0.01)
-    for part in range(2):  # each process encoded its own
-        name = f"features-{part}-of-2.npy"
-        assert len([*tmp_path.glob(f"features/*/{name}")]) == (
-            12 if views else 4
-        )
-    assert read_results(tmp_path / "out")["rows"]
     state = torch.load(tmp_path / "out/export_published/network.ckpt")
     assert not [key for key in state if key.startswith("module.")]
     load(tmp_path / "out/export_published")
+
+
+@pytest.mark.parametrize("views", [False, True])
+def test_two_processes_are_one(views, small_grid, unlabelled, tmp_path):
+    """They share each block, of odd sizes too, and each encodes a part."""
+    options = ["--train_block={speaker: 3, content: 5}"]
+    if views:
+        options += [f"--unlabelled={unlabelled}", "--network_views=True"]
+        options += [QUICK[2]]
+    train(*folders(small_grid, tmp_path / "one"), *options)
+    two_processes(*folders(small_grid, tmp_path / "two"), *options)
+    for part in range(2):
+        name = f"features-{part}-of-2.npy"
+        found = [*(tmp_path / "two").glob(f"features/*/{name}")]
+        assert len(found) == (12 if views else 4)
+    one, two = (tmp_path / name / "out" for name in ("one", "two"))
+    for name in ("export_published", "export"):
+        file = f"{name}/network.ckpt"
+        states = torch.load(one / file), torch.load(two / file)
+        for key, value in states[0].items():
+            assert torch.allclose(value, states[1][key], atol=1e-5), key
+    lines = [
+        (path / "train_log.txt").read_text().split() for path in (one, two)
+    ]
+    assert lines[0] == lines[1]
+    rows = zip(
+        read_results(one)["rows"], read_results(two)["rows"], strict=True
+    )
+    for row, other in rows:
+        assert row["value"] == pytest.approx(other["value"], abs=1e-3), row
 
 
 def test_arabic_grid_with_moonshine(shared, tmp_path):
