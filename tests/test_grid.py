@@ -136,11 +136,14 @@ def test_missing_cells():
 
 
 def test_blocks_without_utterances_are_replaced():
-    # A diagonal: most blocks of 2 x 2 are empty.
-    grid = Grid({"speaker": np.arange(12), "content": np.arange(12)})
-    batches = sum(epochs(grid, 5, 2, 2), [])
-    assert len(batches) == 5 * 36 and all(batches)
-    assert set(sum(batches, [])) == set(range(12))
+    # Two halves that share no content: half of the blocks of 2 x 2 are empty.
+    codes = np.indices((2, 6, 6)).reshape(3, -1)
+    labels = 6 * codes[0] + codes[1:]
+    grid = Grid(dict(zip(("speaker", "content"), labels)))
+    (batches,) = epochs(grid, 1, 2, 2, order="fixed")
+    assert len(batches) == 36 and all(batches)
+    assert sum(len(batch) == 4 for batch in batches) >= 18
+    assert set(sum(batches, [])) == set(range(72))
 
 
 def test_three_factors_and_several_processes():

@@ -1,11 +1,13 @@
 """A grid of factors, the blocks that are drawn from it, and their features."""
 
 import itertools
+import math
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
+from speechbrain_ext.dataio.sparse_grid import FilledBlocks
 from speechbrain_ext.utils.errors import InputError
 
 
@@ -97,7 +99,23 @@ class Grid:
         found = np.minimum(
             np.searchsorted(self.cells, wanted), len(self.cells) - 1
         )
-        found = found[self.cells[found] == wanted]
+        return self.draw_takes(found[self.cells[found] == wanted], rng)
+
+    def draw_takes(self, found, rng):
+        """One take at random of some cells.
+
+        Arguments
+        ---------
+        found : numpy.ndarray
+            Positions in ``cells``.
+        rng : numpy.random.Generator
+            Where the takes come from.
+
+        Returns
+        -------
+        numpy.ndarray
+            Utterance numbers.
+        """
         take = (rng.random(len(found)) * self.takes[found]).astype(np.int64)
         return self.order[self.first[found] + take]
 
@@ -132,6 +150,11 @@ class BlockSampler(Sampler):
     multiple_of : int
         Add blocks until the length is a multiple of this, e.g. of the number
         of processes.
+
+    Attributes
+    ----------
+    filled : FilledBlocks
+        Where the grid is sparse; else None.
 
     Raises
     ------
@@ -178,7 +201,13 @@ class BlockSampler(Sampler):
                 "choose at least 2 of one factor"
             )
         passes = [-(-n // s) for n, s in zip(grid.shape, self.sizes)]
-        n_blocks = int(np.prod(passes))
+        n_blocks, self.filled = math.prod(passes), None
+        # Cores, of as many cells as a block has values of a factor, are fewer.
+        cut = [s for n, s in zip(grid.shape, self.sizes) if s < n]
+        if len(cut) > 1 and n_blocks * max(cut) > len(grid.cells):
+            filled = FilledBlocks(grid, self.sizes)
+            if len(filled) < n_blocks:
+                n_blocks, self.filled = len(filled), filled
         self.n_blocks = -(-n_blocks // multiple_of) * multiple_of
         self.epoch = 0
 
@@ -232,6 +261,10 @@ class BlockSampler(Sampler):
     def __iter__(self):
         epoch = 0 if self.order == "fixed" else self.epoch
         rng = np.random.default_rng([self.seed, epoch])
+        if self.filled:
+            blocks = itertools.islice(self.filled.draw(rng), self.n_blocks)
+            yield from (batch.tolist() for batch in blocks)
+            return
         choices = self._choices(rng)
         for i in range(self.n_blocks):
             block = choices[i % len(choices)]
