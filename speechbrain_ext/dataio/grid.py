@@ -262,8 +262,8 @@ class BlockSampler(Sampler):
         epoch = 0 if self.order == "fixed" else self.epoch
         rng = np.random.default_rng([self.seed, epoch])
         if self.filled:
-            blocks = itertools.islice(self.filled.draw(rng), self.n_blocks)
-            yield from (batch.tolist() for batch in blocks)
+            for batch in self.filled.draw(self.n_blocks, rng):
+                yield batch.tolist()
             return
         choices = self._choices(rng)
         for i in range(self.n_blocks):

@@ -1,6 +1,5 @@
 """Blocks of a grid of which most cells are empty, around its filled cells."""
 
-import itertools
 from bisect import bisect_right
 
 import numpy as np
@@ -34,9 +33,9 @@ class FilledBlocks:
     >>> from speechbrain_ext.dataio.grid import Grid
     >>> grid = Grid({"speaker": [0, 0, 1, 2, 3], "content": [0, 1, 0, 2, 2]})
     >>> blocks = FilledBlocks(grid, [2, 2])
-    >>> rng = np.random.default_rng(0)
-    >>> len(blocks), sorted(sorted(block) for block in blocks.draw(rng))
-    (3, [[0, 1, 2], [0, 1, 2], [3, 4]])
+    >>> batches = blocks.draw(len(blocks), np.random.default_rng(0))
+    >>> sorted(sorted(batch.tolist()) for batch in batches)
+    [[0, 1, 2], [0, 1, 2], [3, 4]]
     """
 
     def __init__(self, grid, sizes):
@@ -76,11 +75,13 @@ class FilledBlocks:
     def __len__(self):
         return len(self.cuts) - 1
 
-    def draw(self, rng):
-        """The blocks of an epoch in random order, again and again.
+    def draw(self, n_blocks, rng):
+        """The blocks of an epoch in random order.
 
         Arguments
         ---------
+        n_blocks : int
+            How many; from ``len(self)`` on every cell is met.
         rng : numpy.random.Generator
             Decides everything.
 
@@ -94,7 +95,7 @@ class FilledBlocks:
         rank[rows] = np.arange(len(rows))
         cells = rng.permutation(len(self.row)).astype(np.int32)
         cells = cells[np.argsort(rank[self.row[cells]], kind="stable")]
-        for core in itertools.cycle(rng.permutation(len(self))):
+        for core in np.resize(rng.permutation(len(self)), n_blocks):
             core = cells[self.cuts[core] : self.cuts[core + 1]]
             yield self.grid.draw_takes(self._grow(core, rng), rng)
 
