@@ -94,12 +94,29 @@ class Grid:
         numpy.ndarray
             Utterance numbers; empty cells are passed over.
         """
+        if math.prod(map(len, chosen)) > len(self.cells):
+            return self.draw_takes(self._search(chosen), rng)
         mesh = np.meshgrid(*chosen, indexing="ij")
         wanted = np.ravel_multi_index([m.ravel() for m in mesh], self.shape)
         found = np.minimum(
             np.searchsorted(self.cells, wanted), len(self.cells) - 1
         )
         return self.draw_takes(found[self.cells[found] == wanted], rng)
+
+    def _search(self, chosen):
+        """Positions of the cells of a block that is larger than they are many.
+
+        In the order of the block's own cells.
+        """
+        codes = np.unravel_index(self.cells, self.shape)
+        places = np.full((len(chosen), len(self.cells)), -1)
+        for axis, values in enumerate(chosen):
+            place = np.full(self.shape[axis], -1)
+            place[values] = np.arange(len(values))
+            places[axis] = place[codes[axis]]
+        found = np.flatnonzero(places.min(axis=0) >= 0)
+        places = np.ravel_multi_index(places[:, found], [*map(len, chosen)])
+        return found[np.argsort(places)]
 
     def draw_takes(self, found, rng):
         """One take at random of some cells.

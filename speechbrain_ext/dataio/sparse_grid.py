@@ -143,7 +143,9 @@ class FilledBlocks:
         ramp -= np.repeat(np.cumsum(taken) - taken, taken)
         ramp += np.repeat(start, taken)
         ramp %= np.repeat(counts, taken)
-        return self.order[axis][np.repeat(self.first[axis][values], taken) + ramp]
+        return self.order[axis][
+            np.repeat(self.first[axis][values], taken) + ramp
+        ]
 
     def _inside(self, cells, chosen):
         """Those of some cells that have chosen values of the factors named."""
