@@ -135,6 +135,24 @@ def test_training_lowers_the_excess_and_logs_it(tmp_path):
     assert torch.allclose(mean, GRIDS["train"].features.mean(0), atol=1e-5)
 
 
+def test_training_on_a_sparse_grid(tmp_path, monkeypatch):
+    """As many steps as its blocks around filled cells, which lower the loss."""
+    full = entangled(16, 24, 1)
+    kept = np.random.default_rng(0).permutation(len(full))[:60]
+    labels = {f: full.grid.labels(f)[kept] for f in full.grid.factors}
+    train_grid = GridFeatures(full.features[kept], Grid(labels))
+    monkeypatch.setitem(GRIDS, "train", train_grid)
+    block = {"speaker": 4, "content": 6}
+    run = Run(
+        tmp_path, number_of_epochs=15, max_lr=0.01, train_block=block
+    ).fit()
+    values = logged(tmp_path, "train excess")
+    assert len(values) == 15 and values[-1] < 0.3 * values[0]
+    assert 10 <= len(run.lrs) / 15 < 4 * 4  # blocks of 6 cells, or of the grid
+    mean = np.mean([len(block) for block in run.blocks[:10]])
+    assert mean > 2 * 24 * 60 / len(full)  # of a block at random
+
+
 def test_learning_rate_curve(tmp_path):
     """The published one-cycle curve, here over 24 steps."""
     run = Run(tmp_path, number_of_epochs=6).fit()

@@ -11,11 +11,11 @@ For three grids of so many utterances (a million):
   (Zipf's law with exponent 0.7); blocks of 16 x 32.
 
 Printed are CPU seconds of the grid, of its sampler up to the first block, and
-of an epoch; bytes per utterance that the grid and the sampler hold, and at the
-peak of an epoch; the blocks of an epoch and those of a pass over the whole
-grid, their mean utterances, and those of a block at random; the utterances of a
-block that share a value with another, for each factor; and how often a cell is
-met: the least, the mean and the most.
+of an epoch; bytes per utterance that the grid and the sampler hold, and the
+most of the sampler up to the first block; the blocks of an epoch and those of a
+pass over the whole grid, their mean utterances, and those of a block at random;
+the utterances of a block that share a value with another, for each factor; and
+how often a cell is met: the least, the mean and the most.
 """
 
 import os
