@@ -10,6 +10,7 @@ from speechbrain_ext.metrics.verification import (
     equal_error_rate,
     group_error_rates,
     min_dcf,
+    sort_trials,
 )
 from speechbrain_ext.utils.errors import InputError
 
@@ -98,6 +99,28 @@ def test_eer_of_equal_gaussians_in_any_order_and_scale():
     assert equal_error_rate(moved, torch.tensor(labels)[shuffled])[0] == eer
 
 
+def test_corners_are_the_best_points_at_any_cost():
+    rng = np.random.default_rng(0)
+    for digits in (0, 1, 9):
+        labels = rng.integers(2, size=60)
+        scores = np.round(rng.normal(size=60) + labels, digits)
+        thresholds = [-np.inf, *sorted(set(scores))]
+        points = np.array(
+            [rates_at(t, scores, labels.tolist()) for t in thresholds]
+        )
+        trials = sort_trials(scores, labels)
+        misses, rejected = trials.corners()
+        assert (np.diff(misses) > 0).all() and (np.diff(rejected) >= 0).all()
+        corners = np.stack(
+            [1 - rejected / sum(labels == 0), misses / labels.sum()], axis=1
+        )
+        assert len(corners) < len(points)
+        for weight in np.linspace(0, 1, 50):
+            costs = weight, 1 - weight
+            best = (points @ costs).min()
+            assert (corners @ costs).min() == pytest.approx(best, abs=1e-12)
+
+
 @pytest.mark.parametrize(
     "scores, labels, message",
     [
@@ -110,7 +133,7 @@ def test_eer_of_equal_gaussians_in_any_order_and_scale():
     ],
 )
 def test_bad_scores(scores, labels, message):
-    for function in (equal_error_rate, min_dcf, group_error_rates):
+    for function in (equal_error_rate, min_dcf, sort_trials):
         with pytest.raises(InputError, match=message):
             function(scores, labels)
 
@@ -131,8 +154,8 @@ def test_a_threshold_lies_between_neighbouring_numbers():
     high = np.nextafter(low, np.float32(1))
     labels = np.arange(100) % 2
     scores = np.where(labels == 1, high, low)
-    rates = group_error_rates(scores, labels)[""]
-    assert (rates["miss"], rates["false_alarm"]) == (0, 0)
+    trials = sort_trials(scores, labels)
+    assert trials.at(trials.equal_error_rate()[1]) == (0, 0)
 
 
 def test_bad_priors_and_groups():
@@ -140,7 +163,7 @@ def test_bad_priors_and_groups():
         with pytest.raises(InputError, match="p_target"):
             min_dcf([1, 0], [1, 0], p_target)
     with pytest.raises(InputError, match="groups: expected"):
-        group_error_rates([0.9, 0.1], [1, 0], ["a"])
+        group_error_rates([0.9, 0.1], [1, 0], ["a"], 0.5)
 
 
 def test_groups_equal_separate_evaluations():
@@ -150,9 +173,10 @@ def test_groups_equal_separate_evaluations():
     labels = trials.label
     scores = rng.normal(size=len(trials)) + labels
     kinds = trial_groups(np.where(speakers < 4, "f", "m"), trials)
-    rates = group_error_rates(scores, labels, kinds)
-    assert list(rates) == ["", "f-f", "f-m", "m-m"]
     threshold = equal_error_rate(scores, labels)[1]
+    rates = {"": sort_trials(scores, labels).rates(threshold)}
+    rates |= group_error_rates(scores, labels, kinds, threshold)
+    assert list(rates) == ["", "f-f", "f-m", "m-m"]
     for name, found in rates.items():
         part = (kinds == name) | (name == "")
         targets, others = (scores[part & (labels == one)] for one in (1, 0))

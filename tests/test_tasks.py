@@ -17,7 +17,11 @@ from speechbrain_ext.metrics.keywords import keyword_classification
 from speechbrain_ext.metrics.scoring import s_norm_scoring
 from speechbrain_ext.metrics.trials import Trials, generate_trials, trial_groups
 from speechbrain_ext.metrics.uncertainty import SpeakerResamples
-from speechbrain_ext.metrics.verification import group_error_rates, min_dcf
+from speechbrain_ext.metrics.verification import (
+    group_error_rates,
+    min_dcf,
+    sort_trials,
+)
 from speechbrain_ext.utils.errors import InputError
 
 GRID = {"speaker": SPEAKERS, "content": CONTENTS}
@@ -57,7 +61,11 @@ def test_verification_has_scores_groups_and_intervals():
         cost = told(own, origin.subspace, "speaker", "min_dcf")
         assert cost == min_dcf(scores, trials.label)
         for kinds in groups:
-            rates = group_error_rates(scores, trials.label, kinds)
+            whole = sort_trials(scores, trials.label)
+            threshold = whole.equal_error_rate()[1]
+            rates = {"": whole.rates(threshold)} | group_error_rates(
+                scores, trials.label, kinds, threshold
+            )
             for group, one in rates.items():
                 found = select(own, group=group, measure=tuple(one))
                 assert {row["measure"]: row["value"] for row in found} == {

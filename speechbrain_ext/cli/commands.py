@@ -30,7 +30,7 @@ from speechbrain_ext.metrics.trials import (
     parse_trials,
     read_trials,
 )
-from speechbrain_ext.metrics.verification import equal_error_rate, min_dcf
+from speechbrain_ext.metrics.verification import sort_trials
 from speechbrain_ext.processing.adaptation import RATES
 from speechbrain_ext.utils.errors import InputError, one_line_errors
 from speechbrain_ext.utils.files import check_new_file, write_text
@@ -201,8 +201,9 @@ def score(given):
     )
     result = {"trials": len(trials)}
     if trials.label is not None and 0 < trials.label.mean() < 1:
-        result["eer"] = equal_error_rate(scores, trials.label)[0]
-        result["min_dcf"] = min_dcf(scores, trials.label)
+        ranked = sort_trials(scores, trials.label)
+        result["eer"] = ranked.equal_error_rate()[0]
+        result["min_dcf"] = ranked.min_dcf()
     if given.out:
         write_text(given.out, text)
     elif not given.json:

@@ -90,8 +90,8 @@ def write_most_wrong(folder, tasks, dataset, ids, most=5):
             ("target", one, targets),
             ("nontarget", -one, ~targets),
         ):
-            order = np.argsort(np.where(wanted, costs, np.inf), kind="stable")
-            order = order[: np.count_nonzero(wanted)]
+            order = np.flatnonzero(wanted)
+            order = order[np.argsort(costs[order], kind="stable")]
             rows += [
                 {
                     "list": task.columns["list"],

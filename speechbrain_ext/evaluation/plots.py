@@ -21,7 +21,7 @@ from speechbrain_ext.evaluation.report import (
 )
 from speechbrain_ext.evaluation.results import format_number, over_seeds, select
 from speechbrain_ext.metrics.arrays import to_codes, to_matrix, unit_rows
-from speechbrain_ext.metrics.verification import check_trials, equal_error_rate
+from speechbrain_ext.metrics.verification import sort_trials
 from speechbrain_ext.utils.errors import InputError
 from speechbrain_ext.utils.files import replacing
 
@@ -154,14 +154,13 @@ def plot_score_distributions(scored, path, title=""):
     with _figure(path, width, 4.8, title) as (figure, axis):
         labels = []
         for place, (name, (scores, label)) in enumerate(scored.items()):
-            scores, targets = check_trials(scores, label)
-            eer, threshold = equal_error_rate(scores, targets)
+            trials = sort_trials(scores, label)
+            eer, threshold = trials.equal_error_rate()
             labels.append(f"{name}\nEER {100 * eer:.1f} %")
-            for chosen, side, color in (
-                (targets, "high", TARGET),
-                (~targets, "low", NONTARGET),
+            for part, side, color in (
+                (trials.targets, "high", TARGET),
+                (trials.nontargets, "low", NONTARGET),
             ):
-                part = scores[chosen]
                 if len(part) > MAX_VIOLIN:  # the kernel estimate is slow
                     part = rng.choice(part, MAX_VIOLIN, replace=False)
                 _half_violin(axis, part, place, side, color)
@@ -222,12 +221,14 @@ def plot_det(scored, path, title=""):
     """
     with _figure(path, 8.1, 5.2, title) as (_, axis):
         for number, (name, (scores, labels)) in enumerate(scored.items()):
-            scores, targets = check_trials(scores, labels)
-            eer, style = equal_error_rate(scores, targets)[0], _style(number)
+            trials, style = sort_trials(scores, labels), _style(number)
+            sides, eer = trials.sides, trials.equal_error_rate()[0]
             name = f"{name}: {100 * eer:.1f} %"
+            # Its stable sort only merges what is in order.
             DetCurveDisplay.from_predictions(
-                targets, scores, name=name, ax=axis, **style
-            )
+                np.repeat([0, 1], [len(side) for side in sides]),
+                np.concatenate(sides), name=name, ax=axis, **style,
+            )  # fmt: skip
             axis.plot(*[ndtri(eer)] * 2, "o", color=style["color"], ms=4)
         axis.axline((0, 0), slope=1, color="0.7", lw=0.8, zorder=0)
         axis.set(xlabel="false alarms", ylabel="misses", aspect="equal")

@@ -18,7 +18,7 @@ from speechbrain_ext.evaluation.results import (
     make_row,
     measure_rows,
 )
-from speechbrain_ext.metrics.calibration import actual_dcf, cllr, min_cllr
+from speechbrain_ext.metrics.calibration import actual_dcf, cllr
 from speechbrain_ext.metrics.keywords import (
     check_classes,
     keyword_classification,
@@ -28,7 +28,7 @@ from speechbrain_ext.metrics.keywords import (
 from speechbrain_ext.metrics.retrieval import nearest_value
 from speechbrain_ext.metrics.scoring import cosine_scoring
 from speechbrain_ext.metrics.uncertainty import SpeakerResamples
-from speechbrain_ext.metrics.verification import group_error_rates, min_dcf
+from speechbrain_ext.metrics.verification import group_error_rates, sort_trials
 from speechbrain_ext.utils.errors import InputError
 
 
@@ -201,7 +201,7 @@ class Verification(Task):
         super().__init__(factor, values, rows=in_trials, **options)
         self.columns |= {"backend": backend, "list": list_name}
         self.stem = Path(list_name).stem or "trials"
-        self.trials, self.groups = trials, list(groups) or [None]
+        self.trials, self.groups = trials, groups
         self.scoring, self.cohort = scoring, cohort
         self.scores, self.thresholds = {}, thresholds or {}
         self.calibration, self.ratios = calibration or {}, ratios
@@ -215,26 +215,27 @@ class Verification(Task):
             if self.cohort is not None:
                 others = embedded.vectors["cohort"][origin], self.cohort
             scores[origin] = self.scoring(vectors[origin], self.trials, others)
-        label = self.trials.label
-        rates = {
-            origin: {
-                group: found
-                for groups in self.groups
-                for group, found in group_error_rates(
-                    one, label, groups
-                ).items()
-            }
-            for origin, one in scores.items()
-        }
+        label, rates, costs, least = self.trials.label, {}, {}, {}
+        for origin, one in scores.items():
+            trials = sort_trials(one, label)
+            costs[origin], least[origin] = trials.min_dcf(), trials.min_cllr()
+            threshold = trials.equal_error_rate()[1]
+            rates[origin] = {"": trials.rates(threshold)}
+            for groups in self.groups:
+                rates[origin] |= group_error_rates(
+                    one, label, groups, threshold
+                )
         draw, count = self.resamples and self.resamples.eer, len(label)
         eers = {origin: found[""]["eer"] for origin, found in rates.items()}
         draws = draw and {
             o: draw(one, self.trials) for o, one in scores.items()
         }
         rows = self.rows("eer", eers, draws, n=count)
-        costs = {origin: min_dcf(one, label) for origin, one in scores.items()}
         rows += self.rows("min_dcf", costs, n=count)
-        rows += self.decisions(scores) + self.calibrated(scores)
+        rows += self.decisions(scores)
+        # Of all scores: it is fitted to these trials.
+        rows += self.rows("min_cllr", least, n=count)
+        rows += self.calibrated(scores)
         # A group has the same trials in all subspaces.
         for group, first in next(iter(rates.values())).items():
             both = first["targets"] + first["nontargets"]
@@ -266,10 +267,7 @@ class Verification(Task):
         return rows
 
     def calibrated(self, scores):
-        """Rows of how good log-likelihood ratios are, and how good they can be.
-
-        The latter of all scores: it is fitted to these trials.
-        """
+        """Rows of how good log-likelihood ratios are, where they are known."""
         label, known = self.trials.label, {}
         for origin, one in scores.items():
             key = origin.system, origin.seed, origin.subspace
@@ -279,13 +277,9 @@ class Verification(Task):
                 scale, offset = self.calibration[key]
                 known[origin] = scale * np.asarray(one) + offset
         rows = []
-        for measure, cost, costed in (
-            (min_cllr, "min_cllr", scores),
-            (cllr, "cllr", known),
-            (actual_dcf, "actual_dcf", known),
-        ):
-            found = {o: measure(one, label) for o, one in costed.items()}
-            rows += self.rows(cost, found, n=len(label))
+        for name, measure in (("cllr", cllr), ("actual_dcf", actual_dcf)):
+            found = {o: measure(one, label) for o, one in known.items()}
+            rows += self.rows(name, found, n=len(label))
         return rows
 
 

@@ -1,9 +1,8 @@
 """Thresholds and log-likelihood ratios: from scores to decisions."""
 
 import numpy as np
-from scipy.special import logit
 
-from speechbrain_ext.metrics.verification import check_trials
+from speechbrain_ext.metrics.verification import check_trials, sort_trials
 from speechbrain_ext.utils.errors import InputError
 
 # Quantiles of the scores of pairs that surely agree. Above the highest of them
@@ -157,11 +156,7 @@ def cllr(ratios, labels):
     >>> cllr([0.0, 0.0], [0, 1])
     1.0
     """
-    return _cost_in_bits(*check_trials(ratios, labels))
-
-
-def _cost_in_bits(ratios, targets):
-    """Cllr; ratios may be infinite."""
+    ratios, targets = check_trials(ratios, labels)
     of_targets = np.logaddexp(0, -ratios[targets]).mean()
     of_others = np.logaddexp(0, ratios[~targets]).mean()
     return float((of_targets + of_others) / 2 / np.log(2))
@@ -192,18 +187,7 @@ def min_cllr(scores, labels):
     >>> min_cllr([0.1, 0.2, 7.0], [0, 0, 1]), min_cllr([0.1, 0.1], [0, 1])
     (0.0, 1.0)
     """
-    # Imported here: who only embeds does without scikit-learn.
-    from sklearn.isotonic import isotonic_regression
-
-    scores, targets = check_trials(scores, labels)
-    # Equal scores get one ratio. Both kinds of trials weigh the same.
-    step = np.unique(scores, return_inverse=True)[1]
-    of_targets = np.bincount(step, targets / targets.sum())
-    weight = of_targets + np.bincount(step, ~targets / (~targets).sum())
-    posterior = isotonic_regression(
-        of_targets / weight, sample_weight=weight, y_min=0, y_max=1
-    )
-    return _cost_in_bits(logit(posterior)[step], targets)
+    return sort_trials(scores, labels).min_cllr()
 
 
 def actual_dcf(ratios, labels, p_target=0.01):

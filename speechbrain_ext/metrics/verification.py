@@ -4,7 +4,11 @@ A trial is accepted when its score is *greater* than the threshold, which is
 SpeechBrain's convention (``speechbrain.utils.metric_stats.EER``).
 """
 
+import bisect
+import dataclasses
+
 import numpy as np
+from scipy.special import xlogy
 
 from speechbrain_ext.metrics.arrays import to_codes, to_numpy
 from speechbrain_ext.utils.errors import InputError
@@ -62,38 +66,209 @@ def check_trials(scores, labels):
     return scores, targets
 
 
-def _error_rates(scores, labels):
-    """Every operating point: false alarms, misses, highest rejected score.
+@dataclasses.dataclass(frozen=True)
+class SortedTrials:
+    """Scores of both kinds of trials, sorted once for all error rates.
 
-    The first point accepts all trials, point i rejects the scores up to the
-    i-th distinct one. Tied scores are accepted or rejected together.
+    By :func:`sort_trials`. Rates of any threshold are looked up in them, tied
+    scores being accepted or rejected together. 8 bytes a trial.
+
+    Arguments
+    ---------
+    targets, nontargets : numpy.ndarray
+        float64, ascending.
+
+    Example
+    -------
+    >>> trials = sort_trials([0.9, 0.4, 0.5, 0.1], [1, 1, 0, 0])
+    >>> trials.equal_error_rate(), trials.min_dcf(), trials.min_cllr()
+    ((0.5, 0.45), 0.5, 0.5)
     """
-    scores, targets = check_trials(scores, labels)
-    order = np.argsort(scores)
-    scores, targets = scores[order], targets[order]
-    last = np.append(np.flatnonzero(scores[1:] != scores[:-1]), len(scores) - 1)
-    misses = np.cumsum(targets)[last]
-    rejections = last + 1 - misses
-    n_targets, n_nontargets = targets.sum(), (~targets).sum()
-    miss = np.append(0.0, misses / n_targets)
-    false_alarm = np.append(1.0, (n_nontargets - rejections) / n_nontargets)
-    return false_alarm, miss, np.append(-np.inf, scores[last])
+
+    targets: np.ndarray
+    nontargets: np.ndarray
+
+    @property
+    def sides(self):
+        """Non-targets and targets."""
+        return self.nontargets, self.targets
+
+    def at(self, threshold):
+        """Shares of false alarms and misses; None where there is no trial.
+
+        Example
+        -------
+        >>> sort_trials([0.9, 0.4, 0.5, 0.1], [1, 1, 0, 0]).at(0.6)
+        (0.0, 0.5)
+        """
+        rejected, misses = (
+            int(np.searchsorted(side, threshold, "right"))
+            for side in self.sides
+        )
+        targets, others = len(self.targets), len(self.nontargets)
+        false_alarm = (others - rejected) / others if others else None
+        return false_alarm, misses / targets if targets else None
+
+    def equal_error_rate(self):
+        """See the function :func:`equal_error_rate`; by bisection."""
+
+        def crossed(score):
+            false_alarm, miss = self.at(score)
+            return false_alarm <= miss
+
+        # The highest score before the crossing, and the lowest after it
+        before, after = -np.inf, np.inf
+        for side in self.sides:
+            place = bisect.bisect_left(side, True, key=crossed)
+            before = max([before, *side[:place][-1:].tolist()])
+            after = min([after, *side[place:][:1].tolist()])
+        (alarm, miss), (next_alarm, next_miss) = map(self.at, (before, after))
+        gap, next_gap = alarm - miss, next_alarm - next_miss
+        eer = miss + gap / (gap - next_gap) * (next_miss - miss)
+        if next_gap == 0:  # no rounding where the ROC has the point itself
+            eer = next_miss
+        return eer, self._halfway(before if gap < -next_gap else after)
+
+    def _halfway(self, score):
+        """A threshold between a score (or -inf) and the next one, if any."""
+        higher = [
+            float(side[place])
+            for side in self.sides
+            if (place := np.searchsorted(side, score, "right")) < len(side)
+        ]
+        if not higher:
+            return score
+        high = min(higher)
+        if score == -np.inf:
+            return float(np.nextafter(high, score))
+        middle = score + (high - score) / 2
+        return middle if middle < high else score
+
+    def corners(self):
+        """Operating points of which one is best, whatever errors cost.
+
+        Any other misses as many targets and rejects fewer non-targets.
+
+        Returns
+        -------
+        misses, rejected : numpy.ndarray
+            [C] targets and non-targets that are rejected, ascending.
+
+        Example
+        -------
+        >>> trials = sort_trials([5, 4, 3, 2, 1], [1, 0, 1, 1, 0])
+        >>> [counts.tolist() for counts in trials.corners()]
+        [[0, 2, 3], [1, 2, 2]]
+        """
+        # Just below the first of targets without a non-target between them
+        rejected = np.searchsorted(self.nontargets, self.targets)
+        misses = np.flatnonzero(rejected[1:] != rejected[:-1]) + 1
+        misses = np.append(0, misses)
+        rejected = np.append(rejected[misses], len(self.nontargets))
+        return np.append(misses, len(self.targets)), rejected
+
+    def min_dcf(self, p_target=0.01, normalize=True):
+        """See the function :func:`min_dcf`."""
+        if not 0 < p_target < 1:
+            raise InputError(
+                f"p_target must be between 0 and 1, got {p_target}"
+            )
+        misses, rejected = self.corners()
+        others = len(self.nontargets)
+        miss = misses / len(self.targets)
+        false_alarm = (others - rejected) / others
+        cost = (p_target * miss + (1 - p_target) * false_alarm).min()
+        return float(cost / min(p_target, 1 - p_target) if normalize else cost)
+
+    def min_cllr(self):
+        """See :func:`~speechbrain_ext.metrics.calibration.min_cllr`."""
+        # Imported here: who only embeds does without scikit-learn.
+        from sklearn.isotonic import isotonic_regression
+
+        # Trials between two corners get one ratio; both kinds weigh the same.
+        shares = np.stack(
+            [np.diff(side / side[-1], prepend=0) for side in self.corners()]
+        )
+        of_targets, of_others = shares[:, shares.any(axis=0)]
+        weight = of_targets + of_others
+        posterior = isotonic_regression(
+            of_targets / weight, sample_weight=weight, y_min=0, y_max=1
+        )
+        bits = xlogy(of_targets, posterior) + xlogy(of_others, 1 - posterior)
+        return float(abs(bits.sum()) / 2 / np.log(2))
+
+    def rates(self, threshold):
+        """Numbers of trials, their error rates at a threshold, and their own.
+
+        Arguments
+        ---------
+        threshold : float
+            Such as that of more trials than these.
+
+        Returns
+        -------
+        dict
+            {eer, threshold, miss, false_alarm, targets, nontargets}: ``eer``
+            and ``threshold`` of these trials. What there are no trials for is
+            None.
+
+        Example
+        -------
+        >>> rates = sort_trials([3, 1, 2, 0], [1, 0, 0, 0]).rates(1.5)
+        >>> rates["eer"], rates["miss"], round(rates["false_alarm"], 2)
+        (0.0, 0.0, 0.33)
+        """
+        counts = len(self.targets), len(self.nontargets)
+        own = self.equal_error_rate() if all(counts) else (None, None)
+        false_alarm, miss = self.at(threshold)
+        return {
+            "eer": own[0],
+            "threshold": own[1],
+            "miss": miss,
+            "false_alarm": false_alarm,
+            "targets": counts[0],
+            "nontargets": counts[1],
+        }
 
 
-def _between(thresholds, point):
-    """A threshold for an operating point, halfway to the next score."""
-    if point == 0:
-        return float(np.nextafter(thresholds[1], -np.inf))
-    low = float(thresholds[point])
-    if point + 1 == len(thresholds):
-        return low
-    high = float(thresholds[point + 1])
-    middle = low + (high - low) / 2
-    return middle if middle < high else low
+def sort_trials(scores, labels):
+    """Sort scores once, for several error rates.
+
+    Arguments
+    ---------
+    scores : array or torch.Tensor
+        [T], higher for the same speaker.
+    labels : array or torch.Tensor
+        [T], 1 = target, 0 = non-target.
+
+    Returns
+    -------
+    SortedTrials
+
+    Raises
+    ------
+    InputError
+        See :func:`check_trials`.
+
+    Example
+    -------
+    >>> sort_trials([0.5, 0.1, 0.2], [1, 0, 0]).nontargets.tolist()
+    [0.1, 0.2]
+    """
+    return _sorted(*check_trials(scores, labels))
+
+
+def _sorted(scores, targets):
+    """The same of checked arrays, which may be of one kind."""
+    # Quicker than indexing where the labels are in no order
+    sides = [np.compress(side, scores) for side in (targets, ~targets)]
+    for side in sides:
+        side.sort()
+    return SortedTrials(*sides)
 
 
 def equal_error_rate(scores, labels):
-    """Equal error rate, exact, in O(T log T).
+    """Equal error rate, exact.
 
     The rate where the straight lines between neighbouring points of the ROC
     cross false alarm = miss. Without tied scores it is within
@@ -127,20 +302,11 @@ def equal_error_rate(scores, labels):
     >>> equal_error_rate([0.9, 0.4, 0.5, 0.1], [1, 1, 0, 0])[0]
     0.5
     """
-    false_alarm, miss, thresholds = _error_rates(scores, labels)
-    gap = false_alarm - miss
-    after = int(np.argmax(gap <= 0))
-    before = after - 1
-    share = gap[before] / (gap[before] - gap[after])
-    eer = miss[before] + share * (miss[after] - miss[before])
-    if gap[after] == 0:  # no rounding where the ROC has the point itself
-        eer = miss[after]
-    nearest = before if gap[before] < -gap[after] else after
-    return float(eer), _between(thresholds, nearest)
+    return sort_trials(scores, labels).equal_error_rate()
 
 
 def min_dcf(scores, labels, p_target=0.01, normalize=True):
-    """Minimum of the detection cost function, exact, in O(T log T).
+    """Minimum of the detection cost function, exact.
 
     The cost ``p_target * miss + (1 - p_target) * false_alarm`` (both kinds of
     error cost 1), minimised over the threshold (NIST SRE 2010 evaluation
@@ -177,15 +343,11 @@ def min_dcf(scores, labels, p_target=0.01, normalize=True):
     >>> min_dcf([0.9, 0.4, 0.5, 0.1], [1, 1, 0, 0], normalize=False)
     0.005
     """
-    if not 0 < p_target < 1:
-        raise InputError(f"p_target must be between 0 and 1, got {p_target}")
-    false_alarm, miss, _ = _error_rates(scores, labels)
-    cost = (p_target * miss + (1 - p_target) * false_alarm).min()
-    return float(cost / min(p_target, 1 - p_target) if normalize else cost)
+    return sort_trials(scores, labels).min_dcf(p_target, normalize)
 
 
-def group_error_rates(scores, labels, groups=None):
-    """Error rates of all trials, and of each group of trials.
+def group_error_rates(scores, labels, groups, threshold):
+    """Error rates of each group of trials.
 
     Arguments
     ---------
@@ -193,17 +355,15 @@ def group_error_rates(scores, labels, groups=None):
         [T], higher for the same speaker.
     labels : array or torch.Tensor
         [T], 1 = target, 0 = non-target.
-    groups : sequence, optional
+    groups : sequence
         [T] group of each trial, such as the genders of its two sides.
+    threshold : float
+        That of all trials, at which ``miss`` and ``false_alarm`` are taken.
 
     Returns
     -------
     rates : dict
-        Group -> {eer, threshold, miss, false_alarm, targets, nontargets}, all
-        trials together under the empty name, which comes first. ``eer`` and
-        ``threshold`` are the group's own; ``miss`` and ``false_alarm`` are the
-        rates at the equal error threshold of all trials. What a group has no
-        trials for is None.
+        Group -> its :meth:`SortedTrials.rates`.
 
     Raises
     ------
@@ -212,32 +372,15 @@ def group_error_rates(scores, labels, groups=None):
 
     Example
     -------
-    >>> rates = group_error_rates([3, 1, 2, 0], [1, 0, 0, 0], list("ffmm"))
+    >>> scores, labels, groups = [3, 1, 2, 0], [1, 0, 0, 0], list("ffmm")
+    >>> rates = group_error_rates(scores, labels, groups, 2.5)
     >>> rates["f"]["eer"], rates["m"]["eer"], rates["m"]["false_alarm"]
     (0.0, None, 0.0)
     """
     scores, targets = check_trials(scores, labels)
-    overall = equal_error_rate(scores, targets)
-    rates = {"": _rates(scores, targets, overall, overall[1])}
-    names, codes = [], None
-    if groups is not None:
-        names, codes = to_codes(to_numpy(groups), len(scores), "groups")
-    for number, name in enumerate(map(str, names)):
-        part = codes == number
-        own = (None, None)
-        if 0 < targets[part].sum() < part.sum():
-            own = equal_error_rate(scores[part], targets[part])
-        rates[name] = _rates(scores[part], targets[part], own, overall[1])
-    return rates
-
-
-def _rates(scores, targets, own, threshold):
-    accepted = scores > threshold
-    wrong = {"miss": ~accepted[targets], "false_alarm": accepted[~targets]}
+    names, codes = to_codes(to_numpy(groups), len(scores), "groups")
     return {
-        "eer": own[0],
-        "threshold": own[1],
-        **{k: float(np.mean(v)) if len(v) else None for k, v in wrong.items()},
-        "targets": len(wrong["miss"]),
-        "nontargets": len(wrong["false_alarm"]),
+        str(name): _sorted(scores[part], targets[part]).rates(threshold)
+        for number, name in enumerate(names)
+        for part in [codes == number]
     }
