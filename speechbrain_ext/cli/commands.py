@@ -1,6 +1,7 @@
 """What each command of the command line does: ``given -> exit status``."""
 
 import contextlib
+import itertools
 import json
 import os
 import runpy
@@ -25,15 +26,11 @@ from speechbrain_ext.inference.recordings import (
     write_vectors,
 )
 from speechbrain_ext.inference.subspaces import load_export
-from speechbrain_ext.metrics.trials import (
-    cosine_scores,
-    parse_trials,
-    read_trials,
-)
+from speechbrain_ext.metrics.trials import cosine_scores, parse_trials
 from speechbrain_ext.metrics.verification import sort_trials
 from speechbrain_ext.processing.adaptation import RATES
 from speechbrain_ext.utils.errors import InputError, one_line_errors
-from speechbrain_ext.utils.files import check_new_file, write_text
+from speechbrain_ext.utils.files import check_new_file, write_lines
 from speechbrain_ext.utils.options import check_options, number, one_of, whole
 
 LEFT_OUT = 3  # exit status
@@ -181,7 +178,7 @@ def embed(given):
 
 def score(given):
     """Scores of the pairs of a trial list."""
-    lines = parse_trials(given.trials, labelled=False)
+    found = parse_trials(given.trials, labelled=False)
     if given.out:
         check_new_file(given.out, filter(None, [given.trials, given.vectors]))
     if given.vectors and (given.subspace or given.export != "packaged"):
@@ -192,22 +189,20 @@ def score(given):
     if given.vectors:
         ids, vectors = read_vectors(given.vectors)
     else:
-        ids, vectors = embed_trials(given, lines)
-    trials = read_trials(given.trials, ids, labelled=False)
+        ids, vectors = embed_names(given, found.names)
+    trials = found.on(ids)
     scores = trials.score(vectors)
-    text = "".join(
-        f"{'' if label is None else f'{label} '}{enrol} {test} {one:.7g}\n"
-        for (_, label, enrol, test), one in zip(lines, scores)
-    )
+    lines = scored_lines(found, scores)
     result = {"trials": len(trials)}
     if trials.label is not None and 0 < trials.label.mean() < 1:
         ranked = sort_trials(scores, trials.label)
         result["eer"] = ranked.equal_error_rate()[0]
         result["min_dcf"] = ranked.min_dcf()
     if given.out:
-        write_text(given.out, text)
+        write_lines(given.out, lines)
     elif not given.json:
-        print(text, end="")
+        for line in lines:
+            print(line)
     words = f"{len(trials)} trials"
     if "eer" in result:
         words += f", EER {100 * result['eer']:.2f} %"
@@ -219,9 +214,20 @@ def score(given):
         print(words, file=sys.stderr)
 
 
-def embed_trials(given, lines):
+def scored_lines(found, scores):
+    """Lines of a trial list, each with its score at the end."""
+    names, trials = found.names, found.trials
+    labels = itertools.repeat("")
+    if trials.label is not None:
+        labels = (f"{label} " for label in trials.label)
+    for label, enrol, test, score in zip(
+        labels, trials.enrol, trials.test, scores
+    ):
+        yield f"{label}{names[enrol]} {names[test]} {score:.7g}"
+
+
+def embed_names(given, names):
     """Names in a trial list, and the vectors of these files."""
-    names = list(dict.fromkeys(name for *_, a, b in lines for name in (a, b)))
     root = Path(given.data_folder or ".")
     # Two names may be of one file, as a.wav and ./a.wav.
     keys = [str(root / name) for name in names]
@@ -319,10 +325,11 @@ def adapt(given):
 def calibrate(given):
     """An export whose threshold is that of labelled pairs."""
     check_place(given.out)
-    root = Path(given.data_folder or ".")
+    root, found = Path(given.data_folder or "."), parse_trials(given.trials)
+    paths, trials = [root / name for name in found.names], found.trials
     pairs = [
-        (root / enrol, root / test, label == 1)
-        for _, label, enrol, test in parse_trials(given.trials)
+        (paths[enrol], paths[test], label == 1)
+        for enrol, test, label in zip(trials.enrol, trials.test, trials.label)
     ]
     model = load(given).calibrate(pairs, given.subspace, **extraction(given))
     model.save(given.out)

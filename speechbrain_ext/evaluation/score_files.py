@@ -4,7 +4,7 @@ import shutil
 
 from speechbrain_ext.metrics.trials import write_trials
 from speechbrain_ext.utils.errors import InputError
-from speechbrain_ext.utils.files import write_csv, write_text
+from speechbrain_ext.utils.files import write_csv, write_lines
 from speechbrain_ext.utils.hparams import run_label
 
 FORMS = ("voxceleb", "kaldi")
@@ -83,26 +83,22 @@ def write_scores(folder, verification, ids, forms=FORMS):
         shutil.rmtree(place, ignore_errors=True)
     if not forms:  # half a million numbers as text take a while
         return
-    pairs = [
-        f"{ids[enrol]} {ids[test]}"
-        for enrol, test in zip(trials.enrol, trials.test)
-    ]
+
+    def write(path, column):  # generators: a list may have 10^7 trials
+        pairs = zip(trials.enrol, trials.test, column, strict=True)
+        write_lines(path, (f"{ids[e]} {ids[t]} {one}" for e, t, one in pairs))
+
     for condition, place in places.items():
         if "kaldi" in forms:
-            kinds = [KINDS[label] for label in trials.label]
-            _write_lines(f"{place}/trials", pairs, kinds)
+            write(f"{place}/trials", (KINDS[label] for label in trials.label))
         for origin, one in verification.scores[condition].items():
             name = run_label(origin.system, origin.subspace, str(origin.seed))
-            written = [f"{score:.7g}" for score in one]
             if "kaldi" in forms:
-                _write_lines(f"{place}/{name}.scores", pairs, written)
+                written = (f"{score:.7g}" for score in one)
+                write(f"{place}/{name}.scores", written)
             if "voxceleb" in forms:
+                written = (f"{score:.7g}" for score in one)
                 write_trials(f"{place}/{name}.txt", trials, ids, written)
-
-
-def _write_lines(path, *columns):
-    lines = (" ".join(cells) + "\n" for cells in zip(*columns, strict=True))
-    write_text(path, "".join(lines))
 
 
 def write_predictions(folder, keywords, ids):

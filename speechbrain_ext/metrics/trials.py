@@ -6,6 +6,8 @@ speaker; nothing here says which.
 
 import dataclasses
 import os
+from array import array
+from collections import defaultdict
 
 import numpy as np
 
@@ -17,7 +19,7 @@ from speechbrain_ext.metrics.arrays import (
     unit_rows,
 )
 from speechbrain_ext.utils.errors import InputError
-from speechbrain_ext.utils.files import write_text
+from speechbrain_ext.utils.files import write_lines
 from speechbrain_ext.utils.options import check_options, optional, whole
 
 logger = get_logger(__name__)
@@ -25,6 +27,7 @@ logger = get_logger(__name__)
 # Above this, "all pairs" is taken for an oversight: 24 bytes per trial.
 MAX_PAIRS = 200_000_000
 CHUNK = 1 << 22
+LABELS = {"0": 0, "1": 1, None: -1}  # of a list's lines
 AUDIO_SUFFIXES = (".wav", ".flac", ".m4a", ".mp3", ".ogg", ".opus")
 
 
@@ -134,6 +137,63 @@ def _bare(name):
     return stem if suffix.lower() in AUDIO_SUFFIXES else name
 
 
+@dataclasses.dataclass(frozen=True)
+class TrialList:
+    """A trial list as it stands in a file, 24 bytes a trial.
+
+    Arguments
+    ---------
+    path : str or pathlib.Path
+        The file.
+    names : list of str
+        Utterances, each once, in the order in which the file has them.
+    lines : list of int
+        First line of each.
+    trials : Trials
+        On the rows of ``names``.
+    """
+
+    path: str
+    names: list
+    lines: list
+    trials: Trials
+
+    def on(self, ids):
+        """The same trials on the rows of ``ids``, see :func:`read_trials`."""
+        rows = {_bare(str(name)): row for row, name in enumerate(ids)}
+        if len(rows) != len(ids):
+            raise InputError(
+                f"{len(ids) - len(rows)} of {len(ids)} utterance names occur "
+                "twice"
+            )
+        row = np.array([rows.get(_bare(name), -1) for name in self.names])
+        unknown = np.flatnonzero(row < 0)
+        if len(unknown):
+            first = unknown[0]
+            raise InputError(
+                f"{self.path}: {len(unknown)} utterances of the trials are "
+                f"unknown, first {self.names[first]!r} "
+                f"(line {self.lines[first]})"
+            )
+        enrol, test = row[self.trials.enrol], row[self.trials.test]
+        same = np.flatnonzero(enrol == test)
+        if len(same):
+            raise InputError(
+                f"{self.path}: {len(same)} of {len(enrol)} trials pair an "
+                f"utterance with itself, first trial {same[0] + 1}: take them "
+                "out, they cannot fail"
+            )
+        pairs = np.minimum(enrol, test) * len(ids) + np.maximum(enrol, test)
+        pairs.sort()
+        repeated = np.count_nonzero(pairs[1:] == pairs[:-1])
+        if repeated:  # published lists have some, too
+            logger.warning(
+                f"{self.path}: {repeated} of {len(enrol)} trials repeat the "
+                "pair of another, in either order, and count again"
+            )
+        return Trials(enrol, test, self.trials.label)
+
+
 def parse_trials(path, labelled=True):
     """The lines of a trial list.
 
@@ -146,8 +206,7 @@ def parse_trials(path, labelled=True):
 
     Returns
     -------
-    list of tuple
-        (number of the line, label or None, enrol, test)
+    TrialList
 
     Raises
     ------
@@ -158,10 +217,17 @@ def parse_trials(path, labelled=True):
     -------
     >>> path = getfixture("tmp_path") / "trials.txt"
     >>> _ = path.write_text("a.wav b.wav")
-    >>> parse_trials(path, labelled=False)
-    [(1, None, 'a.wav', 'b.wav')]
+    >>> found = parse_trials(path, labelled=False)
+    >>> found.names, found.trials
+    (['a.wav', 'b.wav'], Trials(enrol=array([0]), test=array([1]), label=None))
     """
-    lines = []
+    lines, labels, sides = [], array("q"), array("q")
+
+    def row_of_a_new_name():
+        lines.append(number)
+        return len(lines) - 1
+
+    rows = defaultdict(row_of_a_new_name)
     try:
         with open(path, encoding="utf-8-sig") as file:
             for number, line in enumerate(file, 1):
@@ -170,23 +236,27 @@ def parse_trials(path, labelled=True):
                     continue
                 if len(fields) == 2 and not labelled:
                     fields.insert(0, None)
-                if len(fields) != 3 or fields[0] not in (None, "0", "1"):
+                label = LABELS.get(fields[0])
+                if len(fields) != 3 or label is None:
                     raise InputError(
                         f"{path}, line {number}: expected 'label enrol.wav "
                         f"test.wav' with label 0 or 1, got {line.strip()!r}"
                     )
-                label = fields[0] and int(fields[0])
-                if lines and (label is None) != (lines[0][1] is None):
+                if labels and (label < 0) != (labels[0] < 0):
                     raise InputError(
                         f"{path}, line {number}: some trials have a label and "
                         "others none"
                     )
-                lines.append((number, label, *fields[1:]))
+                labels.append(label)
+                sides.append(rows[fields[1]])
+                sides.append(rows[fields[2]])
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot read the trial list ({error})")
-    if not lines:
+    if not labels:
         raise InputError(f"{path}: no trials in the list")
-    return lines
+    label = None if labels[0] < 0 else np.frombuffer(labels, np.int64)
+    enrol, test = np.frombuffer(sides, np.int64).reshape(-1, 2).T.copy()
+    return TrialList(path, list(rows), lines, Trials(enrol, test, label))
 
 
 def read_trials(path, ids, labelled=True):
@@ -223,42 +293,7 @@ def read_trials(path, ids, labelled=True):
     >>> read_trials(path, ["a/2", "a/1"])
     Trials(enrol=array([1]), test=array([0]), label=array([1]))
     """
-    rows = {_bare(str(name)): row for row, name in enumerate(ids)}
-    if len(rows) != len(ids):
-        raise InputError(
-            f"{len(ids) - len(rows)} of {len(ids)} utterance names occur "
-            "twice, where the suffix of an audio file does not count"
-        )
-    parts, unknown = [], {}
-    for number, label, *names in parse_trials(path, labelled):
-        sides = [rows.get(_bare(name)) for name in names]
-        for name, row in zip(names, sides, strict=True):
-            if row is None:
-                unknown.setdefault(name, number)
-        parts.append((*sides, label))
-    if unknown:
-        first, number = next(iter(unknown.items()))
-        raise InputError(
-            f"{path}: {len(unknown)} utterances of the trials are unknown, "
-            f"first {first!r} (line {number})"
-        )
-    same = [number for number, (a, b, _) in enumerate(parts, 1) if a == b]
-    if same:
-        raise InputError(
-            f"{path}: {len(same)} of {len(parts)} trials pair an utterance "
-            f"with itself, first trial {same[0]}: take them out, they cannot "
-            "fail"
-        )
-    enrol, test, label = map(np.array, zip(*parts, strict=True))
-    trials = Trials(enrol, test, None if label[0] is None else label)
-    low, high = np.sort([trials.enrol, trials.test], axis=0)
-    repeated = len(trials) - len(np.unique(low * len(ids) + high))
-    if repeated:  # published lists have some, too
-        logger.warning(
-            f"{path}: {repeated} of {len(trials)} trials repeat the pair of "
-            "another, in either order, and count again"
-        )
-    return trials
+    return parse_trials(path, labelled).on(ids)
 
 
 def check_labels(trials, speakers, path="trials"):
@@ -328,13 +363,13 @@ def write_trials(path, trials, ids, scores=None):
     '1 a/1.wav a/2.wav\\n'
     """
     names = [str(i) if _bare(str(i)) != str(i) else f"{i}.wav" for i in ids]
-    lines = [
+    lines = (
         f"{label} {names[enrol]} {names[test]}"
         for enrol, test, label in zip(trials.enrol, trials.test, trials.label)
-    ]
+    )
     if scores is not None:
         lines = map(" ".join, zip(lines, scores, strict=True))
-    write_text(path, "".join(f"{line}\n" for line in lines))
+    write_lines(path, lines)
 
 
 def _pairs_of(codes):

@@ -427,6 +427,23 @@ def write_text(path, text):
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
+def write_lines(path, lines):
+    """Write lines, complete or not at all; one at a time is in memory.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "a.txt"
+    >>> write_lines(path, map(str, range(2)))
+    >>> path.read_text()
+    '0\\n1\\n'
+    """
+    with (
+        replacing(path) as temporary,
+        open(temporary, "w", encoding="utf-8", newline="\n") as file,
+    ):
+        file.writelines(f"{line}\n" for line in lines)
+
+
 def to_json(obj):
     """Plain Python of an object with arrays; NaN and infinity become None.
 
