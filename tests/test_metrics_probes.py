@@ -3,13 +3,16 @@
 import numpy as np
 import pytest
 from helpers import CONTENTS, SPEAKERS, parts
+from scipy.linalg import solve
 from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import NearestCentroid
 
 from speechbrain_ext.metrics.probes import (
-    LdaProbe,
     control_projections,
+    lda_predictions,
     linear_probe,
 )
+from speechbrain_ext.processing.closed_form import within_covariance
 from speechbrain_ext.utils.errors import InputError
 
 
@@ -25,10 +28,11 @@ def test_probe_agrees_with_logistic_regression():
     assert closed > logistic - 0.05
 
 
-class Recorder(LdaProbe):
+class Recorder(NearestCentroid):
     """A probe that keeps what it is trained and tested on."""
 
     def __init__(self, seen):
+        super().__init__()
         self.seen = seen
 
     def fit(self, vectors, values):
@@ -74,21 +78,49 @@ def test_probe_of_constant_and_of_wide_vectors():
     assert linear_probe(speaker + noise, SPEAKERS, CONTENTS).all()
 
 
-def test_lda_probe_is_the_optimal_rule_of_its_model():
+class PlainLda:
+    """The same from the rows of the training folds themselves."""
+
+    def fit(self, vectors, values):
+        self.classes, codes = np.unique(values, return_inverse=True)
+        _, means, covariance = within_covariance(vectors, codes)
+        self.weight = solve(covariance, means.T)
+        self.bias = -np.sum(means.T * self.weight, axis=0) / 2
+
+    def predict(self, vectors):
+        scores = vectors @ self.weight + self.bias
+        return self.classes[scores.argmax(axis=1)]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_subtracted_folds_equal_fits_to_the_others(seed):
+    """Also classes of one fold, far means, and dimensions without variance."""
+    rng = np.random.default_rng(seed)
+    dims, folds = rng.integers([4, 2], [300, 9])
+    speakers, contents = np.divmod(np.arange(400), 20)
+    kept = rng.random(400) < (speakers + 1) / 10
+    speakers, contents = speakers[kept], contents[kept]
+    vectors = rng.normal(size=(20, dims))[speakers] / 2
+    vectors += 100 + rng.normal(size=(len(speakers), dims))
+    vectors[:, 1:4] = np.stack([contents == 0, contents * 0, contents], 1)
+    found = [
+        linear_probe(vectors, speakers, contents, folds, seed, **options)
+        for options in ({}, {"make_classifier": PlainLda})
+    ]
+    assert np.array_equal(*found) and 0.1 < found[0].mean() < 1
+
+
+def test_probe_is_the_optimal_rule_of_its_model():
     """Equal covariances: the boundary is the plane half-way, whitened."""
     rng = np.random.default_rng(0)
     values = np.repeat([0, 1], [30000, 10000])
     mixing = np.array([[1.0, 0], [0.9, 0.3]])
-    vectors = rng.normal(size=(40000, 2)) @ mixing.T
     means = np.array([[5.0, 5], [6, 5]])
-    probe = LdaProbe().fit(vectors + means[values], values)
-    direction = probe.weight[:, 1] - probe.weight[:, 0]
-    ideal = np.linalg.solve(mixing @ mixing.T, [1, 0])
-    cosine = direction @ ideal
-    cosine /= np.linalg.norm(direction) * np.linalg.norm(ideal)
-    assert cosine > 0.9995
-    offset = means.mean(axis=0) @ direction + probe.bias[1] - probe.bias[0]
-    assert offset / np.linalg.norm(direction) == pytest.approx(0, abs=0.01)
+    vectors = rng.normal(size=(40000, 2)) @ mixing.T + means[values]
+    found = lda_predictions(vectors, values, rng.integers(4, size=40000))
+    direction = np.linalg.solve(mixing @ mixing.T, [1, 0])
+    optimal = (vectors - means.mean(axis=0)) @ direction > 0
+    assert np.mean(found == optimal) > 0.995
 
 
 def test_controls():

@@ -21,6 +21,7 @@ SPEAKERS = np.repeat(["a", "b", "c", "d"], 6)
 @pytest.mark.parametrize("chunk", [1, 1 << 22])  # both ways of computing
 def test_cosine_scores_equal_a_loop(monkeypatch, chunk):
     monkeypatch.setattr(trials_module, "CHUNK", chunk)
+    monkeypatch.setattr(trials_module, "CACHED", 9 * 5)
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(30, 5))
     vectors[3] = 0

@@ -57,7 +57,7 @@ def to_matrix(embeddings, name="embeddings"):
             f"got shape {matrix.shape}"
         )
     if matrix.dtype != np.float64:
-        matrix = matrix.astype(np.float32)
+        matrix = matrix.astype(np.float32, copy=False)
     bad = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
     if len(bad):
         raise InputError(
@@ -133,10 +133,11 @@ def unit_rows(matrix):
     """
     # Scaled by the largest value first: squares of very large or very small
     # values would leave the range of float32.
-    top = np.abs(matrix).max(axis=1, keepdims=True)
+    top = np.maximum(matrix.max(axis=1), -matrix.min(axis=1))[:, None]
     matrix = matrix / np.where(top > 0, top, 1)
     norm = np.linalg.norm(matrix, axis=1, keepdims=True)
-    return matrix / np.where(norm > 0, norm, 1)
+    matrix /= np.where(norm > 0, norm, 1)
+    return matrix
 
 
 def group_sums(matrix, codes, groups=None):

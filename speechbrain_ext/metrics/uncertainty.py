@@ -237,10 +237,13 @@ def _block_weights(left, right, block, times, blocks):
     counts = csr_matrix(
         (np.ones(len(pair)), (block, pair)), shape=(blocks, len(pairs))
     )
-    result = np.zeros((len(times), blocks + 1))
+    # By speakers: whole rows are gathered, and numbers that are whole stay so.
+    drawn = times.T.astype(np.float64)
+    result = np.zeros((blocks + 1, len(times)))
     step = max(1, CHUNK // len(pairs))
     for start in range(0, len(times), step):
-        part = times[start : start + step]
-        weights = part[:, pairs // size] * part[:, pairs % size]
-        result[start : start + step, 1:] = (counts @ weights.T).T
-    return result.cumsum(axis=1)
+        part = np.ascontiguousarray(drawn[:, start : start + step])
+        weights = part[pairs // size]
+        weights *= part[pairs % size]
+        result[1:, start : start + step] = counts @ weights
+    return result.T.cumsum(axis=1)
