@@ -56,7 +56,7 @@ def lda_predictions(vectors, codes, fold):
     Example
     -------
     >>> vectors = np.array([[0.0], [1], [5], [6], [2], [4]])
-    >>> classes, fold = np.array([0, 0, 1, 1, 0, 1]), np.arange(6) // 4
+    >>> classes, fold = np.array([0, 0, 1, 1, 0, 1]), np.arange(6) % 3
     >>> lda_predictions(vectors, classes, fold).tolist()
     [0, 0, 1, 1, 0, 1]
     """
