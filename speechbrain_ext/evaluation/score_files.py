@@ -84,7 +84,8 @@ def write_scores(folder, verification, ids, forms=FORMS):
     if not forms:  # half a million numbers as text take a while
         return
 
-    def write(path, column):  # generators: a list may have 10^7 trials
+    def write(path, column):
+        """Lines of Kaldi's form; one at a time, as there may be 10^7."""
         pairs = zip(trials.enrol, trials.test, column, strict=True)
         write_lines(path, (f"{ids[e]} {ids[t]} {one}" for e, t, one in pairs))
 

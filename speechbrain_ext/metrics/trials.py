@@ -225,6 +225,7 @@ def parse_trials(path, labelled=True):
     lines, labels, sides = [], array("q"), array("q")
 
     def row_of_a_new_name():
+        """Its position, and the line is noted."""
         lines.append(number)
         return len(lines) - 1
 

@@ -113,6 +113,7 @@ class SortedTrials:
         """See the function :func:`equal_error_rate`; by bisection."""
 
         def crossed(score):
+            """Whether misses have overtaken false alarms."""
             false_alarm, miss = self.at(score)
             return false_alarm <= miss
 
