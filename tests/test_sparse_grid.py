@@ -152,10 +152,9 @@ def test_the_way_of_fewer_blocks(order):
     assert not is_sparse(parts(20, 4, 6), speaker=4)
 
 
-def test_processes_have_as_many_blocks(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "3")
-    grid = at_random(700, (40, 72))
-    blocks, steps = training_blocks(grid, {"speaker": 4, "content": 6}, 1, 2)
+def test_processes_have_as_many_blocks():
+    grid, block = at_random(700, (40, 72)), {"speaker": 4, "content": 6}
+    blocks, steps = training_blocks(grid, block, 1, 2, processes=3)
     assert blocks.filled and len(blocks) == 120 and steps == 20
     batches = list(blocks)
     first = len(blocks.filled)

@@ -165,7 +165,7 @@ class TrialList:
         if len(rows) != len(ids):
             raise InputError(
                 f"{len(ids) - len(rows)} of {len(ids)} utterance names occur "
-                "twice"
+                "twice, where the suffix of an audio file does not count"
             )
         row = np.array([rows.get(_bare(name), -1) for name in self.names])
         unknown = np.flatnonzero(row < 0)
