@@ -70,6 +70,7 @@ class PooledFeatures:
 
     @functools.cached_property
     def array(self):
+        """Shape [utterances, layers, dim], see above."""
         if len(self.parts) == 1 and len(self.ids) == len(self.parts[0]):
             return self.parts[0]
         return self.select(self.ids).numpy()

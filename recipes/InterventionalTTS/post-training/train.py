@@ -29,10 +29,10 @@ from functools import partial
 
 import torch
 from option_table import TRAIN, check_choice, check_positions
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 import speechbrain as sb
+from speechbrain.dataio.dataloader import make_dataloader
 from speechbrain.utils.distributed import (
     ddp_broadcast,
     if_main_process,
@@ -221,7 +221,8 @@ class InterventionalBrain(sb.Brain):
         options = {"collate_fn": GridFeatures.collate}
         train_options = options | {"batch_sampler": blocks}
         if self.shares_blocks:  # which SpeechBrain would deal out
-            train = DataLoader(train, **train_options)
+            train = make_dataloader(train, **train_options)
+            self.checkpointer.add_recoverable("dataloader-TRAIN", train)
         # One bar for all epochs
         self.bar = tqdm(
             desc="training",
