@@ -607,6 +607,8 @@ def test_shards(small_grid, finished, tmp_path):
         printed = train(*own, f"--shard=[{index}, 3]")
         assert f"Shard [{index}, 3] is encoded" in printed
     assert not (tmp_path / "out/results.json").exists()
+    train(*folders(small_grid, tmp_path / "alone"), "--shard=[0, 1]")
+    assert len([*tmp_path.glob("alone/features/*.partial")]) == 4
     parts = sorted(
         path.name
         for path in tmp_path.glob("features/*-recorded-*.partial/features*")

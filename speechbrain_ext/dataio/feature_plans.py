@@ -136,8 +136,9 @@ def encode_planned(planned, shard=None):
     {'recorded': 'features'}
     """
     index, count = share_of_process(shard)
-    for extract in planned.values() if count > 1 else ():
-        extract(shard=(index, count))
+    if shard or count > 1:
+        for extract in planned.values():
+            extract(shard=(index, count))
     if shard:
         return None
     return {name: extract() for name, extract in planned.items()}
