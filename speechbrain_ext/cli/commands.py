@@ -112,6 +112,19 @@ def extraction(given):
     }
 
 
+def embed_readable(given, model, dataset, **options):
+    """Vectors of the recordings that can be read; of others ID -> why not."""
+    unreadable = {}
+    made = embed_recordings(
+        model,
+        dataset,
+        given.subspace,
+        unreadable=unreadable,
+        **extraction(given) | options,
+    )
+    return made, unreadable
+
+
 def list_left_out(unreadable):
     """Say which recordings cannot be read; the exit status."""
     for reason in unreadable.values():
@@ -153,18 +166,11 @@ def embed(given):
             read_vectors(given.out)
         except InputError as error:
             raise InputError(f"{error}, and would be lost: give another --out")
-    dataset, options = find(given), extraction(given)
+    dataset = find(given)
     check_format(given.out, dataset.data)
-    model, unreadable = load(given), {}
     cache = Path(f"{given.out}.cache")  # until all is done
-    made = embed_recordings(
-        model,
-        dataset,
-        given.subspace,
-        in_spans=given.windows,
-        unreadable=unreadable,
-        **options | {"cache_folder": cache},
-    )
+    options = {"in_spans": given.windows, "cache_folder": cache}
+    made, unreadable = embed_readable(given, load(given), dataset, **options)
     write_vectors(given.out, made, given.windows)
     shutil.rmtree(cache, ignore_errors=True)
     shape = list(made.vectors.shape)
@@ -241,17 +247,11 @@ def embed_names(given, names):
 def enrol(given):
     """Recordings of a name, in a store."""
     check_new_file(given.store)
-    model, unreadable = load(given), {}
+    model = load(given)
     mark = fingerprint(model, given.subspace)
     Enrolment.load(given.store, mark)  # what is wrong is said now
     dataset = find(given)
-    made = embed_recordings(
-        model,
-        dataset,
-        given.subspace,
-        unreadable=unreadable,
-        **extraction(given),
-    )
+    made, unreadable = embed_readable(given, model, dataset)
     with FileLock(f"{given.store}.lock"):  # of others nothing is lost
         enrolment = Enrolment.load(given.store, mark)
         clips = [clip_name(dataset.data[key]) for key in made.ids]
@@ -280,16 +280,10 @@ def identify(given):
             f"There is no store {given.store}: make one with interventional "
             "enrol STORE NAME FILES"
         )
-    model, unreadable = load(given), {}
+    model = load(given)
     enrolment = Enrolment.load(given.store, fingerprint(model, given.subspace))
     threshold = find_threshold(given, model)
-    made = embed_recordings(
-        model,
-        find(given),
-        given.subspace,
-        unreadable=unreadable,
-        **extraction(given),
-    )
+    made, unreadable = embed_readable(given, model, find(given))
     names, scores = enrolment.identify(made.vectors, threshold)
     found = [
         {"id": key, "name": name, "score": one, "threshold": threshold}
