@@ -113,7 +113,26 @@ def extraction(given):
 
 
 def embed_readable(given, model, dataset, **options):
-    """Vectors of the recordings that can be read; of others ID -> why not."""
+    """Vectors of the recordings that can be read.
+
+    Arguments
+    ---------
+    given : argparse.Namespace
+        With the options of the encoding.
+    model : speechbrain_ext.inference.subspaces.SubspaceEncoder
+        The export.
+    dataset : DynamicItemDataset
+        The recordings.
+    **options : object
+        Of :func:`~speechbrain_ext.inference.recordings.embed_recordings`, in
+        place of those given.
+
+    Returns
+    -------
+    made : Vectors
+    unreadable : dict
+        Of the others, ID -> why.
+    """
     unreadable = {}
     made = embed_recordings(
         model,
