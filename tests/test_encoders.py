@@ -70,6 +70,8 @@ TINIES = {
     "hubert group": ("hubert_base", "hubert", {}),
     "wav2vec2 group": ("wav2vec2_base", "wav2vec2", {"do_normalize": False}),
     "wav2vec2 layer": ("hf_encoder", "wav2vec2", LAYER_NORM),
+    "unispeech group": ("hf_encoder", "unispeech", {}),
+    "unispeech-sat group": ("hf_encoder", "unispeech-sat", {}),
 }
 NO_MOONSHINE = pytest.mark.skipif(
     not MOONSHINE.is_dir(), reason=f"no model in {MOONSHINE}"
@@ -159,6 +161,32 @@ def test_vector_depends_on_its_utterance_alone(case, encoder_of):
         assert torch.equal(encoder(batch, lens), together)
 
 
+@pytest.mark.parametrize("case", TINIES)
+def test_padded_batches_are_exact(case, encoder_of, monkeypatch):
+    """As on a GPU, where models with a group norm run so too."""
+    encoder, shapes, encode = encoder_of(case), [], encoder_of(case).encode
+    assert encoder.handles_padding
+    assert encoder.pads_on_cpu == case.endswith("layer")
+    monkeypatch.setattr(encoder, "pads_on_cpu", True)
+    monkeypatch.setattr(
+        encoder, "encode", lambda *a: shapes.append(a[0].shape) or encode(*a)
+    )
+    lengths = [400, 719, 720, 480000, 16000]
+    batch, lens = wavs(*lengths)
+    alone = one_by_one(encoder, batch, lengths)
+    shapes.clear()
+    assert relative(encoder(batch, lens), alone) < 1e-5
+    assert shapes == [batch.shape]
+    # Whatever comes after the ends.
+    noise = torch.randn(batch.shape, generator=torch.manual_seed(1))
+    for row, (wav, length) in enumerate(zip(batch, lengths)):
+        noise[row, :length] = encoder.normalise(wav[:length])
+    assert relative(encode(noise, lengths), alone) < 1e-5
+    for frames, wav, length in zip(encoder.frames(batch, lens), batch, lengths):
+        (own,) = encoder.frames(wav[None, :length])
+        assert frames.shape == own.shape and relative(frames, own) < 1e-4
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_identity_and_pack_name_no_place(case, encoder_of, models, tmp_path):
     encoder = encoder_of(case)
@@ -212,10 +240,11 @@ def test_layers_are_the_means_of_the_hidden_states(case, encoder_of, models):
     assert relative(encoder_of(case)(batch)[0], expected) < 1e-5
 
 
+@pytest.mark.parametrize("norm", ["layer", "group"])
 @pytest.mark.parametrize("name", ["hf_encoder", "hubert_base"])
-def test_batch_norm_before_the_positions_forbids_masks(name, tmp_path):
-    """It shifts the padding of a layer-norm HuBERT away from zero."""
-    changes = {"feat_extract_norm": "layer", "conv_pos_batch_norm": True}
+def test_batch_norm_before_the_positions_forbids_masks(name, norm, tmp_path):
+    """It shifts the padding of a HuBERT away from zero."""
+    changes = {"feat_extract_norm": norm, "conv_pos_batch_norm": True}
     save_tiny(tmp_path, "hubert", **changes)
     model = transformers.AutoModel.from_pretrained(tmp_path)
     with torch.random.fork_rng(devices=[]):

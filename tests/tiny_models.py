@@ -16,6 +16,11 @@ TINY = {
     **dict(mask_time_prob=0.5, mask_time_length=2),
 }
 
+# Model type -> what its classes begin with.
+NAMES = {
+    **dict(wavlm="WavLM", hubert="Hubert", wav2vec2="Wav2Vec2"),
+    **{"unispeech": "UniSpeech", "unispeech-sat": "UniSpeechSat"},
+}
 
 TINY_ECAPA = """\
 pretrained_path: somebody/some-hub-id
@@ -51,7 +56,7 @@ pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
 
 def save_tiny(folder, kind, seed=0, do_normalize=True, **changes):
     """A tiny model of random weights in Hugging Face's format."""
-    name = {"wavlm": "WavLM", "hubert": "Hubert", "wav2vec2": "Wav2Vec2"}[kind]
+    name = NAMES[kind]
     config = getattr(transformers, f"{name}Config")(**{**TINY, **changes})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

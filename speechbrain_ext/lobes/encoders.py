@@ -38,7 +38,8 @@ class PooledEncoder(torch.nn.Module):
     vectors depend on: caches of features are told apart by it. One that has
     frames implements :meth:`encode_frames` too. The batch is
     divided in groups of equal length, so that nothing is ever padded, unless
-    the subclass sets ``handles_padding``. Utterances of less than
+    the subclass sets ``handles_padding`` (on the CPU, also ``pads_on_cpu``:
+    where batches do not pay there, it is False). Utterances of less than
     ``min_samples`` samples are padded with zeros at their end to that length;
     those above 30 s are encoded in windows, see
     :mod:`speechbrain_ext.utils.windows`.
@@ -74,7 +75,7 @@ class PooledEncoder(torch.nn.Module):
     torch.Size([3, 1, 2])
     """
 
-    handles_padding = False
+    handles_padding, pads_on_cpu = False, True
 
     def __init__(self, sample_rate, parameters, model=None, min_samples=1):
         super().__init__()
@@ -195,9 +196,10 @@ class PooledEncoder(torch.nn.Module):
             missing = max(0, self.min_samples - len(wav))
             wav = self.normalise(wav.float())
             utterances.append(torch.nn.functional.pad(wav, (0, missing)))
-        groups = {}
+        cpu, groups = utterances[0].device.type == "cpu", {}
+        padded = self.handles_padding and (self.pads_on_cpu or not cpu)
         for row, wav in enumerate(utterances):
-            key = None if self.handles_padding else len(wav)
+            key = None if padded else len(wav)
             groups.setdefault(key, []).append(row)
         found = {}
         for rows in groups.values():

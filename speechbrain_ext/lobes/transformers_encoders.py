@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+from itertools import islice
 
 import torch
 import transformers
@@ -11,6 +12,7 @@ from transformers.utils import logging
 
 from speechbrain.utils.logger import get_logger
 from speechbrain_ext.lobes.encoders import PooledEncoder
+from speechbrain_ext.lobes.masked_norm import mask_group_norms, valid_frames
 from speechbrain_ext.lobes.model_files import find_model
 from speechbrain_ext.lobes.pooling import POOLINGS, join_windows, pool_frames
 from speechbrain_ext.utils.errors import InputError
@@ -19,8 +21,9 @@ from speechbrain_ext.utils.options import check_options, one_of
 # What transformers raises for files that do not fit together.
 _LOAD_ERRORS = (OSError, ValueError, RuntimeError, KeyError, SafetensorError)
 
-# Models on waveforms whose frames do not see padding under an attention mask,
-# if their convolutions are normalised over channels ("layer"), not over time.
+# Models on waveforms whose frames do not see padding under an attention mask
+# if their convolutions are normalised over channels ("layer"), nor if the first
+# is normalised over time ("group") by a norm that knows where utterances end.
 _MASKABLE = {"wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat"}
 
 # Windows of a spectrogram model that are encoded at a time.
@@ -30,16 +33,17 @@ _WINDOWS = 16
 def _can_mask(config):
     return (
         config.model_type in _MASKABLE
-        and getattr(config, "feat_extract_norm", None) == "layer"
+        and config.feat_extract_norm in ("layer", "group")
         # Its shift makes the zeros after an utterance's end non-zero, just
         # before the convolution that looks at them.
         and not getattr(config, "conv_pos_batch_norm", False)
     )
 
 
-def _n_frames(config, n_samples):
-    """Frames that the convolutions of a wav2vec 2.0 model make."""
-    for kernel, stride in zip(config.conv_kernel, config.conv_stride):
+def _n_frames(config, n_samples, n_layers=None):
+    """Frames that the first convolutions of a wav2vec 2.0 model make."""
+    layers = zip(config.conv_kernel, config.conv_stride)
+    for kernel, stride in islice(layers, n_layers):
         n_samples = (n_samples - kernel) // stride + 1
     return n_samples
 
@@ -116,10 +120,12 @@ class TransformersEncoder(PooledEncoder):
 
     Models on waveforms (wav2vec 2.0, HuBERT, WavLM, Moonshine and others with
     a ``Wav2Vec2FeatureExtractor``) run in groups of equal length, without
-    padding or mask; where the convolutions are normalised over channels, in
-    padded batches with a mask, which is exact. Clips shorter than the receptive
-    field (400 samples in the base models) are padded with zeros to it; where it
-    is not in the configuration, clips under 0.1 s to 0.1 s.
+    padding or mask; wav2vec 2.0, HuBERT, WavLM and UniSpeech in padded batches
+    with a mask, which is exact. Those with a norm over time (the base models)
+    do so on a GPU only: on a CPU one utterance at a time is faster. Clips
+    shorter than the receptive field (400 samples in the base models) are padded
+    with zeros to it; where it is not in the configuration, clips under 0.1 s to
+    0.1 s.
 
     Whisper's encoder takes windows of a fixed length, given by its table of
     positions, so a model folder with a shorter table is faster on short
@@ -167,6 +173,9 @@ class TransformersEncoder(PooledEncoder):
         self.extractor, self.waveform = extractor, waveform
         self.normalises = waveform and extractor.do_normalize
         self.handles_padding = not waveform or _can_mask(config)
+        if waveform and self.handles_padding:
+            mask_group_norms(network)
+            self.pads_on_cpu = config.feat_extract_norm != "group"
         self.windowed = hasattr(config, "max_source_positions") and isinstance(
             extractor, transformers.WhisperFeatureExtractor
         )
@@ -213,13 +222,15 @@ class TransformersEncoder(PooledEncoder):
             yield from self._windows(wavs, lengths)
         elif not self.waveform:
             yield from self._spectrograms(wavs, lengths)
-        elif not self.handles_padding:
+        elif len(set(lengths)) == 1:  # nothing is padded
             yield range(len(wavs)), self.hidden_states(wavs), None
         else:
             ends = torch.tensor(lengths, device=wavs.device)[:, None]
             mask = torch.arange(wavs.shape[1], device=wavs.device) < ends
+            first = [_n_frames(self.config, length, 1) for length in lengths]
+            with valid_frames(first):
+                hidden = self.hidden_states(wavs, attention_mask=mask.long())
             counts = [_n_frames(self.config, length) for length in lengths]
-            hidden = self.hidden_states(wavs, attention_mask=mask.long())
             yield range(len(wavs)), hidden, counts
 
     def hidden_states(self, inputs, **kwargs):
@@ -314,6 +325,8 @@ class WrappedEncoder(TransformersEncoder):
         # It would normalise over the whole batch and its padding.
         network.normalize_wav = False
         self.network = network.float()
+        if self.handles_padding:
+            mask_group_norms(network)
 
     def hidden_states(self, inputs, attention_mask=None):
         """Hidden states of the wrapper, shape [layers, B, frames, dim]."""
