@@ -5,6 +5,7 @@ import pytest
 import torch
 from scipy.linalg import eigh
 
+from speechbrain_ext.lobes import subspaces
 from speechbrain_ext.processing import discriminants
 from speechbrain_ext.processing.closed_form import channel_lda
 from speechbrain_ext.processing.discriminants import (
@@ -112,6 +113,44 @@ def test_blocks_change_nothing(monkeypatch):
     whole = both()
     monkeypatch.setattr(discriminants, "BLOCK", 7)
     assert all(map(close, both(), whole))
+
+
+@pytest.mark.parametrize("block", [7, 120])
+def test_blocks_change_no_head(monkeypatch, block):
+    """Also where the last of them is smaller."""
+    takes, layers = grid(), {"content": [1]}
+    whole = channel_lda(takes, BOTH, 4, layers=layers).state_dict()
+    for module in (discriminants, subspaces):
+        monkeypatch.setattr(module, "BLOCK", block)
+    parts = channel_lda(takes, BOTH, 4, layers=layers).state_dict()
+    for name, found in parts.items():
+        assert torch.allclose(found, whole[name], rtol=1e-5, atol=2e-6)
+
+
+def test_many_utterances_far_from_zero():
+    """Products in float32 are as exact as its features are."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(3, 9000, 1, 8)) * np.logspace(-1, 1, 8)
+    x[1:] += x[0] + 50  # a channel that moves all utterances alike
+    x = (x + 300).astype(np.float32)
+    values = rng.integers(30, size=9000)
+    found = grid_source(torch.from_numpy(x), {"speaker": values})
+    x = x.astype(np.float64)[:, :, 0]
+    mean, std = x[0].mean(axis=0), x[0].std(axis=0, ddof=1)
+    assert np.allclose(found.mean, mean, rtol=1e-7)
+    assert np.allclose(found.std, std, rtol=1e-7)
+    means = np.array([x[0][values == v].mean(axis=0) for v in range(30)])
+    means = means[values]
+    wanted = {
+        "within": np.cov((x[0] - means).T, bias=True),
+        "between": np.cov(means.T, bias=True),
+        "channel": sum(np.cov((y - x[0]).T, bias=True) for y in x[1:]) / 2,
+    }
+    for name, covariance in wanted.items():
+        error = (getattr(found, name)["speaker"] - covariance) / np.outer(
+            std, std
+        )
+        assert np.abs(error).max() < 1e-6
 
 
 @pytest.mark.parametrize("layers", [None, {"speaker": [0], "content": [-1]}])

@@ -9,6 +9,8 @@ from speechbrain.utils.checkpoints import (
 from speechbrain_ext.lobes.model_files import check_file
 from speechbrain_ext.utils.errors import InputError
 
+BLOCK = 1024  # utterances in memory at a time, as float64
+
 
 class FeatureStandardiser(torch.nn.Module):
     """Subtract a mean and divide by a deviation, per layer and dimension.
@@ -55,15 +57,24 @@ class FeatureStandardiser(torch.nn.Module):
             raise InputError(
                 f"Statistics need at least 2 utterances, got {len(features)}"
             )
-        # In double precision, which not every accelerator has.
-        features = features.detach().cpu().double()
-        bad = ~torch.isfinite(features).flatten(1).all(dim=1)
+        bad, centre, total, squares = [], None, 0.0, 0.0
+        for part in features.detach().split(BLOCK):
+            # In double precision, which not every accelerator has.
+            part = part.cpu().double()
+            bad.append(~part.flatten(1).sum(dim=1).isfinite())
+            centre = part.mean(dim=0) if centre is None else centre
+            part -= centre  # near the mean, whose square is subtracted below
+            total += part.sum(dim=0)
+            squares += part.square_().sum(dim=0)
+        bad = torch.cat(bad)
         if bad.any():
             raise InputError(
                 f"features: {int(bad.sum())} of {len(bad)} rows have NaN or "
                 f"infinite values (first: row {int(bad.nonzero()[0])})"
             )
-        std, mean = torch.std_mean(features, dim=0)
+        mean = total / len(bad)
+        std = (squares - total * mean).clamp(min=0) / (len(bad) - 1)
+        std, mean = std.sqrt(), centre + mean
         if not (std > 1e-6).any():
             raise InputError(
                 f"All {len(features)} utterances have the same features: "

@@ -161,26 +161,85 @@ def columns_of(factor, layers, shape):
 
 
 def _blocks(features, layers, rows=None):
-    """Some layers of features [N, layers, dim], in parts as matrices."""
+    """Some layers of features [N, layers, dim], in parts as matrices.
+
+    Float32 halves the time of products, but its rounding would show in
+    directions without variance, which few utterances leave.
+    """
     features = np.asanyarray(features)  # may be memory-mapped
+    is_all = rows is None and [*layers] == [*range(features.shape[1])]
     rows = np.arange(len(features)) if rows is None else np.sort(rows)
+    few = len(rows) < 10 * len(layers) * features.shape[2]
     for start in range(0, len(rows), BLOCK):
-        part = features[np.ix_(rows[start : start + BLOCK], layers)]
-        yield to_matrix(
-            part.reshape(len(part), -1).astype(np.float64), "features"
-        )
+        some = slice(start, start + BLOCK)
+        # A slice is not copied.
+        part = features[some if is_all else np.ix_(rows[some], layers)]
+        part = part.astype(np.float64) if few else part
+        yield to_matrix(part.reshape(len(part), -1), "features")
 
 
-def _covariance(blocks, centre=0.0, about_mean=False):
-    """Mean outer product of rows minus a centre, or about their mean."""
-    count, total, product = 0, 0.0, 0.0
+def _covariance(blocks, about_mean=False):
+    """Mean outer product of rows, or of their differences from their mean.
+
+    Products of a block have the precision of the features; their sum is
+    float64 [D, D].
+    """
+    count, total, product, centre = 0, 0.0, 0.0, 0.0
     for block in blocks:
-        block = block - centre
+        if not count:
+            size = block.shape[1]
+            total, product = np.zeros(size), np.zeros((size, size))
+            # Near the mean nothing is lost when that is subtracted below.
+            centre = block.mean(axis=0) if about_mean else None
+        if about_mean:
+            block = block - centre
+            total += block.sum(axis=0)
         count += len(block)
-        total = total + block.sum(axis=0)
-        product = product + block.T @ block
-    mean = total / count
-    return product / count - (np.outer(mean, mean) if about_mean else 0.0)
+        product += block.T @ block
+    product -= np.outer(total, total) / count
+    return product / count
+
+
+def _within_and_between(features, layers, centre, codes):
+    """Covariances of all factors that are read from the same layers.
+
+    Arguments
+    ---------
+    features : array
+        [N, all layers, dim].
+    layers : array of int
+        Those that the factors are read from.
+    centre : array
+        [D] mean of these layers, flattened.
+    codes : dict
+        Factor -> [N] int, its value in each utterance.
+
+    Returns
+    -------
+    dict
+        Factor -> float64 [D, D] within its values, and between them. Beside
+        these, sums [values, D] are held, and one block of utterances.
+    """
+    sums = {f: np.zeros((max(c) + 1, len(centre))) for f, c in codes.items()}
+
+    def centred():
+        """Blocks, which are added to the sums of their values."""
+        start = 0
+        for block in _blocks(features, layers):
+            block = block - centre.astype(block.dtype)
+            part = slice(start, start := start + len(block))
+            exact = block.astype(np.float64)
+            for factor, code in codes.items():
+                there, which = np.unique(code[part], return_inverse=True)
+                sums[factor][there] += group_sums(exact, which)
+            yield block
+
+    total, found = _covariance(centred()), {}
+    for factor, code in codes.items():
+        sums[factor] /= np.sqrt(np.bincount(code))[:, None]
+        between = sums[factor].T @ sums[factor] / len(code)
+        found[factor] = total - between, between
+    return found
 
 
 def grid_source(takes, labels, layers=None, name="grid"):
@@ -224,31 +283,29 @@ def grid_source(takes, labels, layers=None, name="grid"):
     found = FeatureStandardiser(shape).fit(takes[0])
     mean, std = found.mean.double().numpy(), found.std.double().numpy()
     source = Source(name, count, mean, std)
+    alike = {}  # layers -> values of the factors that are read from them
     for factor, values in labels.items():
         names, codes = to_codes(values, count, "values")
         check_values(len(names), count)
+        source.ranks[factor] = len(names) - 1
         positions = (layers or {}).get(factor)
-        centre = mean.ravel()[columns_of(factor, positions, shape)]
-        read = np.arange(shape[0])[positions or slice(None)]
-        # Between the means of the values, and within: the rest
-        sums, start = 0.0, 0
-        for block in _blocks(takes[0], read):
-            part = codes[start : start + len(block)]
-            sums = sums + group_sums(block - centre, part, len(names))
-            start += len(block)
-        weighted = sums / np.sqrt(np.bincount(codes))[:, None]
-        between = weighted.T @ weighted / count
-        within = _covariance(_blocks(takes[0], read), centre) - between
+        columns = columns_of(factor, positions, shape)
+        read = tuple(columns[:: shape[1]] // shape[1])
+        alike.setdefault(read, {})[factor] = codes
+    for read, codes in alike.items():
+        centre = mean[list(read)].ravel()
+        of_all = _within_and_between(takes[0], read, centre, codes)
+        for factor, (within, between) in of_all.items():
+            source.within[factor], source.between[factor] = within, between
         # What channels change
         changes = []
         for take in takes[1:]:
             both = zip(_blocks(take, read), _blocks(takes[0], read))
-            moved = (block - recorded for block, recorded in both)
+            moved = (block - original for block, original in both)
             changes.append(_covariance(moved, about_mean=True))
         if changes:
-            source.channel[factor] = sum(changes) / len(changes)
-        source.between[factor], source.within[factor] = between, within
-        source.ranks[factor] = len(names) - 1
+            channel = sum(changes) / len(changes)
+            source.channel |= dict.fromkeys(codes, channel)
     return source
 
 
@@ -336,7 +393,10 @@ def recordings_source(
 
 def _changes(recorded, views, read, rows, centre):
     """Covariance of recordings, and of what each intervention changes."""
-    total = _covariance(_blocks(recorded, read, rows), centre)
+    total = _covariance(
+        block - centre.astype(block.dtype)
+        for block in _blocks(recorded, read, rows)
+    )
     changes = {
         other: sum(
             _covariance(
