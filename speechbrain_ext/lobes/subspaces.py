@@ -57,16 +57,18 @@ class FeatureStandardiser(torch.nn.Module):
             raise InputError(
                 f"Statistics need at least 2 utterances, got {len(features)}"
             )
-        bad, centre, total, squares = [], None, 0.0, 0.0
-        for part in features.detach().split(BLOCK):
+        # One array: many small ones would scatter the memory of the large.
+        bad = torch.empty(len(features), dtype=torch.bool)
+        centre, total, squares = None, 0.0, 0.0
+        parts = zip(features.detach().split(BLOCK), bad.split(BLOCK))
+        for part, is_bad in parts:
             # In double precision, which not every accelerator has.
             part = part.cpu().double()
-            bad.append(~part.flatten(1).sum(dim=1).isfinite())
+            is_bad.copy_(~part.flatten(1).sum(dim=1).isfinite())
             centre = part.mean(dim=0) if centre is None else centre
             part -= centre  # near the mean, whose square is subtracted below
             total += part.sum(dim=0)
             squares += part.square_().sum(dim=0)
-        bad = torch.cat(bad)
         if bad.any():
             raise InputError(
                 f"features: {int(bad.sum())} of {len(bad)} rows have NaN or "

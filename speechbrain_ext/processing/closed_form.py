@@ -7,13 +7,13 @@ evaluated, exported and loaded like a trained network.
 
 import numpy as np
 import torch
-from sklearn.covariance import ledoit_wolf_shrinkage
 from sklearn.decomposition import PCA
 from sklearn.random_projection import GaussianRandomProjection
 
 from speechbrain_ext.lobes.subspaces import FeatureStandardiser
 from speechbrain_ext.metrics.arrays import group_sums, to_codes, to_matrix
 from speechbrain_ext.processing.discriminants import (
+    BLOCK,
     check_values,
     discriminants,
     fit_sources,
@@ -68,12 +68,22 @@ def within_covariance(vectors, values, shrinkage="auto"):
     counts = np.bincount(codes)
     means = group_sums(vectors, codes) / counts[:, None]
     means = means.astype(vectors.dtype)
-    within = vectors - means[codes]
+    size = vectors.shape[1]
+    covariance, fourth = np.zeros((size, size)), 0.0
+    for start in range(0, count, BLOCK):
+        rows = slice(start, start + BLOCK)
+        within = vectors[rows] - means[codes[rows]]
+        covariance += within.T @ within / count
+        fourth += np.sum(np.einsum("ij,ij->i", within, within) ** 2) / count
     if shrinkage == "auto":
-        shrinkage = ledoit_wolf_shrinkage(within, assume_centered=True)
-    covariance = (within.T @ within).astype(np.float64) / count
+        # Variance of the covariance's entries, and their distance from those
+        # of a multiple of the identity.
+        squares = np.sum(covariance**2)
+        noise = (fourth - squares) / count
+        distance = squares - np.trace(covariance) ** 2 / size
+        shrinkage = min(noise / distance, 1.0) if distance > 0 < noise else 0.0
     # A floor, for factors that leave no variance within their values.
-    floor = 1e-6 * np.mean(vectors**2)
+    floor = 1e-6 * np.vdot(vectors, vectors) / vectors.size
     return counts, means, shrunk(covariance, shrinkage, floor)
 
 
@@ -110,8 +120,8 @@ def lda_directions(vectors, values, dims, shrinkage="auto"):
     >>> bool(abs(directions[0, 0]) > abs(directions[0, 1]))
     True
     """
-    vectors = to_matrix(vectors, "features").astype(np.float64)
-    vectors = vectors - vectors.mean(axis=0)
+    vectors = to_matrix(vectors, "features")
+    vectors = vectors - vectors.mean(axis=0, dtype=np.float64)
     counts, means, covariance = within_covariance(vectors, values, shrinkage)
     between = (means.T * counts) @ means / len(vectors)
     dims = min(dims, len(counts) - 1)
@@ -127,7 +137,9 @@ def standardised(features):
             f"{tuple(features.shape)}"
         )
     standardiser = FeatureStandardiser(features.shape[1:]).fit(features)
-    vectors = standardiser(features.double()).flatten(1)
+    # One copy, in float64
+    vectors = features.cpu() - standardiser.mean.double()
+    vectors = vectors.div_(standardiser.std).flatten(1)
     return standardiser, to_matrix(vectors, "features")
 
 
