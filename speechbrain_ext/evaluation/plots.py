@@ -309,7 +309,8 @@ def plot_speakers(
                 with threadpool_limits(1):
                     points = TSNE(
                         perplexity=min(30, (len(rows) - 1) / 3),
-                        init="pca",
+                        # Of one dimension there are not two components.
+                        init="pca" if directions.shape[1] > 1 else "random",
                         random_state=seed,
                     ).fit_transform(directions)
             for number, code in enumerate(chosen):
