@@ -348,7 +348,7 @@ def test_lengths_are_relative_and_one_for_each(export, lens):
     "wavs, message",
     [
         (np.ones((2, 800), np.int16), "floating-point .* torch.int16"),
-        ([[0.1] * 800, [0.1]], r"shape \[B, time\]"),
+        ([[[0.1]] * 800, [0.1]], r"a list of waveforms of shape \[time\]"),
         ("a.wav", r"shape \[B, time\]"),
         (np.full((2, 800), np.nan, "float32"), "Utterance 0 .* NaN"),
         (np.zeros((0, 800), "float32"), r"\[0, 800\]"),
@@ -380,8 +380,8 @@ def test_batches_and_files_of_users(export, tmp_path, caplog):
         model.encode_batch(wavs[0, ::-1]), model.encode_batch(back)
     )
     for path, message in (
-        (tmp_path / "no.wav", "there is no file .*no.wav"),
-        ([tmp_path / "no.wav"], "path of one file"),
+        (tmp_path / "no.wav", "no file .*no.wav"),
+        ([wavs], "paths of audio files"),
     ):
         with pytest.raises(InputError, match=message):
             model.encode_file(path)

@@ -222,7 +222,8 @@ class InterventionalBrain(sb.Brain):
         train_options = options | {"batch_sampler": blocks}
         if self.shares_blocks:  # which SpeechBrain would deal out
             train = make_dataloader(train, **train_options)
-            self.checkpointer.add_recoverable("dataloader-TRAIN", train)
+            if self.checkpointer is not None:
+                self.checkpointer.add_recoverable("dataloader-TRAIN", train)
         # One bar for all epochs
         self.bar = tqdm(
             desc="training",
