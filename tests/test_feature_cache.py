@@ -15,6 +15,7 @@ import torch
 from test_errors import no_room
 
 from speechbrain_ext.augment.channel import RandomChannel
+from speechbrain_ext.dataio import feature_cache
 from speechbrain_ext.dataio.audio import check_audio
 from speechbrain_ext.dataio.feature_cache import (
     _batches,
@@ -25,6 +26,7 @@ from speechbrain_ext.dataio.feature_cache import (
 from speechbrain_ext.dataio.feature_plans import plan_conditions
 from speechbrain_ext.dataio.manifest import (
     SPLITS,
+    find_recordings,
     in_split,
     load_manifest,
     subset,
@@ -440,3 +442,25 @@ def test_shards_at_the_same_time(dataset, tmp_path):
     assert sum(encoder.seen for encoder in encoders) == 94
     assert found[:3] == [None] * 3
     assert all(np.array_equal(one.array, whole) for one in found[3:])
+
+
+def test_a_call_that_is_overtaken_is_told_what_cannot_be_read(
+    tmp_path, monkeypatch
+):
+    """Features of zeros are none."""
+    soundfile.write(tmp_path / "good.wav", np.ones(800) / 9, 16000)
+    bad = np.full(800, np.nan, "float32")
+    soundfile.write(tmp_path / "bad.wav", bad, 16000, subtype="FLOAT")
+    dataset = find_recordings(tmp_path)
+    check_audio(dataset)
+    lock, told = feature_cache._lock, [{}, {}]
+
+    def overtaken(*arguments):
+        """Another call does all of it before this one takes its first part."""
+        monkeypatch.setattr(feature_cache, "_lock", lock)
+        extract(dataset, tmp_path, unreadable=told[0])
+        return lock(*arguments)
+
+    monkeypatch.setattr(feature_cache, "_lock", overtaken)
+    extract(dataset, tmp_path, unreadable=told[1])
+    assert [list(one) for one in told] == [["bad.wav"]] * 2

@@ -462,9 +462,23 @@ def extract_features(
     if shard:
         return None
     parts = _count_parts(folder, spec)
-    files = [_files(folder, part, parts)[0] for part in range(parts)]
-    arrays = [np.load(file, mmap_mode="r") for file in files]
+    files = [_files(folder, part, parts) for part in range(parts)]
+    arrays = [np.load(features, mmap_mode="r") for features, _ in files]
+    for part, (_, sums) in enumerate(files):
+        _tell_left_out(utterances[part::parts], np.load(sums), unreadable)
     return PooledFeatures(arrays, utterances, durations)
+
+
+def _tell_left_out(utterances, sums, unreadable):
+    """Tell what another call could not read: its features are zeros."""
+    for row in np.flatnonzero(sums == 0):
+        problem = (
+            f"Utterance '{utterances[row]}': a call at the same time could not "
+            "read it; call again"
+        )
+        if unreadable is None:
+            raise InputError(problem)
+        unreadable.setdefault(utterances[row], problem)
 
 
 def _encode(encoder, device, dtype, layers, unreadable, batch):
