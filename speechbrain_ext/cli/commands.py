@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 
-import speechbrain_ext
 from speechbrain_ext.dataio.manifest import find_recordings, recordings_name
 from speechbrain_ext.dataio.readers import LISTS
 from speechbrain_ext.evaluation.page import write_page
@@ -31,6 +30,7 @@ from speechbrain_ext.metrics.verification import sort_trials
 from speechbrain_ext.processing.adaptation import RATES
 from speechbrain_ext.utils.errors import InputError, one_line_errors
 from speechbrain_ext.utils.files import check_new_file, write_lines
+from speechbrain_ext.utils.hparams import installed_folder
 from speechbrain_ext.utils.options import check_options, number, one_of, whole
 
 LEFT_OUT = 3  # exit status
@@ -362,7 +362,11 @@ def tell_new(given, model):
 
 def evaluate(given):
     """The recipe's evaluation, on any recordings."""
-    folder = recipe_folder()
+    folder = installed_folder(
+        "post_training",
+        "recipes/InterventionalTTS/post-training",
+        "evaluate.py",
+    )
     sys.argv = [
         *("evaluate.py", str(folder / "hparams" / "evaluate.yaml")),
         *("--export_folder", given.export, "--data_folder", given.folder),
@@ -376,19 +380,6 @@ def evaluate(given):
         runpy.run_path(str(folder / "evaluate.py"), run_name="__main__")
     if given.json:
         print((Path(given.out) / "results.json").read_text(encoding="utf-8"))
-
-
-def recipe_folder():
-    """The recipe's scripts: in the package, or beside it in a checkout."""
-    package = Path(speechbrain_ext.__file__).resolve().parent
-    inside = package / "post_training"
-    beside = package.parent / "recipes/InterventionalTTS/post-training"
-    for folder in (inside, beside):
-        if (folder / "evaluate.py").is_file():
-            return folder
-    raise InputError(
-        f"No evaluate.py in {inside}: install the package again with pip"
-    )
 
 
 def info(given):

@@ -51,13 +51,44 @@ def hparams_folder():
     >>> (hparams_folder() / "encoders" / "log_mel.yaml").is_file()
     True
     """
+    return installed_folder("hparams", "hparams", "encoders")
+
+
+def installed_folder(inside, beside, holds):
+    """A folder that a wheel carries, and that a checkout has elsewhere.
+
+    Arguments
+    ---------
+    inside : str
+        Its place in the package.
+    beside : str
+        Its place in a checkout (editable install).
+    holds : str
+        A file or folder in it.
+
+    Returns
+    -------
+    pathlib.Path
+
+    Raises
+    ------
+    InputError
+        If it is at neither place.
+
+    Example
+    -------
+    >>> installed_folder("x", "y", "z")
+    Traceback (most recent call last):
+    ...
+    speechbrain_ext.utils.errors.InputError: No x/ in ... or y/ beside it: ...
+    """
     package = Path(speechbrain_ext.__file__).resolve().parent
-    for folder in (package / "hparams", package.parent / "hparams"):
-        if (folder / "encoders").is_dir():
+    for folder in (package / inside, package.parent / beside):
+        if (folder / holds).exists():
             return folder
     raise InputError(
-        f"No hparams/ folder in {package} or beside it: the installation of "
-        "speechbrain_ext is incomplete; install it again with pip"
+        f"No {inside}/ in {package} or {beside}/ beside it: the installation "
+        "of speechbrain_ext is incomplete; install it again with pip"
     )
 
 

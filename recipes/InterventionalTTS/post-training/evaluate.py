@@ -348,7 +348,7 @@ def make_tasks(hparams, *arguments):
     return asked, left_out
 
 
-def write_files(hparams, ids, asked, shown, rows, speakers):
+def write_files(hparams, dataset, ids, asked, shown, rows, speakers):
     """Figures, and what was said of each trial and utterance."""
     folder = hparams["output_folder"]
     several = len(hparams["trials"] or ()) > 1
@@ -361,6 +361,7 @@ def write_files(hparams, ids, asked, shown, rows, speakers):
             write_predictions(folder, task, ids)
     for embedded in shown:
         plots.plot_condition(embedded, rows, speakers, folder)
+    write_most_wrong(folder, asked, dataset, ids)
 
 
 def main(arguments):
@@ -441,8 +442,7 @@ def run(hparams, protocol, exports, sources, run_opts):
     header += [f"trials: {path}" for path in hparams["trials"] or ()]
     header += [NOTE] if hparams["protocol"] else []
     report.write_report(folder, rows, header)
-    write_files(hparams, ids, asked, shown, rows, speakers)
-    write_most_wrong(folder, asked, dataset, ids)
+    write_files(hparams, dataset, ids, asked, shown, rows, speakers)
     write_page(folder)
     print(f"\n{folder}/report.html, report.txt, results.csv: the results")
 

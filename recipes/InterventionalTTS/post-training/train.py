@@ -202,7 +202,7 @@ class InterventionalBrain(sb.Brain):
             self.grad_accumulation_factor,
             train.rows,
             self.hparams.block_order,
-            1 if self.shares_blocks else processes(),
+            block_owners(self.hparams.ddp_blocks),
         )
         # The last epoch is the one in which the limit is met.
         counter, limit = self.hparams.epoch_counter, self.optimizer_step_limit
@@ -242,6 +242,11 @@ class InterventionalBrain(sb.Brain):
             )
 
 
+def block_owners(ddp_blocks):
+    """How many processes have blocks of their own; those that share do not."""
+    return 1 if ddp_blocks == "shared" else processes()
+
+
 def dataio_prep(hparams, run_opts):
     """The manifest as a dataset, its splits, and grids to train on."""
     factors = hparams["grid_factors"]
@@ -273,7 +278,7 @@ def dataio_prep(hparams, run_opts):
         hparams["train_block"],
         hparams["seed"],
         run_opts.grad_accumulation_factor,
-        processes=1 if hparams["ddp_blocks"] == "shared" else processes(),
+        processes=block_owners(hparams["ddp_blocks"]),
     )
     BlockSampler(grids["valid"], hparams["valid_block"])
     return dataset, splits, grids
@@ -328,8 +333,7 @@ def claim(hparams, brain, dataset, splits, unlabelled):
     """A folder holds one run: its checkpoints must not be taken for another."""
     settings = {key: describe(hparams[key]) for key in SETTINGS}
     settings |= {key: getattr(brain, key) for key in RUN_OPTIONS}
-    # Those that share blocks train what one does.
-    settings["processes"] = 1 if brain.shares_blocks else processes()
+    settings["processes"] = block_owners(hparams["ddp_blocks"])
     settings["dtype"] = hparams["extraction"]["dtype"]
     memo = f"{hparams['cache_folder']}/digests.json"
     # Recordings choose what the network takes, or it is trained on them.
@@ -806,8 +810,13 @@ def run(hparams, run_opts, save_options):
     export(hparams, heads, valid, pairs, rows, about)
     if unlabelled:
         adapt(hparams, brain, unlabelled)
+    write_page(hparams["output_folder"])
+    print_end(hparams, unlabelled)
+
+
+def print_end(hparams, unlabelled):
+    """Where what was made lies."""
     folder = hparams["output_folder"]
-    write_page(folder)
     to = f", adapted to {', '.join(unlabelled)}" if unlabelled else ""
     print(
         f"\n{folder}/report.html, report.txt, results.csv: the results"
