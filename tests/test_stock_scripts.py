@@ -114,14 +114,21 @@ def logged(name, printed):
 
 
 def check_rates(printed, scores, labels):
-    """The rates that the script found against ours on the same scores."""
+    """The rates that the script found against ours on the same scores.
+
+    Returns
+    -------
+    float
+        The equal error rate in percent. Of 40 clips nothing generalises that
+        a network learns, so that after a training it says nothing.
+    """
     step = 100 / min(sum(labels), len(labels) - sum(labels))
     eer = 100 * equal_error_rate(scores, labels)[0]
     assert abs(logged(r"EER\(%\)", printed) - eer) <= step + 1e-4
     cost = 100 * min_dcf(scores, labels, normalize=False)
     # The cost of the script's threshold, which is one of some few.
     assert logged("(?:minDCF|min_dcf)", printed) == pytest.approx(cost, abs=0.1)
-    assert eer < 50
+    return eer
 
 
 @pytest.mark.parametrize(
@@ -152,7 +159,7 @@ def test_cosine(row, voxceleb, export, model, small_grid, tmp_path):
     enrol, test, labels, scores = zip(*(line.split() for line in lines))
     labels, scores = [*map(int, labels)], [*map(float, scores)]
     assert len(labels) == 20 * 19 // 2 and sum(labels) == 5 * 6
-    check_rates(printed, scores, labels)
+    assert check_rates(printed, scores, labels) < 50
     assert (max(map(abs, scores)) > 1.01) == (row in NORMS)  # not cosines
     if row not in ("subspace", *NORMS):
         return
