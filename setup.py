@@ -22,6 +22,8 @@ EXTRAS = {
     "onnx": ["onnx>=1.15", "onnxruntime>=1.17"],
     # Files of vectors: .parquet and Kaldi's .ark.
     "vectors": ["pyarrow>=12", "kaldiio>=2.18"],
+    # Audio and shards behind http://; S3 and others have drivers of their own.
+    "http": ["aiohttp>=3"],
     "tensorboard": ["tensorboard"],
     "wandb": ["wandb"],
 }
@@ -34,6 +36,7 @@ EXTRAS["test"] = [
     *EXTRAS["wandb"],
     *EXTRAS["onnx"],
     *EXTRAS["vectors"],
+    *EXTRAS["http"],
     *EXTRAS["demo"],
 ]
 
@@ -80,6 +83,7 @@ setup(
         "huggingface_hub>=0.23",
         "jinja2>=3",
         "filelock>=3.12",
+        "fsspec>=2023.5",
         "packaging",
         "pyyaml>=6",
         "soundfile>=0.12.1",

@@ -14,6 +14,7 @@ from filelock import FileLock
 
 from speechbrain_ext.dataio.manifest import find_recordings, recordings_name
 from speechbrain_ext.dataio.readers import LISTS
+from speechbrain_ext.dataio.remote import is_remote, join
 from speechbrain_ext.evaluation.page import write_page
 from speechbrain_ext.inference.enrolment import Enrolment, fingerprint
 from speechbrain_ext.inference.export import check_place
@@ -253,9 +254,8 @@ def scored_lines(found, scores):
 
 def embed_names(given, names):
     """Names in a trial list, and the vectors of these files."""
-    root = Path(given.data_folder or ".")
     # Two names may be of one file, as a.wav and ./a.wav.
-    keys = [str(root / name) for name in names]
+    keys = [join(given.data_folder or ".", name) for name in names]
     made = embed_recordings(
         load(given), find_recordings(keys), given.subspace, **extraction(given)
     )
@@ -289,7 +289,9 @@ def enrol(given):
 def clip_name(row):
     """What a store calls a recording: the same however it was given."""
     segment = [str(row[name]) for name in ("start", "stop") if name in row]
-    return " ".join([os.path.realpath(row["wav"]), *segment])
+    wav = row["wav"]
+    wav = wav if is_remote(wav) else os.path.realpath(wav)
+    return " ".join([wav, *segment])
 
 
 def identify(given):

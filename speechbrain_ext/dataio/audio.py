@@ -1,5 +1,6 @@
 """Audio of the utterances of a manifest: checked, read, resampled."""
 
+import functools
 import math
 import os
 import re
@@ -11,7 +12,8 @@ from scipy.signal import resample_poly
 
 from speechbrain.dataio import audio_io
 from speechbrain.utils.logger import get_logger
-from speechbrain_ext.utils.errors import InputError
+from speechbrain_ext.dataio.remote import in_threads, is_remote, with_audio
+from speechbrain_ext.utils.errors import InputError, Unreachable
 
 logger = get_logger(__name__)
 
@@ -33,7 +35,7 @@ def audio_info(path):
     Arguments
     ---------
     path : str or Path
-        The file.
+        The file, or the address of one.
 
     Returns
     -------
@@ -52,10 +54,15 @@ def audio_info(path):
     >>> audio_info(path).duration
     0.05
     """
-    if not os.path.isfile(path):  # where it may not be asked, too
+    path = str(path)
+    if not (is_remote(path) or os.path.isfile(path)):  # or may not be asked
         raise InputError(f"There is no file {path}")
     try:
-        return soundfile.info(str(path))
+        if is_remote(path):
+            return with_audio(path, soundfile.info, part=True)
+        return soundfile.info(path)
+    except soundfile.LibsndfileError as error:
+        raise InputError(f"{path} is not readable audio ({error.error_string})")
     # The last one of names that are not in UTF-8.
     except (RuntimeError, OSError, UnicodeError) as error:
         raise InputError(f"{path} is not readable audio ({error})")
@@ -108,15 +115,25 @@ def check_audio(dataset, sample_rate=16000, resample=True, unreadable=None):
         file or is not in samples, or a rate is not one of speech, or differs
         while ``resample`` is off.
     """
-    infos = {}
+    wavs = (row["wav"] for row in dataset.data.values())
+    infos = in_threads(_info_or_error, filter(is_remote, wavs))
     for key, row in dataset.data.items():
         try:
             _check_row(key, row, infos, sample_rate, resample)
         except InputError as error:
-            if unreadable is None:
+            if unreadable is None or isinstance(error, Unreachable):
                 raise
             unreadable[key] = str(error)
+    infos = {wav: i for wav, i in infos.items() if hasattr(i, "frames")}
     warn_of_cut_off(infos)
+
+
+def _info_or_error(wav):
+    """What :func:`audio_info` gives or raises of a file."""
+    try:
+        return audio_info(wav)
+    except InputError as error:
+        return error
 
 
 def _check_row(key, row, infos, sample_rate, resample):
@@ -131,6 +148,8 @@ def _check_row(key, row, infos, sample_rate, resample):
             )
         infos[wav] = audio_info(wav)
     info = infos[wav]
+    if isinstance(info, InputError):
+        raise info
     start, stop = row.get("start", 0), row.get("stop", info.frames)
     if info.frames == 0:
         raise InputError(f"Utterance '{key}': {wav} is empty")
@@ -171,7 +190,7 @@ def read_audio(key, wav, start=None, stop=None, sample_rate=16000):
     key : str
         The utterance's ID, for messages.
     wav : str
-        A file.
+        A file, or the address of one.
     start, stop : int
         First sample and the sample after the last one, at the file's own
         rate. Default: the whole file.
@@ -189,13 +208,18 @@ def read_audio(key, wav, start=None, stop=None, sample_rate=16000):
         If the file cannot be decoded, is empty, has a rate that speech has
         not, or samples that are not finite or far beyond [-1, 1].
     """
-    if not os.path.isfile(wav):
+    elsewhere, part = is_remote(wav), not (start is stop is None)
+    if not (elsewhere or os.path.isfile(wav)):
         raise InputError(f"Utterance '{key}': there is no file {wav}")
     start = start or 0
     frames = -1 if stop is None else stop - start
+    load = functools.partial(
+        audio_io.load, frame_offset=start, num_frames=frames
+    )
     try:
-        signal, rate = audio_io.load(wav, frame_offset=start, num_frames=frames)
+        signal, rate = with_audio(wav, load, part) if elsewhere else load(wav)
     except (RuntimeError, OSError) as error:
+        error = getattr(error.__cause__, "error_string", error)
         raise InputError(f"Utterance '{key}': cannot decode {wav} ({error})")
     _check_rate(key, wav, rate)
     signal = signal.mean(dim=0)
@@ -268,7 +292,7 @@ class AudioDataset(torch.utils.data.Dataset):
         try:
             signal = read_audio(key, *segment, self.sample_rate)
         except InputError as error:
-            if not self.tolerant:
+            if not self.tolerant or isinstance(error, Unreachable):
                 raise
             signal = torch.zeros(self.sample_rate)
             return {"id": key, "sig": signal, "problem": str(error)}

@@ -25,6 +25,12 @@ from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.logger import get_logger
 from speechbrain_ext.dataio.audio import AudioDataset, audio_info, check_audio
+from speechbrain_ext.dataio.remote import (
+    in_threads,
+    is_remote,
+    origin,
+    remote_digest,
+)
 from speechbrain_ext.utils.errors import InputError, explain
 from speechbrain_ext.utils.files import digest, file_digest, sync, write_json
 from speechbrain_ext.utils.windows import WHOLE, mean_of_windows, windows
@@ -151,7 +157,8 @@ def audio_digests(dataset, memo=None):
         From :func:`speechbrain_ext.dataio.manifest.load_manifest`.
     memo : str or Path
         File in which digests are remembered by path, size and time of
-        change, so that a large corpus is read only once.
+        change, so that a large corpus is read only once. Files elsewhere
+        are not read, see :func:`~speechbrain_ext.dataio.remote.remote_digest`.
 
     Returns
     -------
@@ -164,12 +171,14 @@ def audio_digests(dataset, memo=None):
             known = dict(json.loads(Path(memo).read_text(encoding="utf-8")))
         except (ValueError, TypeError):
             logger.warning(f"{memo} is damaged: made again")
-    digests, fresh, added = [], {}, False
-    for row in dataset.data.values():
-        wav = row["wav"]
-        stat = os.stat(wav)
-        stamp = [stat.st_size, stat.st_mtime_ns]
+    # Of a shard the digest is that of all, and which part of it.
+    origins = [origin(row["wav"]) for row in dataset.data.values()]
+    remote = filter(is_remote, (wav for wav, _ in origins))
+    digests, fresh, added = [], in_threads(remote_digest, remote), False
+    for row, (wav, part) in zip(dataset.data.values(), origins):
         if wav not in fresh:
+            stat = os.stat(wav)
+            stamp = [stat.st_size, stat.st_mtime_ns]
             match known.get(wav):
                 case [found, str(content)] if found == stamp:
                     fresh[wav] = content
@@ -177,7 +186,7 @@ def audio_digests(dataset, memo=None):
                     fresh[wav], added = file_digest(wav), True
                     known[wav] = [stamp, fresh[wav]]
         segment = f"{row.get('start', '')}:{row.get('stop', '')}"
-        digests.append(fresh[wav] + segment)
+        digests.append(fresh[wav] + part + segment)
     if memo is not None and added:
         # A finished cache can be read where nothing can be written.
         with contextlib.suppress(OSError):

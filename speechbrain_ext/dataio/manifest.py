@@ -11,6 +11,7 @@ import csv
 import io
 import json
 import math
+import os
 import unicodedata
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import numpy as np
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.logger import get_logger
 from speechbrain_ext.dataio.readers import LISTS, read_source, read_text
+from speechbrain_ext.dataio.remote import is_remote, join, tidy
 from speechbrain_ext.utils.errors import InputError
 from speechbrain_ext.utils.files import write_csv
 from speechbrain_ext.utils.hparams import run_label
@@ -88,13 +90,23 @@ def _find(path):
     return path
 
 
+def _folder(path):
+    """Where relative paths of a source start from."""
+    if is_remote(path):
+        return path.rpartition("/")[0]
+    return path if path.is_dir() else path.parent
+
+
 def _read(path):
     """Rows of a manifest as (file and line, dict)."""
-    reader = _read_json if path.suffix.lower() == ".json" else _read_csv
+    suffix = Path(path).suffix.lower()
+    reader = _read_json if suffix == ".json" else _read_csv
     try:
         rows = reader(read_text(path))
+    except InputError:
+        raise
     except (ValueError, csv.Error) as error:
-        raise InputError(f"{path}: cannot be read as {path.suffix}: {error}")
+        raise InputError(f"{path}: cannot be read as {suffix}: {error}")
     return [(f"{path}, line {line}", row) for line, row in rows]
 
 
@@ -106,7 +118,8 @@ def load_manifest(path, data_root=None, factors=(), columns=None):
     path : str or Path
         A ``.csv`` or ``.json`` manifest. In place of a ``manifest.csv``, also
         the folder that it is in or, where there is none, one whose sub-folders
-        are speakers or a data folder of Kaldi; or a list of files.
+        are speakers or a data folder of Kaldi; or a list of files. Manifest
+        and list may be addresses (``://``), as may their paths.
     data_root : str or Path
         What ``{data_root}`` and ``$data_root`` in the column ``wav`` stand
         for, and the folder that relative paths start from. Default: the
@@ -137,10 +150,10 @@ def load_manifest(path, data_root=None, factors=(), columns=None):
     >>> dataset.data["u2"]["wav"], dataset.data["u2"]["speaker"]
     ('/corpus/b.wav', 'bob')
     """
-    path = _find(Path(str(path)))
-    root = path if path.is_dir() else path.parent
-    root = Path(root if data_root is None else data_root).absolute()
-    if path.is_dir() or path.suffix.lower() in LISTS:
+    path = str(path) if is_remote(path) else _find(Path(str(path)))
+    root = _folder(path) if data_root is None else data_root
+    root = join(Path.cwd(), root)
+    if os.path.isdir(path) or Path(path).suffix.lower() in LISTS:
         rows = read_source(path, root, labelled=bool(factors))
     else:
         rows = _read(path)
@@ -165,7 +178,7 @@ def load_manifest(path, data_root=None, factors=(), columns=None):
         wav = str(item["wav"])
         for mark in ("{data_root}", "$data_root"):
             wav = wav.replace(mark, str(root))
-        item["wav"] = str(root / wav)
+        item["wav"] = join(root, wav)
         data[key] = _with_numbers(item, where)
     if stripped:
         logger.warning(
@@ -210,7 +223,7 @@ def find_recordings(source, data_root=None):
     if isinstance(source, (str, Path)):
         return load_manifest(source, data_root)
     try:
-        paths = [str(Path(path)) for path in source]
+        paths = [tidy(path) for path in source]
     except TypeError:
         raise InputError(
             f"Recordings are a folder, a manifest or a list of paths, got "
@@ -219,7 +232,7 @@ def find_recordings(source, data_root=None):
     if not paths:
         raise InputError(f"No recordings in {source}: give a path or more")
     return DynamicItemDataset(
-        {path: {"wav": str(Path(path).absolute())} for path in paths}
+        {path: {"wav": join(Path.cwd(), path)} for path in paths}
     )
 
 
@@ -291,7 +304,7 @@ def _rename(row, columns, needed, path, where):
             raise InputError(
                 f"{path}: no column '{columns.get(name, name)}' (has "
                 f"{', '.join(row)}): "
-                + ("write a manifest.csv" if path.is_dir() else hint)
+                + ("write a manifest.csv" if os.path.isdir(path) else hint)
             )
         if item[name] is None or str(item[name]).strip() == "":
             raise InputError(f"{where}: empty '{name}'")

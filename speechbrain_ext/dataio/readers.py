@@ -9,6 +9,7 @@ import functools
 
 from speechbrain.utils.logger import get_logger
 from speechbrain_ext.dataio.audio import audio_info
+from speechbrain_ext.dataio.remote import is_remote, join, read_bytes
 from speechbrain_ext.utils.errors import InputError
 
 logger = get_logger(__name__)
@@ -25,8 +26,8 @@ def read_text(path):
 
     Arguments
     ---------
-    path : Path
-        The file.
+    path : Path or str
+        The file; a str is an address.
 
     Returns
     -------
@@ -41,7 +42,8 @@ def read_text(path):
     ...
     ValueError: it has NUL bytes, expected text in UTF-8
     """
-    text = path.read_bytes().decode("utf-8-sig")
+    data = read_bytes(path) if is_remote(path) else path.read_bytes()
+    text = data.decode("utf-8-sig")
     if "\0" in text:
         raise ValueError("it has NUL bytes, expected text in UTF-8")
     return text
@@ -78,7 +80,7 @@ def read_source(source, root, labelled=False):
     >>> row["ID"], row["speaker"]
     ('ann/tuesday/a.wav', 'ann')
     """
-    if not source.is_dir():
+    if is_remote(source) or not source.is_dir():
         return _list_rows(source)
     if (source / "wav.scp").is_file():
         return _kaldi_rows(source, root)
@@ -184,7 +186,7 @@ def _segment(where, value, recordings, root, info):
     if name not in recordings:
         raise InputError(f"{where}: recording '{name}' is not in wav.scp")
     wav = recordings[name][1]
-    found = info(str(root / wav))
+    found = info(join(root, wav))
     try:
         start, stop = (round(one * found.samplerate) for one in seconds)
     except (ValueError, OverflowError):
@@ -214,6 +216,8 @@ def _read_lines(path):
     """Where each line is, and its text; none that are empty."""
     try:
         lines = enumerate(read_text(path).split("\n"), 1)
+    except InputError:
+        raise
     except ValueError as error:
         raise InputError(f"{path} cannot be read as text: {error}")
     return [(f"{path}, line {i}", x.strip()) for i, x in lines if x.strip()]

@@ -16,6 +16,7 @@ from speechbrain.utils.logger import get_logger
 from speechbrain_ext.dataio.audio import AudioDataset, check_audio
 from speechbrain_ext.dataio.feature_cache import in_windows
 from speechbrain_ext.dataio.manifest import find_recordings, recordings_name
+from speechbrain_ext.dataio.remote import tidy
 from speechbrain_ext.inference.export import NAME, export_subspaces
 from speechbrain_ext.inference.model_card import adapted_card, read_card
 from speechbrain_ext.inference.recordings import embed_recordings
@@ -309,9 +310,7 @@ class SubspaceEncoder(Pretrained):
         dataset = find_recordings(paths)
         pooled = self._pooled_files(dataset)
         vectors = dict(zip(dataset.data, model.network(pooled)[name]))
-        return torch.stack(
-            [vectors[str(Path(one))] for one in paths]
-        ).unsqueeze(1)
+        return torch.stack([vectors[tidy(one)] for one in paths]).unsqueeze(1)
 
     @torch.no_grad()
     def _pooled_files(self, dataset):

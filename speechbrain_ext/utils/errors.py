@@ -24,6 +24,13 @@ class InputError(ValueError):
     """
 
 
+class Unreachable(InputError):
+    """A server or file system that cannot be reached: no fault of one file.
+
+    So it ends a call that leaves out what cannot be read.
+    """
+
+
 # What torch, NumPy and safetensors say of a disk that is full.
 FULL = (
     "PytorchStreamWriter|unexpected pos|iostream error|requested and .* written"
@@ -66,7 +73,8 @@ command again: it goes on'
     """
     if isinstance(error, InputError):
         # That of a process that reads data comes with its traceback.
-        return " ".join(str(error).split("InputError: ")[-1].split())
+        said = re.split("(?:InputError|Unreachable): ", str(error))[-1]
+        return " ".join(said.split())
     if re.search(FULL, str(error)):
         error = OSError(errno.ENOSPC, "No space left for a file")
     if not isinstance(error, OSError) or error.errno not in MENDABLE:
