@@ -37,6 +37,7 @@ EXTRAS["test"] = [
     *EXTRAS["onnx"],
     *EXTRAS["vectors"],
     *EXTRAS["http"],
+    "webdataset>=0.2",  # writes shards
     *EXTRAS["demo"],
 ]
 
@@ -82,6 +83,7 @@ setup(
         "transformers>=4.48",
         "huggingface_hub>=0.23",
         "jinja2>=3",
+        "braceexpand>=0.1.7",
         "filelock>=3.12",
         "fsspec>=2023.5",
         "packaging",

@@ -94,7 +94,7 @@ def find(given):
             raise InputError(
                 f"{one} is a folder: give it alone, or audio files only"
             )
-    listed = Path(first).suffix.lower() in {".csv", ".json", *LISTS}
+    listed = Path(first).suffix.lower() in {".csv", ".json", ".tar", *LISTS}
     if not others and (listed or Path(first).is_dir()):
         return find_recordings(first, given.data_folder)
     return find_recordings(given.source)

@@ -12,7 +12,12 @@ from scipy.signal import resample_poly
 
 from speechbrain.dataio import audio_io
 from speechbrain.utils.logger import get_logger
-from speechbrain_ext.dataio.remote import in_threads, is_remote, with_audio
+from speechbrain_ext.dataio.remote import (
+    in_threads,
+    is_elsewhere,
+    is_remote,
+    with_audio,
+)
 from speechbrain_ext.utils.errors import InputError, Unreachable
 
 logger = get_logger(__name__)
@@ -116,7 +121,7 @@ def check_audio(dataset, sample_rate=16000, resample=True, unreadable=None):
         while ``resample`` is off.
     """
     wavs = (row["wav"] for row in dataset.data.values())
-    infos = in_threads(_info_or_error, filter(is_remote, wavs))
+    infos = in_threads(_info_or_error, filter(is_elsewhere, wavs))
     for key, row in dataset.data.items():
         try:
             _check_row(key, row, infos, sample_rate, resample)
@@ -140,7 +145,7 @@ def _check_row(key, row, infos, sample_rate, resample):
     """Check the file of an utterance, and note its length."""
     wav = row["wav"]
     if wav not in infos:
-        if not os.path.isfile(wav):
+        if not (is_remote(wav) or os.path.isfile(wav)):
             hint = "; check the column wav and --data_folder"
             raise InputError(
                 f"Utterance '{key}': no file {wav}"

@@ -173,8 +173,10 @@ def audio_digests(dataset, memo=None):
             logger.warning(f"{memo} is damaged: made again")
     # Of a shard the digest is that of all, and which part of it.
     origins = [origin(row["wav"]) for row in dataset.data.values()]
-    remote = filter(is_remote, (wav for wav, _ in origins))
-    digests, fresh, added = [], in_threads(remote_digest, remote), False
+    fresh = in_threads(
+        remote_digest, filter(is_remote, (wav for wav, _ in origins))
+    )
+    digests, added = [], False
     for row, (wav, part) in zip(dataset.data.values(), origins):
         if wav not in fresh:
             stat = os.stat(wav)

@@ -21,6 +21,7 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.logger import get_logger
 from speechbrain_ext.dataio.readers import LISTS, read_source, read_text
 from speechbrain_ext.dataio.remote import is_remote, join, tidy
+from speechbrain_ext.dataio.tar_shards import is_shards, shard_rows
 from speechbrain_ext.utils.errors import InputError
 from speechbrain_ext.utils.files import write_csv
 from speechbrain_ext.utils.hparams import run_label
@@ -90,11 +91,20 @@ def _find(path):
     return path
 
 
-def _folder(path):
-    """Where relative paths of a source start from."""
+def _source(path, data_root, labelled):
+    """A source, where its relative paths start from, and its rows."""
+    if is_shards(path):
+        return path, data_root, shard_rows(path)
     if is_remote(path):
-        return path.rpartition("/")[0]
-    return path if path.is_dir() else path.parent
+        path = str(path)
+        root = path.rpartition("/")[0]
+    else:
+        path = _find(Path(str(path)))
+        root = path if path.is_dir() else path.parent
+    root = join(Path.cwd(), root if data_root is None else data_root)
+    if os.path.isdir(path) or Path(path).suffix.lower() in LISTS:
+        return path, root, read_source(path, root, labelled)
+    return path, root, _read(path)
 
 
 def _read(path):
@@ -115,11 +125,12 @@ def load_manifest(path, data_root=None, factors=(), columns=None):
 
     Arguments
     ---------
-    path : str or Path
+    path : str, Path or list
         A ``.csv`` or ``.json`` manifest. In place of a ``manifest.csv``, also
         the folder that it is in or, where there is none, one whose sub-folders
         are speakers or a data folder of Kaldi; or a list of files. Manifest
-        and list may be addresses (``://``), as may their paths.
+        and list may be addresses (``://``), as may their paths. Also shards,
+        see :func:`~speechbrain_ext.dataio.tar_shards.shard_rows`.
     data_root : str or Path
         What ``{data_root}`` and ``$data_root`` in the column ``wav`` stand
         for, and the folder that relative paths start from. Default: the
@@ -150,13 +161,7 @@ def load_manifest(path, data_root=None, factors=(), columns=None):
     >>> dataset.data["u2"]["wav"], dataset.data["u2"]["speaker"]
     ('/corpus/b.wav', 'bob')
     """
-    path = str(path) if is_remote(path) else _find(Path(str(path)))
-    root = _folder(path) if data_root is None else data_root
-    root = join(Path.cwd(), root)
-    if os.path.isdir(path) or Path(path).suffix.lower() in LISTS:
-        rows = read_source(path, root, labelled=bool(factors))
-    else:
-        rows = _read(path)
+    path, root, rows = _source(path, data_root, labelled=bool(factors))
     if not rows:
         raise InputError(f"{path} has no rows: it names no recordings")
 
@@ -220,7 +225,7 @@ def find_recordings(source, data_root=None):
     """
     if isinstance(getattr(source, "data", None), dict):
         return source
-    if isinstance(source, (str, Path)):
+    if isinstance(source, (str, Path)) or is_shards(source):
         return load_manifest(source, data_root)
     try:
         paths = [tidy(path) for path in source]
@@ -257,7 +262,7 @@ def recordings_name(source):
     if not isinstance(source, (str, Path)):
         return "recordings"
     path = Path(source).resolve()
-    if path.suffix.lower() in (".csv", ".json", *LISTS):
+    if path.suffix.lower() in (".csv", ".json", ".tar", *LISTS):
         path = path.parent if path.stem == "manifest" else path.with_suffix("")
     return run_label(path) or "recordings"
 

@@ -10,6 +10,7 @@ import functools
 from speechbrain.utils.logger import get_logger
 from speechbrain_ext.dataio.audio import audio_info
 from speechbrain_ext.dataio.remote import is_remote, join, read_bytes
+from speechbrain_ext.dataio.tar_shards import is_shards, shard_rows
 from speechbrain_ext.utils.errors import InputError
 
 logger = get_logger(__name__)
@@ -55,7 +56,8 @@ def read_source(source, root, labelled=False):
     Arguments
     ---------
     source : Path
-        A folder, or a list of files (``.txt``, ``.lst``), a path per line.
+        A folder, or a list of files or shards (``.txt``, ``.lst``), a path
+        per line.
     root : Path
         Where relative paths of a list or of ``wav.scp`` start from.
     labelled : bool
@@ -81,7 +83,7 @@ def read_source(source, root, labelled=False):
     ('ann/tuesday/a.wav', 'ann')
     """
     if is_remote(source) or not source.is_dir():
-        return _list_rows(source)
+        return _list_rows(source, root)
     if (source / "wav.scp").is_file():
         return _kaldi_rows(source, root)
     return _folder_rows(source, labelled)
@@ -97,10 +99,13 @@ def _folder_rows(folder, labelled):
     ]
     # Nothing that is hidden, such as copies that a Mac makes.
     names = [n for n in names if not any(x[0] == "." for x in n.parts)]
+    shards = sorted(folder.glob("[!.]*.tar"))
+    if shards and not names:
+        return shard_rows(shards)
     if not names:
         raise InputError(
-            f"No recordings in {folder}: expected audio ({kinds}), a "
-            "manifest.csv or Kaldi's wav.scp"
+            f"No recordings in {folder}: expected audio ({kinds}), shards "
+            "(.tar), a manifest.csv or Kaldi's wav.scp"
         )
     loose = [name for name in names if len(name.parts) == 1]
     heard = {name.parts[0] for name in names}
@@ -134,9 +139,12 @@ def _folder_rows(folder, labelled):
     return rows
 
 
-def _list_rows(path):
-    """A file per line, which is its ID too."""
-    return [(where, {"ID": x, "wav": x}) for where, x in _read_lines(path)]
+def _list_rows(path, root):
+    """A file per line, which is its ID too; or a shard per line."""
+    lines = _read_lines(path)
+    if is_shards(shards := [join(root, line) for _, line in lines]):
+        return shard_rows(shards)
+    return [(where, {"ID": x, "wav": x}) for where, x in lines]
 
 
 def _kaldi_rows(folder, root):

@@ -7,12 +7,12 @@ are, so that no process has to look for them.
 """
 
 import contextlib
-import functools
 import hashlib
 import io
 import re
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
 from pathlib import Path
 
 import fsspec
@@ -147,7 +147,7 @@ def _find(path):
     return shard, start, start + size
 
 
-@functools.lru_cache(64)
+@lru_cache(64)
 def _members(shard):
     """Name -> (offset, size) of what is in a tar file."""
     return {name: span for name, span, _ in members(shard)}
@@ -190,13 +190,18 @@ def members(shard):
             for member in tar:
                 if member.isreg():
                     span = member.offset_data, member.size
-                    yield member.name, span, tar.extractfile(member).read
+                    yield member.name, span, partial(_content, tar, member)
                 tar.members.clear()  # it would keep all of them
         except tarfile.TarError as error:
             raise InputError(
                 f"{shard} is not a tar file, or it is cut off or compressed "
                 f"({_reason(error)})"
             )
+
+
+def _content(tar, member):
+    """Content of a file in an open tar file."""
+    return tar.extractfile(member).read()
 
 
 def _open(path, block_size=None):
@@ -397,6 +402,17 @@ def remote_digest(path):
     if marks:
         return digest([info["size"], marks])
     return hashlib.blake2b(read_bytes(path), digest_size=16).hexdigest()
+
+
+def is_elsewhere(path):
+    """Whether the bytes of a path are on no disk of this machine.
+
+    Example
+    -------
+    >>> is_elsewhere("tar://a@0+1::s3://b.tar"), is_elsewhere("tar://a::b.tar")
+    (True, False)
+    """
+    return is_remote(path) and is_remote(origin(path)[0])
 
 
 def in_threads(function, paths):
