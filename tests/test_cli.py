@@ -72,12 +72,33 @@ def test_embed_goes_on_where_it_was_interrupted(call, speech, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
+    def interrupt_late(_, parts, *__):
+        next(parts)  # when all is encoded
+        interrupt()
+
     command = "embed", speech / "s0", "--out", "x.npz", "--quiet"
     with monkeypatch.context() as patch:
-        patch.setattr(commands, "write_vectors", interrupt)
+        patch.setattr(commands, "write_vectors", interrupt_late)
         assert call(*command)[0] == 130
     monkeypatch.setattr(feature_cache, "_encode", interrupt)  # what is there
     assert call(*command)[:2] == (0, "x.npz: 5 vectors of 150 numbers\n")
+
+
+def test_shards_of_embed_are_one_call(call, speech):
+    command = "embed", speech, "--quiet", "--out", "x.npz"
+    call(*command)
+    for index in (1, 0):
+        status, out, _ = call(*command, "--shard", f"[{index}, 2]")
+        assert (status, out.split(":")[0]) == (0, f"x-{index}-of-2.npz")
+    parts = [np.load(f"x-{index}-of-2.npz") for index in range(2)]
+    whole = np.load("x.npz")
+    ids = [part["ids"] for part in parts]
+    assert np.array_equal(np.concatenate(ids), whole["ids"])
+    vectors = np.concatenate([part["vectors"] for part in parts])
+    assert np.allclose(vectors, whole["vectors"], atol=1e-5)
+    for shard, message in (("[2, 2]", "shard is"), ("[0, 99]", "is empty")):
+        status, _, errors = call(*command, "--shard", shard)
+        assert status == 1 and message in errors
 
 
 def test_embed_lists_what_is_bad(call, speech, tmp_path):

@@ -87,10 +87,11 @@ def test_files(tmp_path, suffix):
     vectors = np.random.default_rng(0).normal(size=(3, 4)).astype("float32")
     made = Vectors(["b", "a", "ä/c.wav"], vectors, [(0.0, 1.0)] * 3)
     path = tmp_path / f"x{suffix}"
-    write_vectors(path, made)
+    parts = [Vectors(*(c[a:b] for c in made)) for a, b in ((0, 2), (2, 3))]
+    assert write_vectors(path, iter(parts)) == (3, 4)
     ids, found = read_vectors(path)
     assert ids == made.ids and np.array_equal(found, vectors)
-    write_vectors(path, made, in_spans=True)
+    write_vectors(path, parts, in_spans=True)
     ids, found = read_vectors(path)
     assert len(set(ids)) == 3 and np.array_equal(found, vectors)
     path.write_bytes(path.read_bytes()[:20])

@@ -1,6 +1,7 @@
 """The command line ``interventional``: its commands and their options."""
 
 import argparse
+import json
 import sys
 
 from speechbrain_ext import __version__
@@ -20,7 +21,10 @@ EXPORT = (
     "a folder that a training left, a hub id (with @REVISION if wanted), or "
     "packaged, the ready model that comes with this package"
 )
-SOURCE = "audio files, or one folder, list of files, manifest or Kaldi folder"
+SOURCE = (
+    "audio files or WebDataset shards, or one folder, list of files, manifest "
+    "or Kaldi folder"
+)
 
 
 def add_command(commands, name, help, examples, positionals=(), export=True):
@@ -160,6 +164,7 @@ def add_using(commands):
         "embed a.wav b.wav --out vectors.npz\n"
         "embed FOLDER --subspace content --out vectors.parquet\n"
         "embed talk.wav --windows --out windows.npz\n"
+        "embed 's3://bucket/{000..099}.tar' --shard '[0, 8]' --out x.parquet\n"
         "embed data/train --out xvector.ark",
         [("source", SOURCE, "+")],
     )
@@ -170,6 +175,12 @@ def add_using(commands):
         required=True,
         help=".npz (arrays ids and vectors), .parquet or .ark (Kaldi's); what "
         "was interrupted goes on when it is called again",
+    )
+    command.add_argument(
+        "--shard",
+        type=json.loads,
+        help="'[i, n]': encode part i of n, counted from 0, into OUT-i-of-n, "
+        "in a job of its own",
     )
     command.add_argument(
         "--windows",

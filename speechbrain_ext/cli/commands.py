@@ -12,7 +12,11 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 
-from speechbrain_ext.dataio.manifest import find_recordings, recordings_name
+from speechbrain_ext.dataio.manifest import (
+    find_recordings,
+    recordings_name,
+    subset,
+)
 from speechbrain_ext.dataio.readers import LISTS
 from speechbrain_ext.dataio.remote import is_remote, join
 from speechbrain_ext.evaluation.page import write_page
@@ -21,6 +25,7 @@ from speechbrain_ext.inference.export import check_place
 from speechbrain_ext.inference.onnx_export import export_onnx
 from speechbrain_ext.inference.recordings import (
     check_format,
+    embed_in_parts,
     embed_recordings,
     read_vectors,
     write_vectors,
@@ -33,6 +38,7 @@ from speechbrain_ext.utils.errors import InputError, one_line_errors
 from speechbrain_ext.utils.files import check_new_file, write_lines
 from speechbrain_ext.utils.hparams import installed_folder
 from speechbrain_ext.utils.options import check_options, number, one_of, whole
+from speechbrain_ext.utils.shards import SHARD
 
 LEFT_OUT = 3  # exit status
 
@@ -113,7 +119,7 @@ def extraction(given):
     }
 
 
-def embed_readable(given, model, dataset, **options):
+def embed_readable(given, model, dataset):
     """Vectors of the recordings that can be read.
 
     Arguments
@@ -124,9 +130,6 @@ def embed_readable(given, model, dataset, **options):
         The export.
     dataset : DynamicItemDataset
         The recordings.
-    **options : object
-        Of :func:`~speechbrain_ext.inference.recordings.embed_recordings`, in
-        place of those given.
 
     Returns
     -------
@@ -140,7 +143,7 @@ def embed_readable(given, model, dataset, **options):
         dataset,
         given.subspace,
         unreadable=unreadable,
-        **extraction(given) | options,
+        **extraction(given),
     )
     return made, unreadable
 
@@ -179,27 +182,49 @@ def verify(given):
 
 def embed(given):
     """Vectors of recordings, in a file."""
-    check_format(given.out)
-    check_new_file(given.out, given.source)
-    if Path(given.out).exists():
+    check_options({"shard": given.shard}, {"shard": SHARD})
+    out = Path(given.out)
+    if given.shard:
+        index, count = given.shard
+        out = out.with_name(f"{out.stem}-{index}-of-{count}{out.suffix}")
+    check_format(out)
+    check_new_file(out, given.source)
+    if out.exists():
         try:
-            read_vectors(given.out)
+            read_vectors(out)
         except InputError as error:
             raise InputError(f"{error}, and would be lost: give another --out")
     dataset = find(given)
-    check_format(given.out, dataset.data)
-    cache = Path(f"{given.out}.cache")  # until all is done
-    options = {"in_spans": given.windows, "cache_folder": cache}
-    made, unreadable = embed_readable(given, load(given), dataset, **options)
-    write_vectors(given.out, made, given.windows)
+    if given.shard:
+        dataset = share(dataset, index, count)
+    check_format(out, dataset.data)
+    cache = Path(f"{out}.cache")  # until all is done
+    unreadable, options = {}, {"in_spans": given.windows}
+    parts = embed_in_parts(
+        *(load(given), dataset, given.subspace),
+        unreadable=unreadable,
+        **extraction(given) | options | {"cache_folder": cache},
+    )
+    shape = list(write_vectors(out, parts, given.windows))
     shutil.rmtree(cache, ignore_errors=True)
-    shape = list(made.vectors.shape)
     show(
         given,
-        {"out": given.out, "shape": shape, "left_out": unreadable},
-        f"{given.out}: {shape[0]} vectors of {shape[1]} numbers",
+        {"out": str(out), "shape": shape, "left_out": unreadable},
+        f"{out}: {shape[0]} vectors of {shape[1]} numbers",
     )
     return list_left_out(unreadable)
+
+
+def share(dataset, index, count):
+    """One of so many shares of recordings, which stand together in them."""
+    ids = list(dataset.data)
+    first, last = (len(ids) * n // count for n in (index, index + 1))
+    if first == last:
+        raise InputError(
+            f"Shard [{index}, {count}] is empty: there are {len(ids)} "
+            "recordings, ask for no more shards"
+        )
+    return subset(dataset, ids[first:last])
 
 
 def score(given):

@@ -94,6 +94,52 @@ def embed_recordings(
     >>> made.ids, made.vectors.shape, made.spans
     (['a.wav'], (1, 150), [(0.0, 0.5)])
     """
+    parts = embed_in_parts(
+        model,
+        dataset,
+        subspace,
+        cache_folder=cache_folder,
+        in_spans=in_spans,
+        unreadable=unreadable,
+        **extraction,
+    )
+    return joined(parts)
+
+
+def joined(parts):
+    """Parts of vectors as one.
+
+    Example
+    -------
+    >>> one = Vectors(["a"], np.ones((1, 2)), [(0.0, 1.0)])
+    >>> joined([one, one._replace(ids=["b"])]).ids
+    ['a', 'b']
+    """
+    ids, vectors, spans = zip(*parts)
+    return Vectors(sum(ids, []), np.concatenate(vectors), sum(spans, []))
+
+
+def embed_in_parts(
+    model,
+    dataset,
+    subspace=None,
+    *,
+    cache_folder=None,
+    in_spans=False,
+    unreadable=None,
+    **extraction,
+):
+    """Vectors of more recordings than memory holds, some thousand at a time.
+
+    Arguments
+    ---------
+    model, dataset, subspace, cache_folder, in_spans, unreadable, **extraction
+        As of :func:`embed_recordings`. All are encoded before the first part.
+
+    Yields
+    ------
+    Vectors
+    """
     module = model.mods.embedding_model
     name = module.choose_subspace(subspace)
     check_audio(dataset, model.hparams.sample_rate, unreadable=unreadable)
@@ -111,19 +157,17 @@ def embed_recordings(
             unreadable=unreadable,
             **extraction,
         )
-        dataset = _without(dataset, unreadable)
-        ids, vectors = list(dataset.data), []
+        ids = list(_without(dataset, unreadable).data)
         for first in range(0, len(ids), AT_A_TIME):
             part = ids[first : first + AT_A_TIME]
             pooled = features.select(part, joined=not in_spans)
             with torch.no_grad():
                 made = module.network(pooled.to(model.device))[name]
-            vectors.append(made.cpu().numpy())
-    spans = [(key, 0.0, dataset.data[key]["duration"]) for key in ids]
-    if in_spans:
-        spans = in_windows(dataset)[1]
-    ids, *times = zip(*spans)
-    return Vectors(list(ids), np.concatenate(vectors), list(zip(*times)))
+            spans = [(key, 0.0, dataset.data[key]["duration"]) for key in part]
+            if in_spans:
+                spans = in_windows(subset(dataset, part))[1]
+            part, *times = zip(*spans)
+            yield Vectors(list(part), made.cpu().numpy(), list(zip(*times)))
 
 
 def _without(dataset, unreadable):
@@ -182,52 +226,92 @@ def check_format(path, ids=()):
             )
 
 
-def write_vectors(path, made, in_spans=False):
+def write_vectors(path, parts, in_spans=False):
     """Write vectors to a file, complete or not at all.
 
     Arguments
     ---------
     path : str or Path
         Where to; its suffix chooses the format, see :func:`check_format`.
-    made : Vectors
-        What is written: ``ids`` and ``vectors``.
+    parts : iterable of Vectors
+        What is written: ``ids`` and ``vectors``. But for ``.npz``, one part at
+        a time is in memory; in ``.parquet`` it is a row group.
     in_spans : bool
         Write ``begin`` and ``end`` too; in Kaldi's format they become part of
         the ID, in hundredths of a second.
 
+    Returns
+    -------
+    tuple of int
+        (rows, D)
+
     Example
     -------
     >>> path = getfixture("tmp_path") / "x.npz"
-    >>> write_vectors(path, Vectors(["a"], np.ones((1, 2)), [(0.0, 1.0)]))
+    >>> write_vectors(path, [Vectors(["a"], np.ones((1, 2)), [(0.0, 1.0)])])
+    (1, 2)
     >>> list(np.load(path))
     ['ids', 'vectors']
     """
-    check_format(path, made.ids)
-    columns = {"ids": np.array(made.ids), "vectors": made.vectors}
-    if in_spans:
-        begin, end = np.array(made.spans).T
-        columns |= {"begin": begin, "end": end}
-    suffix = Path(path).suffix.lower()
+    check_format(path)
+    write = {".npz": _write_npz, ".parquet": _write_parquet, ".ark": _write_ark}
+    rows = width = 0
+
+    def counted():
+        nonlocal rows, width
+        for part in parts:
+            check_format(path, part.ids)
+            rows, width = rows + len(part.ids), part.vectors.shape[1]
+            yield part
+
     with replacing(path) as temporary:
-        if suffix == ".npz":
-            with open(temporary, "wb") as file:  # a path .NPZ would get .npz
-                np.savez(file, **columns)
-        elif suffix == ".parquet":
-            import pyarrow
-            import pyarrow.parquet
+        write[Path(path).suffix.lower()](temporary, counted(), in_spans)
+    return rows, width
 
-            columns["vectors"] = list(made.vectors)
-            pyarrow.parquet.write_table(pyarrow.table(columns), temporary)
-        else:
-            import kaldiio
 
-            keys = made.ids
-            if in_spans:
-                keys = [
-                    f"{key}-{round(100 * a):07d}-{round(100 * b):07d}"
-                    for key, (a, b) in zip(keys, made.spans)
-                ]
-            kaldiio.save_ark(str(temporary), dict(zip(keys, made.vectors)))
+def _columns(part, in_spans):
+    """Arrays of vectors by their names in a file."""
+    columns = {"ids": np.array(part.ids), "vectors": part.vectors}
+    if in_spans:
+        columns["begin"], columns["end"] = np.array(part.spans).T
+    return columns
+
+
+def _write_npz(path, parts, in_spans):
+    with open(path, "wb") as file:  # a path .NPZ would get .npz
+        np.savez(file, **_columns(joined(parts), in_spans))
+
+
+def _write_parquet(path, parts, in_spans):
+    import pyarrow
+    from pyarrow import parquet
+
+    with contextlib.ExitStack() as stack:
+        writer = None
+        for part in parts:
+            columns = _columns(part, in_spans)
+            columns["vectors"] = pyarrow.FixedSizeListArray.from_arrays(
+                part.vectors.ravel(), part.vectors.shape[1]
+            )
+            table = pyarrow.table(columns)
+            writer = writer or stack.enter_context(
+                parquet.ParquetWriter(path, table.schema)
+            )
+            writer.write_table(table)
+
+
+def _write_ark(path, parts, in_spans):
+    import kaldiio
+
+    for part in parts:
+        keys = part.ids
+        if in_spans:
+            keys = [
+                f"{key}-{round(100 * a):07d}-{round(100 * b):07d}"
+                for key, (a, b) in zip(keys, part.spans)
+            ]
+        vectors = dict(zip(keys, part.vectors))
+        kaldiio.save_ark(str(path), vectors, append=True)
 
 
 def read_vectors(path):
@@ -267,7 +351,9 @@ def read_vectors(path):
 
             table = pyarrow.parquet.read_table(path, columns=["ids", "vectors"])
             ids = table["ids"].to_pylist()
-            vectors = np.array(table["vectors"].to_pylist(), dtype=np.float32)
+            flat = [c.flatten().to_numpy() for c in table["vectors"].chunks]
+            vectors = np.concatenate(flat, dtype=np.float32)
+            vectors = vectors.reshape(len(ids), -1)
         else:
             import kaldiio
 
