@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import http.server
+import sys
 import threading
 
 import fsspec
@@ -149,12 +150,14 @@ def test_digests_without_content(memory, server, monkeypatch):
     "wav, message",
     [
         ("nfs5://x/a.wav", "^nfs5://x/a.wav: Protocol not known: nfs5"),
+        ("s3://bucket/a.wav", "^s3://bucket/a.wav: Install s3fs"),
         ("memory://corpus/9.flac", "There is no file memory://corpus/9.flac"),
         ("memory://corpus/manifest.csv", "is not readable audio"),
         ("http://127.0.0.1:9/a.wav", "a.wav cannot be reached .*: call again"),
     ],
 )
-def test_bad_addresses(wav, message, memory):
+def test_bad_addresses(wav, message, memory, monkeypatch):
+    monkeypatch.setitem(sys.modules, "s3fs", None)
     with pytest.raises(InputError, match=message) as raised:
         check_audio(find_recordings([wav]))
     assert "\n" not in str(raised.value)

@@ -157,12 +157,24 @@ def test_bad_shards(files, message, tmp_path):
     assert "\n" not in str(raised.value)
 
 
-def test_shards_that_are_not_there_or_cut_off(corpus, tmp_path):
+def wav_start(shard, number):
+    """Where the header of the first file of a sample is."""
+    with tarfile.open(shard) as tar:
+        names = [one.name for one in tar]
+        first = next(n for n in names if n.startswith(NAMES[number]))
+        return tar.getmember(first).offset
+
+
+def test_shards_that_are_not_there_or_cut_off(corpus, tmp_path, caplog):
     with pytest.raises(InputError, match="There is no file .*000003.tar"):
         find_recordings(f"{corpus}/shards/shard-{{000000..000003}}.tar")
     shard = corpus / "shards/shard-000000.tar"
     cut = tmp_path / shard.name
-    cut.write_bytes(shard.read_bytes()[:20000])
+    tar, start = shard.read_bytes(), wav_start(shard, 2)
+    cut.write_bytes(tar[:start])  # just before a sample
+    assert len(find_recordings(cut).data) == 2
+    assert "shard-000000.tar has no end mark" in caplog.text
+    cut.write_bytes(tar[:20000])
     with pytest.raises(InputError, match="is not a tar file, or it is cut off"):
         find_recordings(cut)
     dataset = find_recordings(shard)

@@ -19,8 +19,11 @@ import fsspec
 import soundfile
 import torch
 
+from speechbrain.utils.logger import get_logger
 from speechbrain_ext.utils.errors import InputError, Unreachable
 from speechbrain_ext.utils.files import digest
+
+logger = get_logger(__name__)
 
 MEMBER = re.compile(r"tar://(.+?)(?:@(\d+)\+(\d+))?::(.+)", re.DOTALL)
 # What file systems call an entry that changes when a file does.
@@ -192,6 +195,9 @@ def members(shard):
                     span = member.offset_data, member.size
                     yield member.name, span, partial(_content, tar, member)
                 tar.members.clear()  # it would keep all of them
+            file.seek(tar.offset)
+            if not file.read(1):
+                logger.warning(f"{shard} has no end mark: it may be cut off")
         except tarfile.TarError as error:
             raise InputError(
                 f"{shard} is not a tar file, or it is cut off or compressed "
@@ -405,14 +411,16 @@ def remote_digest(path):
 
 
 def is_elsewhere(path):
-    """Whether the bytes of a path are on no disk of this machine.
+    """Whether the bytes of a path are not on this machine.
 
     Example
     -------
     >>> is_elsewhere("tar://a@0+1::s3://b.tar"), is_elsewhere("tar://a::b.tar")
     (True, False)
     """
-    return is_remote(path) and is_remote(origin(path)[0])
+    # A file in memory is one object, in which threads cannot seek at a time.
+    where = origin(path)[0]
+    return is_remote(where) and not where.startswith("memory://")
 
 
 def in_threads(function, paths):
