@@ -216,7 +216,19 @@ def embed(given):
 
 
 def share(dataset, index, count):
-    """One of so many shares of recordings, which stand together in them."""
+    """One of several shares of recordings, which together are all, in order.
+
+    Arguments
+    ---------
+    dataset : DynamicItemDataset
+        The recordings.
+    index, count : int
+        Which share, from 0 on, and how many there are.
+
+    Returns
+    -------
+    DynamicItemDataset
+    """
     ids = list(dataset.data)
     first, last = (len(ids) * n // count for n in (index, index + 1))
     if first == last:

@@ -274,14 +274,17 @@ class _Part:
         self.file, self.start, self.end, self.error = file, start, end, None
 
     def seek(self, offset, whence=0):
+        """As of a file that has this part alone."""
         base = (self.start, self.file.tell(), self.end)[whence]
         self.file.seek(base + offset)
         return self.tell()
 
     def tell(self):
+        """How far into the part it is."""
         return self.file.tell() - self.start
 
     def readinto(self, buffer):
+        """How many bytes were read; 0 after an error, too."""
         rest = max(self.end - self.file.tell(), 0)
         try:
             return self.file.readinto(memoryview(buffer)[:rest])

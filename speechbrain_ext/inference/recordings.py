@@ -258,6 +258,7 @@ def write_vectors(path, parts, in_spans=False):
     rows = width = 0
 
     def counted():
+        """Each part, checked."""
         nonlocal rows, width
         for part in parts:
             check_format(path, part.ids)
