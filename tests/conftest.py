@@ -62,7 +62,8 @@ def cached_features(folder):
         index = json.loads(path.read_text())
         array = np.load(path.with_name("features.npy"))
         seed = index["channel"] and index["channel"]["seed"]
-        found[seed] = PooledFeatures([array], index["ids"])
+        ids = path.with_name("ids.jsonl").read_text().splitlines()
+        found[seed] = PooledFeatures([array], [*map(json.loads, ids)])
     return found
 
 

@@ -14,10 +14,13 @@ import soundfile
 import torch
 from test_errors import no_room
 
+from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain_ext.augment.channel import RandomChannel
 from speechbrain_ext.dataio import feature_cache
 from speechbrain_ext.dataio.audio import check_audio
+from speechbrain_ext.dataio.columns import set_values
 from speechbrain_ext.dataio.feature_cache import (
+    PooledFeatures,
     _batches,
     audio_digests,
     extract_features,
@@ -189,33 +192,60 @@ def test_the_key_follows_the_pooling(dataset, tmp_path):
 
 
 def test_digests_are_remembered_and_know_segments(dataset, tmp_path):
-    memo = tmp_path / "digests.json"
+    memo = tmp_path / "digests.tsv"
+    part = subset(dataset, list(dataset.data)[:40])
+    audio_digests(part, memo)
     digests = audio_digests(dataset, memo)
-    known = json.loads(memo.read_text())
-    assert len(set(digests)) == len(known) == 94
+    known = memo.read_text()
+    assert len(set(digests)) == known.count(".wav") == 94
     # A remembered digest is used as long as size and time are the same.
-    wav = next(iter(known))
-    known[wav][1] = "remembered"
-    memo.write_text(json.dumps(known))
-    assert "remembered:" in audio_digests(dataset, memo)
+    wav = dataset.data["s0_c1_0"]["wav"]
+    [line] = (line for line in known.splitlines() if line.endswith(wav))
+    size, changed, digest, _ = line.split("\t")
+    for stamp, found in ((changed, "remembered"), ("1", digest)):
+        memo.write_text(f"{known}{size}\t{stamp}\tremembered\t{wav}\n")
+        assert f"{found}:" in audio_digests(dataset, memo)
     assert audio_digests(dataset) == digests
     part = subset(dataset, [next(iter(dataset.data))])
     whole = audio_digests(part)
-    part.data.update({k: r | {"stop": 10} for k, r in part.data.items()})
+    set_values(part.data, "stop", dict.fromkeys(part.data, 10))
     assert audio_digests(part) != whole == digests[:1]
+
+
+def test_digests_outlive_a_kill(dataset, tmp_path, monkeypatch):
+    """What was noted stays, also behind a line that was cut."""
+    memo = tmp_path / "digests.tsv"
+    read, digests = [], audio_digests(dataset)
+    made = feature_cache.file_digest
+
+    def file_digest(wav):
+        read.append(wav)
+        if len(read) == 50:
+            raise KeyboardInterrupt
+        return made(wav)
+
+    monkeypatch.setattr(feature_cache, "file_digest", file_digest)
+    monkeypatch.setattr(feature_cache, "AT_A_TIME", 10)
+    with pytest.raises(KeyboardInterrupt):
+        audio_digests(dataset, memo)
+    memo.write_bytes(memo.read_bytes()[:-3])
+    assert audio_digests(dataset, memo) == digests
+    assert len(read) == 50 + 94 - 39
+    assert audio_digests(dataset, memo) == digests
+    assert len(read) == 50 + 94 - 39
 
 
 def test_a_dataset_that_was_not_checked(dataset, small_grid, tmp_path):
     plain = load_manifest(small_grid / "manifest.csv")
-    for row in plain.data.values():
-        del row["duration"]
+    plain.data.columns.pop("duration")
     assert missing_hours(plain, Statistics(), tmp_path) > 0
-    for row in plain.data.values():
-        del row["duration"]
+    plain.data.columns.pop("duration")
     found = extract(plain, tmp_path).array
     assert np.array_equal(found, extract(dataset, tmp_path / "b").array)
-    next(iter(plain.data.values())).pop("duration")
-    plain.data["s0_c1_1"]["wav"] = "no.wav"
+    rows = dict(plain.data)
+    del rows["s0_c1_0"]["duration"]
+    rows["s0_c1_1"]["wav"] = "no.wav"
+    plain = DynamicItemDataset(rows)
     with pytest.raises(InputError, match="'s0_c1_1': no file no.wav"):
         extract(plain, tmp_path)
     with pytest.raises(InputError, match="got 'm.csv': give what load_manif"):
@@ -273,21 +303,22 @@ def test_what_is_damaged_is_made_again(
 
 
 def test_damaged_digests_block_nobody(dataset, tmp_path):
-    memo = tmp_path / "digests.json"
+    memo = tmp_path / "digests.tsv"
     wanted = audio_digests(dataset)
-    wav = dataset.data["s0_c1_0"]["wav"]
-    stamp = [os.stat(wav).st_size, os.stat(wav).st_mtime_ns]
-    entries = [5, [], {}, [stamp], [stamp, 5]]
-    for text in (
-        "{",
-        "[1]",
-        "null",
-        "",
-        *(json.dumps({wav: e}) for e in entries),
+    wav = dataset.data["s0_c1_0"]["wav"].encode()
+    stamp = f"{os.stat(wav).st_size}\t{os.stat(wav).st_mtime_ns}".encode()
+    for content in (
+        b"",
+        b"\n\0\xff\t\t\t",
+        wav,
+        b"\t" + wav,
+        stamp + b"\t" + wav + b"\n",
+        stamp + b"\tabc\t" + wav[:-1],
     ):
-        memo.write_text(text)
-        assert audio_digests(dataset, memo) == wanted
-        assert len(json.loads(memo.read_text())) == 94
+        memo.write_bytes(content)
+        for _ in range(2):
+            assert audio_digests(dataset, memo) == wanted
+            assert memo.read_bytes().count(b"\n") == 95 + content.count(b"\n")
     memo.unlink()
     memo.mkdir()  # cannot be written
     assert audio_digests(dataset, memo) == wanted
@@ -300,10 +331,7 @@ def test_a_read_only_cache_can_be_read(dataset, tmp_path, monkeypatch):
         raise PermissionError
 
     monkeypatch.setattr("speechbrain_ext.dataio.feature_cache.FileLock", refuse)
-    (tmp_path / "digests.json").unlink()
-    monkeypatch.setattr(
-        "speechbrain_ext.dataio.feature_cache.write_json", refuse
-    )
+    (tmp_path / "digests.tsv").unlink()
     assert np.array_equal(extract(dataset, tmp_path).array, whole)
     monkeypatch.setattr(np, "load", refuse)
     with pytest.raises(PermissionError):  # not taken for damage
@@ -357,8 +385,9 @@ def test_nan_audio_is_one_line_also_from_a_worker(
 ):
     samples = np.append(np.zeros(5000), np.nan)
     soundfile.write(tmp_path / "nan.wav", samples, 16000, subtype="FLOAT")
-    bad = subset(dataset, ["s0_c1_0", "s0_c1_1"])
-    bad.data["s0_c1_1"] = {"wav": str(tmp_path / "nan.wav"), "duration": 0.3}
+    rows = dict(subset(dataset, ["s0_c1_0", "s0_c1_1"]).data)
+    rows["s0_c1_1"] = {"wav": str(tmp_path / "nan.wav"), "duration": 0.3}
+    bad = DynamicItemDataset(rows)
     with pytest.raises(InputError) as caught:
         extract(bad, tmp_path / "cache", num_workers=num_workers)
     assert "s0_c1_1" in str(caught.value)
@@ -464,3 +493,19 @@ def test_a_call_that_is_overtaken_is_told_what_cannot_be_read(
     monkeypatch.setattr(feature_cache, "_lock", overtaken)
     extract(dataset, tmp_path, unreadable=told[1])
     assert [list(one) for one in told] == [["bad.wav"]] * 2
+
+
+def test_rows_of_a_few_windows():
+    """Rows of utterances in windows stand together, in any number of parts."""
+    rows = np.arange(7.0).reshape(7, 1, 1)
+    for parts in ([rows], [rows[::2], rows[1::2]]):
+        features = PooledFeatures(parts, "abbbcdd", [1, 1, 2, 1, 1, 1, 3])
+        assert features.ids == list("abcd")
+        found = features.select(["d", "a", "b"]).flatten()
+        assert torch.allclose(found, torch.tensor([5.75, 0, 2]))
+        apart = features.select(["d", "b"], joined=False).flatten()
+        assert apart.tolist() == [5, 6, 1, 2, 3]
+        assert np.allclose(features.array.ravel(), [0, 2, 4, 5.75])
+        assert features.select([]).shape == (0, 1, 1)
+        with pytest.raises(KeyError, match="x"):
+            features.select(["x"])

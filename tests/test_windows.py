@@ -5,6 +5,7 @@ import pytest
 import soundfile
 import torch
 
+from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain_ext.augment.channel import RandomChannel
 from speechbrain_ext.dataio.audio import check_audio
 from speechbrain_ext.dataio.feature_cache import extract_features, in_windows
@@ -72,11 +73,14 @@ def test_caches_and_segments(tmp_path):
     """Rows of a manifest, segments among them, as waveforms in memory."""
     wave = noise(50)
     soundfile.write(tmp_path / "a.wav", wave, RATE, subtype="FLOAT")
-    dataset = find_recordings([tmp_path / "a.wav"])
-    [(key, row)] = dataset.data.items()
-    dataset.data["part"] = row | {"start": 5 * RATE, "stop": 43 * RATE}
-    # A column of the manifest is not ours, whatever it is called.
-    dataset.data["short"] = row | {"stop": 3 * RATE, "utterance": "yes"}
+    key, row = "whole", {"wav": str(tmp_path / "a.wav")}
+    rows = {
+        key: row,
+        "part": row | {"start": 5 * RATE, "stop": 43 * RATE},
+        # A column of the manifest is not ours, whatever it is called.
+        "short": row | {"stop": 3 * RATE, "utterance": "yes"},
+    }
+    dataset = DynamicItemDataset(rows)
     check_audio(dataset, RATE)
     encoder = Moments()
     features = extract_features(dataset, encoder, tmp_path, progress=False)

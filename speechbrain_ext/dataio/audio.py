@@ -12,6 +12,7 @@ from scipy.signal import resample_poly
 
 from speechbrain.dataio import audio_io
 from speechbrain.utils.logger import get_logger
+from speechbrain_ext.dataio.columns import set_values
 from speechbrain_ext.dataio.remote import (
     in_threads,
     is_elsewhere,
@@ -122,14 +123,16 @@ def check_audio(dataset, sample_rate=16000, resample=True, unreadable=None):
     """
     wavs = (row["wav"] for row in dataset.data.values())
     infos = in_threads(_info_or_error, filter(is_elsewhere, wavs))
+    durations = {}
     for key, row in dataset.data.items():
         try:
-            _check_row(key, row, infos, sample_rate, resample)
+            durations[key] = _check_row(key, row, infos, sample_rate, resample)
         except InputError as error:
             if unreadable is None or isinstance(error, Unreachable):
                 raise
             unreadable[key] = str(error)
     infos = {wav: i for wav, i in infos.items() if hasattr(i, "frames")}
+    set_values(dataset.data, "duration", durations)
     warn_of_cut_off(infos)
 
 
@@ -142,7 +145,7 @@ def _info_or_error(wav):
 
 
 def _check_row(key, row, infos, sample_rate, resample):
-    """Check the file of an utterance, and note its length."""
+    """Check the file of an utterance; its length in seconds."""
     wav = row["wav"]
     if wav not in infos:
         if not (is_remote(wav) or os.path.isfile(wav)):
@@ -175,7 +178,7 @@ def _check_row(key, row, infos, sample_rate, resample):
             f"Utterance '{key}': {wav} has {info.samplerate} Hz, expected "
             f"{sample_rate}; convert it or set --resample=True"
         )
-    row["duration"] = (stop - start) / info.samplerate
+    return (stop - start) / info.samplerate
 
 
 def _check_rate(key, wav, rate):
@@ -283,16 +286,16 @@ class AudioDataset(torch.utils.data.Dataset):
         utterances=None,
         tolerant=False,
     ):
-        self.rows = list(dataset.data.values())
-        self.utterances = utterances or list(dataset.data)
+        self.data, self.ids = dataset.data, list(dataset.data)
+        self.utterances = utterances or self.ids
         self.sample_rate, self.channel = sample_rate, channel
         self.tolerant = tolerant
 
     def __len__(self):
-        return len(self.rows)
+        return len(self.ids)
 
     def __getitem__(self, index):
-        key, row = self.utterances[index], self.rows[index]
+        key, row = self.utterances[index], self.data[self.ids[index]]
         segment = row["wav"], row.get("start"), row.get("stop")
         try:
             signal = read_audio(key, *segment, self.sample_rate)

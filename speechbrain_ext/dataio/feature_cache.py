@@ -3,11 +3,19 @@
 Frame-level features of all layers take about a hundred times the room of
 their means over time, so the encoder pools first and the cache keeps one
 vector per utterance and layer.
+
+A cache is a folder: ``index.json`` says what it holds, with a digest in place
+of the IDs and contents of all utterances (format 3; before, they were listed,
+and read at each look); ``features.npy``, or such a file for each part;
+``sums.npy``, a checksum of each row, 0 where it is not made yet; and, for other
+programs, ``ids.jsonl``, the ID of each row.
 """
 
 import contextlib
 import errno
 import functools
+import hashlib
+import itertools
 import json
 import math
 import os
@@ -25,6 +33,7 @@ from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.logger import get_logger
 from speechbrain_ext.dataio.audio import AudioDataset, audio_info, check_audio
+from speechbrain_ext.dataio.columns import Columns, set_values
 from speechbrain_ext.dataio.remote import (
     in_threads,
     is_remote,
@@ -32,13 +41,20 @@ from speechbrain_ext.dataio.remote import (
     remote_digest,
 )
 from speechbrain_ext.utils.errors import InputError, explain
-from speechbrain_ext.utils.files import digest, file_digest, sync, write_json
+from speechbrain_ext.utils.files import (
+    digest,
+    file_digest,
+    sync,
+    write_json,
+    write_lines,
+)
 from speechbrain_ext.utils.windows import WHOLE, mean_of_windows, windows
 
 logger = get_logger(__name__)
 
 # Raised when a change of this module makes older caches wrong.
-CACHE_FORMAT = 2
+CACHE_FORMAT = 3
+AT_A_TIME = 4096  # rows, where a copy of all would take too much memory
 FLUSH = 0.5  # seconds, after which what was encoded goes to the disk
 
 
@@ -69,10 +85,15 @@ class PooledFeatures:
     """
 
     def __init__(self, parts, ids, durations=None):
-        self.parts, self.durations, self._rows = parts, durations, {}
-        for row, key in enumerate(ids):
-            self._rows.setdefault(key, []).append(row)
-        self.ids = list(self._rows)
+        self.parts, self.durations = parts, durations
+        self.ids = list(dict.fromkeys(ids))
+        self._place = {key: place for place, key in enumerate(self.ids)}
+        # The first row of each utterance, and the end of the last one.
+        self._first = np.arange(len(ids) + 1)
+        if len(self.ids) < len(ids):
+            begins = (one != last for one, last in zip(ids[1:], ids))
+            begins = np.fromiter(begins, bool, len(ids) - 1)
+            self._first = self._first[np.concatenate([[1], begins, [1]]) > 0]
 
     @functools.cached_property
     def array(self):
@@ -99,20 +120,30 @@ class PooledFeatures:
         torch.Tensor
             float32, shape [rows, layers, dim].
         """
-        chosen = np.array([row for key in ids for row in self._rows[key]], int)
+        if ids is self.ids:
+            places = np.arange(len(ids))
+        else:
+            places = map(self._place.__getitem__, ids)
+            places = np.fromiter(places, int, len(ids))
+        counts = np.diff(self._first)[places]
+        # Of each utterance its first row, and those after it.
+        ends = np.cumsum(counts)
+        chosen = np.repeat(self._first[places] - ends + counts, counts)
+        chosen += np.arange(len(chosen))
         _, n_layers, dim = self.parts[0].shape
         layers = range(n_layers) if layers is None else layers
         rows = np.empty((len(chosen), len(layers), dim), dtype=np.float32)
         part_of, row_in = chosen % len(self.parts), chosen // len(self.parts)
         for number, part in enumerate(self.parts):
             own = np.flatnonzero(part_of == number)
-            rows[own] = part[np.ix_(row_in[own], layers)]  # no other layer
+            for first in range(0, len(own), AT_A_TIME):
+                some = own[first : first + AT_A_TIME]
+                rows[some] = part[np.ix_(row_in[some], layers)]  # no other
         rows = torch.from_numpy(rows)
         if len(rows) == len(ids) or not joined:
             return rows
-        counts = [len(self._rows[key]) for key in ids]
-        durations = [self.durations[row] for row in chosen]
-        return mean_of_windows(rows, counts, durations)
+        durations = np.asarray(self.durations)[chosen]
+        return mean_of_windows(rows, counts.tolist(), durations)
 
 
 def in_windows(dataset):
@@ -130,21 +161,33 @@ def in_windows(dataset):
     spans : list of tuple
         Of each row the utterance, and its begin and end in that in seconds.
     """
-    cut, spans = {}, []
-    for key, row in dataset.data.items():
-        if row["duration"] <= WHOLE:
-            cut[key] = row
-            spans.append((key, 0.0, row["duration"]))
+    data = Columns.of(dataset.data)
+    durations = data.values_of("duration")
+    if max(durations) <= WHOLE:
+        spans = list(zip(data, itertools.repeat(0.0), durations))
+        return DynamicItemDataset(data), spans
+    firsts = data.values_of("start", default=0)
+    # Of each row of the result its ID, and where it comes from.
+    ids, rows, spans = [], [], []
+    changed = {"start": {}, "stop": {}, "duration": {}}
+    for row, (key, duration) in enumerate(zip(data, durations)):
+        if duration <= WHOLE:
+            ids.append(key)
+            rows.append(row)
+            spans.append((key, 0.0, duration))
             continue
-        rate = audio_info(row["wav"]).samplerate
-        first, whole = row.get("start", 0), round(row["duration"] * rate)
-        for start, stop in windows(whole, rate):
-            cut[f"{key}\t{start}-{stop}"] = row | {
-                "start": first + start,
-                "stop": first + stop,
-                "duration": (stop - start) / rate,
-            }
+        rate = audio_info(data[key]["wav"]).samplerate
+        for start, stop in windows(round(duration * rate), rate):
+            own = f"{key}\t{start}-{stop}"
+            ids.append(own)
+            rows.append(row)
             spans.append((key, start / rate, stop / rate))
+            changed["start"][own] = firsts[row] + start
+            changed["stop"][own] = firsts[row] + stop
+            changed["duration"][own] = (stop - start) / rate
+    cut = Columns(ids, {n: one[rows] for n, one in data.columns.items()})
+    for name, values in changed.items():
+        set_values(cut, name, values)
     return DynamicItemDataset(cut), spans
 
 
@@ -165,35 +208,58 @@ def audio_digests(dataset, memo=None):
     list of str
         In the order of the dataset; a segment's start and stop count.
     """
-    known = {}
-    if memo is not None and Path(memo).is_file():
-        try:
-            known = dict(json.loads(Path(memo).read_text(encoding="utf-8")))
-        except (ValueError, TypeError):
-            logger.warning(f"{memo} is damaged: made again")
+    data = Columns.of(dataset.data)
     # Of a shard the digest is that of all, and which part of it.
-    origins = [origin(row["wav"]) for row in dataset.data.values()]
-    fresh = in_threads(
-        remote_digest, filter(is_remote, (wav for wav, _ in origins))
-    )
-    digests, added = [], False
-    for row, (wav, part) in zip(dataset.data.values(), origins):
-        if wav not in fresh:
-            stat = os.stat(wav)
-            stamp = [stat.st_size, stat.st_mtime_ns]
-            match known.get(wav):
-                case [found, str(content)] if found == stamp:
-                    fresh[wav] = content
-                case _:
-                    fresh[wav], added = file_digest(wav), True
-                    known[wav] = [stamp, fresh[wav]]
-        segment = f"{row.get('start', '')}:{row.get('stop', '')}"
-        digests.append(fresh[wav] + part + segment)
-    if memo is not None and added:
-        # A finished cache can be read where nothing can be written.
-        with contextlib.suppress(OSError):
-            write_json(memo, known)
-    return digests
+    origins = [origin(wav) for wav in data.values_of("wav")]
+    known = dict.fromkeys((wav for wav, _ in origins), "")
+    elsewhere = in_threads(remote_digest, filter(is_remote, known))
+    if memo is not None:
+        _recall(memo, known)
+    fresh = []
+    for wav, found in known.items():
+        if wav in elsewhere:
+            continue
+        stat = os.stat(wav)
+        stamp = f"{stat.st_size}\t{stat.st_mtime_ns}\t"
+        if found.startswith(stamp):
+            known[wav] = found.removeprefix(stamp)
+            continue
+        known[wav] = file_digest(wav)
+        fresh.append(f"{stamp}{known[wav]}\t{wav}\n")
+        if len(fresh) == AT_A_TIME:
+            _note(memo, fresh)
+    _note(memo, fresh)
+    segments = (data.values_of(n, default="") for n in ("start", "stop"))
+    known |= elsewhere
+    return [
+        f"{known[wav]}{part}{start}:{stop}"
+        for (wav, part), start, stop in zip(origins, *segments)
+    ]
+
+
+def _recall(memo, known):
+    """Read of some files their size, time of change and digest.
+
+    A line of what a killed run left, or of anything else, is passed over.
+    """
+    with contextlib.suppress(OSError), open(memo, "rb") as file:
+        for line in file:
+            line = line.decode("utf-8", "surrogateescape").rstrip("\n")
+            *found, wav = line.split("\t", 3)
+            if wav in known and len(found) == 3:
+                known[wav] = "\t".join(found)
+
+
+def _note(memo, lines):
+    """Add lines to a file, in one piece, and forget them."""
+    # A finished cache can be read where nothing can be written.
+    with contextlib.suppress(OSError):
+        if memo is not None and lines:
+            Path(memo).parent.mkdir(parents=True, exist_ok=True)
+            text = "".join(["\n", *lines]).encode("utf-8", "surrogateescape")
+            with FileLock(f"{memo}.lock"), open(memo, "ab") as file:
+                file.write(text)
+    lines.clear()
 
 
 def _batches(durations, batch_size, batch_seconds):
@@ -218,7 +284,7 @@ def _batches(durations, batch_size, batch_seconds):
 
 def _row_sum(row):
     """A checksum of one row of features, never 0: that means not there."""
-    return zlib.crc32(np.ascontiguousarray(row)) or 1
+    return zlib.crc32(row) or 1
 
 
 def _files(folder, part, parts):
@@ -256,9 +322,11 @@ def _part_there(folder, spec, part, parts):
     if array.shape != (rows, *shape) or array.dtype != spec["dtype"]:
         return None
     known = sums != 0
+    array = np.ascontiguousarray(array)  # rows of a memmap itself take long
+    found = (_row_sum(array[row]) for row in np.flatnonzero(known))
+    found = np.fromiter(found, np.uint32, np.sum(known))
     there = known.copy()
-    for row in np.flatnonzero(known):
-        there[row] = _row_sum(array[row]) == sums[row]
+    there[known] = found == sums[known]
     return there
 
 
@@ -287,10 +355,11 @@ def _cache_of(dataset, encoder, cache_folder, name, channel, dtype, layers):
             f"Features are of a dataset, got {dataset!r}: give what "
             "load_manifest makes of a manifest"
         )
-    if any("duration" not in row for row in dataset.data.values()):
+    data = Columns.of(dataset.data)
+    if None in data.values_of("duration", default=None):
         check_audio(dataset, encoder.sample_rate)
     dataset, spans = in_windows(dataset)
-    ids, identity = list(dataset.data), dict(encoder.identity)
+    identity = dict(encoder.identity)
     kept = {} if layers is None else {"layers": layers}
     n_layers = encoder.n_layers if layers is None else len(layers)
     spec = kept | {
@@ -300,14 +369,25 @@ def _cache_of(dataset, encoder, cache_folder, name, channel, dtype, layers):
         "encoder": identity,
         "channel": None if channel is None else channel.identity,
         "dtype": dtype,
-        "shape": [len(ids), n_layers, encoder.dim],
-        "ids": ids,
-        "digests": audio_digests(dataset, Path(cache_folder, "digests.json")),
+        "shape": [len(dataset), n_layers, encoder.dim],
+        "utterances": _utterances_digest(
+            dataset.data_ids,
+            audio_digests(dataset, Path(cache_folder, "digests.tsv")),
+        ),
     }
     # A round trip, so that what is compared is what a file can hold.
     spec = json.loads(json.dumps(spec))
     folder = Path(cache_folder, f"{name}-{digest(spec)[:12]}")
-    return folder, spec, dataset, spans
+    return folder, spec, dataset, [utterance for utterance, *_ in spans]
+
+
+def _utterances_digest(ids, digests):
+    """Digest of the IDs and contents of all rows, in order."""
+    content = hashlib.blake2b(digest_size=16)
+    for first in range(0, len(ids), AT_A_TIME):
+        some = slice(first, first + AT_A_TIME)
+        content.update(json.dumps([ids[some], digests[some]]).encode())
+    return content.hexdigest()
 
 
 def missing_hours(
@@ -338,7 +418,7 @@ def missing_hours(
     )
     if folder.is_dir():  # not read: that would take as long as to use it
         return 0.0
-    durations = np.array([row["duration"] for row in dataset.data.values()])
+    durations = np.array(dataset.data.values_of("duration"))
     there = _rows_there(_partial(folder), spec)
     return float(durations[~there if there is not None else ...].sum() / 3600)
 
@@ -434,11 +514,10 @@ def extract_features(
             f"Unknown dtype '{dtype}' of features: expected float32 or float16"
         )
     Path(cache_folder).mkdir(parents=True, exist_ok=True)
-    folder, spec, dataset, spans = _cache_of(
+    folder, spec, dataset, utterances = _cache_of(
         dataset, encoder, cache_folder, name, channel, dtype, layers
     )
-    utterances = [utterance for utterance, *_ in spans]
-    durations = [row["duration"] for row in dataset.data.values()]
+    durations = dataset.data.values_of("duration")
     if not _is_whole(folder, spec):
         audio = AudioDataset(
             dataset,
@@ -461,7 +540,7 @@ def extract_features(
         )
         index, count = shard or (0, 1)
         with FileLock(f"{folder}.lock"):
-            parts = _begin(folder, spec, count)
+            parts = _begin(folder, spec, count, dataset.data_ids)
         work = durations, batches, loader, encode, progress
         for part in range(index, parts, count):
             with _lock(folder, part, parts):
@@ -519,7 +598,7 @@ def _lock(folder, part, parts):
     return FileLock(f"{folder}{name}.lock")
 
 
-def _begin(folder, spec, parts):
+def _begin(folder, spec, parts, ids):
     """Have an unfinished cache; how many parts it has."""
     partial = _partial(folder)
     if folder.is_dir():
@@ -533,6 +612,7 @@ def _begin(folder, spec, parts):
         logger.warning(f"{partial} is damaged, and made again")
         shutil.rmtree(partial)
     partial.mkdir()
+    write_lines(partial / "ids.jsonl", map(json.dumps, ids))
     more = {"parts": parts} if parts > 1 else {}
     write_json(partial / "index.json", spec | more)
     return parts

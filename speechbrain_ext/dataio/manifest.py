@@ -9,16 +9,21 @@ one are read as if they had one, see :mod:`speechbrain_ext.dataio.readers`.
 
 import csv
 import io
+import itertools
 import json
 import math
+import operator
 import os
 import unicodedata
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.logger import get_logger
+from speechbrain_ext.dataio.columns import ABSENT, Columns, Text, pack
 from speechbrain_ext.dataio.readers import LISTS, read_source, read_text
 from speechbrain_ext.dataio.remote import is_remote, join, tidy
 from speechbrain_ext.dataio.tar_shards import is_shards, shard_rows
@@ -35,6 +40,11 @@ from speechbrain_ext.utils.options import (
 
 logger = get_logger(__name__)
 
+# Rows of a CSV file at a time; of more, Python's garbage collector would look
+# through all again and again.
+CHUNK = 500
+# Columns with numbers.
+TIMES = ("duration", "start", "stop")
 # Names of a split in the column `split`.
 SPLITS = {
     "train": ("train", "training"),
@@ -91,20 +101,23 @@ def _find(path):
     return path
 
 
-def _source(path, data_root, labelled):
-    """A source, where its relative paths start from, and its rows."""
+def _where(path, data_root):
+    """A source, and where its relative paths start from."""
     if is_shards(path):
-        return path, data_root, shard_rows(path)
+        return path, data_root
     if is_remote(path):
         path = str(path)
         root = path.rpartition("/")[0]
     else:
         path = _find(Path(str(path)))
         root = path if path.is_dir() else path.parent
-    root = join(Path.cwd(), root if data_root is None else data_root)
-    if os.path.isdir(path) or Path(path).suffix.lower() in LISTS:
-        return path, root, read_source(path, root, labelled)
-    return path, root, _read(path)
+    return path, join(Path.cwd(), root if data_root is None else data_root)
+
+
+def _is_table(path):
+    """Whether it is a manifest; other sources become rows of one."""
+    listed = Path(path).suffix.lower() in LISTS
+    return not (listed or os.path.isdir(path))
 
 
 def _read(path):
@@ -161,30 +174,9 @@ def load_manifest(path, data_root=None, factors=(), columns=None):
     >>> dataset.data["u2"]["wav"], dataset.data["u2"]["speaker"]
     ('/corpus/b.wav', 'bob')
     """
-    path, root, rows = _source(path, data_root, labelled=bool(factors))
-    if not rows:
-        raise InputError(f"{path} has no rows: it names no recordings")
-
-    columns = dict(columns or {})
-    needed = ["ID", "wav", *factors]
-    data, stripped = {}, 0
-    for where, row in rows:
-        item = _rename(row, columns, needed, path, where)
-        # Blanks at the ends would make two speakers of one.
-        for name in ("ID", *factors, *(n for n in ("split",) if item.get(n))):
-            value = str(item[name])
-            item[name] = value.strip()
-            stripped += value != item[name]
-        key = item.pop("ID")
-        if key in data:
-            raise InputError(
-                f"{where}: ID '{key}' occurs twice; IDs must be unique"
-            )
-        wav = str(item["wav"])
-        for mark in ("{data_root}", "$data_root"):
-            wav = wav.replace(mark, str(root))
-        item["wav"] = join(root, wav)
-        data[key] = _with_numbers(item, where)
+    path, root = _where(path, data_root)
+    given = path, root, dict(columns or {}), ["ID", "wav", *factors]
+    data, stripped = _read_columns(*given) or _read_rows(*given)
     if stripped:
         logger.warning(
             f"{path}: blanks at the ends of {stripped} values left out"
@@ -193,6 +185,118 @@ def load_manifest(path, data_root=None, factors=(), columns=None):
     dataset = DynamicItemDataset(data)
     dataset.manifest_path = path
     return dataset
+
+
+def _read_rows(path, root, columns, needed):
+    """Rows of any source, and how many of their values had blanks."""
+    if is_shards(path):
+        rows = shard_rows(path)
+    elif _is_table(path):
+        rows = _read(path)
+    else:
+        rows = read_source(path, root, labelled=len(needed) > 2)
+    if not rows:
+        raise InputError(f"{path} has no rows: it names no recordings")
+    data, stripped = {}, 0
+    for where, row in rows:
+        item = _rename(row, columns, needed, path, where)
+        # Blanks at the ends would make two speakers of one.
+        for name in _labels(needed, item):
+            value = str(item[name])
+            item[name] = value.strip()
+            stripped += value != item[name]
+        key = item.pop("ID")
+        if key in data:
+            raise InputError(
+                f"{where}: ID '{key}' occurs twice; IDs must be unique"
+            )
+        [item["wav"]] = _paths([str(item["wav"])], root)
+        data[key] = _with_times(item, where)
+    return Columns.of(data), stripped
+
+
+def _read_columns(path, root, columns, needed):
+    """What :func:`_read_rows` gives, for a CSV file many rows at a time.
+
+    None of other sources, and where something is wrong, which that tells.
+    """
+    # A file on a disk is a Path.
+    if is_shards(path) or not isinstance(path, Path) or not _is_table(path):
+        return None
+    if path.suffix.lower() == ".json":
+        return None
+    ids, parts, own, known, stripped = [], {}, set(), {}, 0
+    try:
+        for table in _tables(path):
+            renamed = {name: name for name in table}
+            renamed = _rename(renamed, columns, needed, path, path)
+            table = {ours: table[name] for ours, name in renamed.items()}
+            for name in _labels(needed, table):
+                clean = [value.strip() for value in table[name]]
+                stripped += sum(map(operator.ne, clean, table[name]))
+                table[name] = clean
+            if not all(all(map(str.strip, table[name])) for name in needed):
+                return None
+            ids += table.pop("ID")
+            table["wav"] = _paths(table["wav"], root)
+            if not parts:
+                own = {n for n in table if n not in (*needed[2:], *TIMES)}
+                own = {n for n in own if len(set(table[n])) > 0.95 * len(ids)}
+                parts = {n: Text() if n in own else [] for n in table}
+            for name, values in table.items():
+                if name in TIMES:
+                    times = [_time(name, value) for value in values]
+                    parts[name].append(pack(times))
+                elif name in own:
+                    parts[name].extend(values)
+                else:
+                    parts[name].extend(map(known.setdefault, values, values))
+    except (ValueError, csv.Error):
+        return None
+    for name in parts.keys() - own:
+        join = np.concatenate if name in TIMES else pack
+        parts[name] = join(parts[name])
+    data = Columns(ids, parts)
+    return (data, stripped) if 0 < len(data) == len(ids) else None
+
+
+def _tables(path):
+    """Heading -> values, of some rows of a CSV file at a time.
+
+    Raises a ValueError where it is no table.
+    """
+    with open(path, "rb") as file:
+        if any(b"\0" in block for block in iter(lambda: file.read(2**20), b"")):
+            raise ValueError
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        reader = csv.reader(file, skipinitialspace=True)
+        names = next(reader, [])
+        if len(set(names)) < len(names):
+            raise ValueError
+        reader = filter(None, reader)
+        while rows := list(itertools.islice(reader, CHUNK)):
+            yield dict(zip(names, zip(*rows, strict=True), strict=True))
+
+
+def _labels(needed, item):
+    """Columns in which blanks at the ends are left out."""
+    labels = dict.fromkeys(["ID", *needed[2:], "split"])
+    return [name for name in labels if item.get(name)]
+
+
+def _paths(paths, root):
+    """Absolute paths of the column wav."""
+    text = "\0".join(["", *paths, ""])
+    for mark in ("{data_root}", "$data_root"):
+        if mark in text:
+            paths = [path.replace(mark, str(root)) for path in paths]
+            text = "\0".join(["", *paths, ""])
+    # What pathlib would write in another way; it takes long.
+    odd = any(part in text for part in ("//", "/.", "/\0", "\0."))
+    if odd or os.sep != "/" or is_remote(root):
+        return [join(root, path) for path in paths]
+    start = os.path.join(root, "")
+    return [path if path[:1] == "/" else start + path for path in paths]
 
 
 def find_recordings(source, data_root=None):
@@ -223,12 +327,12 @@ def find_recordings(source, data_root=None):
     >>> find_recordings(folder).data["a.wav"]["wav"].endswith("a.wav")
     True
     """
-    if isinstance(getattr(source, "data", None), dict):
+    if isinstance(getattr(source, "data", None), Mapping):
         return source
     if isinstance(source, (str, Path)) or is_shards(source):
         return load_manifest(source, data_root)
     try:
-        paths = [tidy(path) for path in source]
+        paths = list(dict.fromkeys(map(tidy, source)))
     except TypeError:
         raise InputError(
             f"Recordings are a folder, a manifest or a list of paths, got "
@@ -236,9 +340,8 @@ def find_recordings(source, data_root=None):
         )
     if not paths:
         raise InputError(f"No recordings in {source}: give a path or more")
-    return DynamicItemDataset(
-        {path: {"wav": join(Path.cwd(), path)} for path in paths}
-    )
+    wavs = Text(join(Path.cwd(), path) for path in paths)
+    return DynamicItemDataset(Columns(paths, {"wav": wavs}))
 
 
 def recordings_name(source):
@@ -322,34 +425,43 @@ def _rename(row, columns, needed, path, where):
     return item
 
 
-def _with_numbers(item, where):
+def _with_times(item, where):
     """A row whose times are numbers, or not there."""
-    for name in ("duration", "start", "stop"):
-        value = item.pop(name, None)
-        if value in (None, ""):
-            continue
+    for name in TIMES:
         try:
-            found = float(value)
-        except (TypeError, ValueError):
-            raise InputError(f"{where}: {name} '{value}' is not a number")
-        if name == "duration":
-            fits, wanted = math.isfinite(found), "seconds"
-        else:
-            fits = found.is_integer()
-            wanted = "a whole number of samples, not seconds"
-        if not fits or found < 0:
-            raise InputError(f"{where}: {name} is {value}: expected {wanted}")
-        item[name] = found if name == "duration" else int(found)
+            value = _time(name, item.pop(name, None))
+        except ValueError as error:
+            raise InputError(f"{where}: {name} {error}")
+        if value is not ABSENT:
+            item[name] = value
     return item
+
+
+def _time(name, value):
+    """A time of a row as a number."""
+    if value in (None, ""):
+        return ABSENT
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"'{value}' is not a number")
+    if name == "duration":
+        fits, wanted = math.isfinite(found), "seconds"
+    else:
+        fits = found.is_integer()
+        wanted = "a whole number of samples, not seconds"
+    if not fits or found < 0:
+        raise ValueError(f"is {value}: expected {wanted}")
+    return found if name == "duration" else int(found)
 
 
 def _warn_of_like_values(path, data, factors):
     """Values that differ only by case or by how an accent is written."""
     for factor in factors:
         values = {}
-        for row in data.values():
-            like = unicodedata.normalize("NFC", row[factor]).casefold()
-            values.setdefault(like, set()).add(row[factor])
+        for value in dict.fromkeys(data.values_of(factor)):
+            like = unicodedata.normalize("NFC", value).casefold()
+            values.setdefault(like, []).append(value)
         like = [sorted(group) for group in values.values() if len(group) > 1]
         if like:
             logger.warning(
@@ -372,7 +484,7 @@ def subset(dataset, ids):
     Returns
     -------
     DynamicItemDataset
-        Shares the rows of the first.
+        With copies of the rows.
 
     Example
     -------
@@ -380,7 +492,7 @@ def subset(dataset, ids):
     >>> list(subset(DynamicItemDataset(rows), ["u2"]).data)
     ['u2']
     """
-    return DynamicItemDataset({key: dataset.data[key] for key in ids})
+    return DynamicItemDataset(Columns.of(dataset.data).take(ids))
 
 
 def first_values(dataset, ids, factors, count):
@@ -410,8 +522,9 @@ def first_values(dataset, ids, factors, count):
     ['u0', 'u1', 'u5', 'u6']
     """
     for factor in factors:
-        values = sorted({dataset.data[key][factor] for key in ids})[:count]
-        ids = [key for key in ids if dataset.data[key][factor] in values]
+        column = factor_labels(dataset, ids, [factor])[factor]
+        values = sorted(set(column))[:count]
+        ids = [key for key, value in zip(ids, column) if value in values]
     return ids
 
 
@@ -441,10 +554,11 @@ def in_split(dataset, split=None):
     >>> in_split(dataset, "test"), in_split(dataset)
     (['u1'], ['u1', 'u2'])
     """
-    rows = dataset.data.items()
-    ids = [k for k, row in rows if split in (None, row.get("split"))]
+    marks = Columns.of(dataset.data).values_of("split", default=None)
+    pairs = zip(dataset.data, marks)
+    ids = [key for key, mark in pairs if split in (None, mark)]
     if not ids:
-        found = sorted({str(row.get("split")) for _, row in rows})
+        found = sorted(set(map(str, marks)))
         raise InputError(
             f"No utterance in split '{split}': the manifest has "
             f"{', '.join(found)}"
@@ -475,16 +589,15 @@ def factor_labels(dataset, ids, factors):
     >>> factor_labels(dataset, ["u1"], ["speaker"])
     {'speaker': ['ann']}
     """
-    return {f: [dataset.data[key][f] for key in ids] for f in factors}
+    data = Columns.of(dataset.data)
+    return {factor: data.values_of(factor, ids) for factor in factors}
 
 
 def _shared_values(data, splits, factor):
     """Values of a factor that occur in more than one split, sorted."""
-    owners = {}
-    for split, ids in splits.items():
-        for key in ids:
-            owners.setdefault(data[key][factor], set()).add(split)
-    return sorted(value for value, names in owners.items() if len(names) > 1)
+    met = (set(data.values_of(factor, ids)) for ids in splits.values())
+    counts = Counter(itertools.chain.from_iterable(met))
+    return sorted(value for value, count in counts.items() if count > 1)
 
 
 def split_manifest(
@@ -537,13 +650,13 @@ def split_manifest(
     >>> {name: len(ids) for name, ids in splits.items()}
     {'train': 6, 'valid': 2, 'test': 2}
     """
-    data = dataset.data
+    data = Columns.of(dataset.data)
     where = getattr(dataset, "manifest_path", "manifest")
     check_options({"ratios": ratios, "seed": seed}, DIVISION)
-    marked = [key for key, row in data.items() if row.get("split")]
-    if marked and len(marked) < len(data):
+    marked = sum(map(bool, data.values_of("split", default=None)))
+    if marked and marked < len(data):
         raise InputError(
-            f"{where}: column 'split' is empty in {len(data) - len(marked)} "
+            f"{where}: column 'split' is empty in {len(data) - marked} "
             "rows; fill it in all rows or remove the column"
         )
     if marked and held_out:
@@ -552,8 +665,9 @@ def split_manifest(
             "decides: say held_out: null, or remove the column"
         )
     for factor in filter(None, (by, held_out)):
-        for key, row in data.items():
-            check_name(f"{where}: utterance '{key}' has no", factor, row)
+        if None in (column := data.values_of(factor, default=None)):
+            key = next(itertools.islice(data, column.index(None), None))
+            check_name(f"{where}: utterance '{key}' has no", factor, data[key])
     if marked:
         splits, hint = _as_marked(data, split_names or {})
         why = "are in other splits"
@@ -589,13 +703,12 @@ def _as_marked(data, split_names):
             f"split_names has '{min(unknown)}': expected {', '.join(SPLITS)}"
         )
     names = SPLITS | {ours: (theirs,) for ours, theirs in split_names.items()}
+    marks = data.values_of("split")
     splits = {
-        split: [
-            key for key, row in data.items() if row["split"] in names[split]
-        ]
+        split: [key for key, mark in zip(data, marks) if mark in names[split]]
         for split in SPLITS
     }
-    found = sorted({row["split"] for row in data.values()})
+    found = sorted(set(marks))
     return splits, (
         f"the column 'split' has {', '.join(found)}; map other names with "
         "--split='{split_names: {valid: THEIR_NAME}}'"
@@ -605,22 +718,23 @@ def _as_marked(data, split_names):
 def _at_random(data, factors, ratios, seed):
     """Utterances whose values of all factors fall in the same split."""
     rng = np.random.default_rng(seed)
-    assigned = {}
+    assigned = []  # the split of each utterance, by each factor
     for factor in factors:
-        values = sorted({row[factor] for row in data.values()})
+        column = data.values_of(factor)
+        values = sorted(set(column))
         rng.shuffle(values)
         bounds = np.cumsum(np.asarray(ratios[:2]) / np.sum(ratios))
         bounds = np.round(bounds * len(values)).astype(int)
-        assigned[factor] = {
+        split_of = {
             value: split
             for split, part in zip(SPLITS, np.split(values, bounds))
             for value in part
         }
+        assigned.append([split_of[value] for value in column])
     splits = {split: [] for split in SPLITS}
-    for key, row in data.items():
-        found = {assigned[factor][row[factor]] for factor in assigned}
-        if len(found) == 1:
-            splits[found.pop()].append(key)
+    for key, *found in zip(data, *assigned):
+        if len(set(found)) == 1:
+            splits[found[0]].append(key)
     return splits
 
 

@@ -270,7 +270,7 @@ def choose_uses(hparams, dataset, ids, needs_cohort):
                 factor_labels(*one, [column])[column] for one in (test, use)
             ]
         else:  # two corpora may share names of speakers, but no recordings
-            memo = f"{hparams['cache_folder']}/digests.json"
+            memo = f"{hparams['cache_folder']}/digests.tsv"
             column, values = "wav", recordings_of((test, use), memo)
         parts = ["evaluated"] * len(ids) + [name] * len(use.ids)
         check_disjoint([*values[0], *values[1]], parts, column)

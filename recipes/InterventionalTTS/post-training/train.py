@@ -335,7 +335,7 @@ def claim(hparams, brain, dataset, splits, unlabelled):
     settings |= {key: getattr(brain, key) for key in RUN_OPTIONS}
     settings["processes"] = block_owners(hparams["ddp_blocks"])
     settings["dtype"] = hparams["extraction"]["dtype"]
-    memo = f"{hparams['cache_folder']}/digests.json"
+    memo = f"{hparams['cache_folder']}/digests.tsv"
     # Recordings choose what the network takes, or it is trained on them.
     if hparams["layers"] == "auto" or hparams["network_views"]:
         settings["unlabelled"] = digest(

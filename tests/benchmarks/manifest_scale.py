@@ -1,0 +1,204 @@
+"""What manifests and finished caches of many utterances cost.
+
+    python tests/benchmarks/manifest_scale.py [rows ...]
+
+For 100,000 and 1,000,000 rows, unless told otherwise, each step in a fresh
+process: the most memory that it takes beyond what was held before (Linux
+alone tells), and CPU time of one thread beside a plain operation on the same
+file, by turns, medians of three. A manifest has 20,000 speakers and 2,000
+sentences; the audio of a cache is one small file that all rows are parts of,
+its features are noise, 192 numbers a row. Takes some minutes, and 1 GB of disk.
+"""
+
+import csv
+import functools
+import json
+import logging
+import multiprocessing
+import pathlib
+import pickle
+import sys
+import tempfile
+import time
+import types
+
+import numpy as np
+import soundfile
+from threadpoolctl import threadpool_limits
+
+from speechbrain_ext.dataio import feature_cache, manifest
+
+FACTORS, DIM = ["speaker", "content"], 192
+SPLITS = ("train", "train", "train", "valid", "test")
+
+
+def write_manifest(folder, count):
+    """One of audio that is not there."""
+    rng = np.random.default_rng(0)
+    drawn = rng.integers([20_000, 2000], size=(count, 2))
+    seconds = rng.uniform(1, 15, count)
+    with open(folder / "manifest.csv", "w", encoding="utf-8") as file:
+        file.write("ID,wav,speaker,content,duration,split\n")
+        for row, (speaker, content) in enumerate(drawn):
+            file.write(
+                f"u{row:07},/corpus/audio/s{speaker:05}/{row:07}.flac,"
+                f"s{speaker:05},c{content:04},{seconds[row]:.3f},"
+                f"{SPLITS[speaker % 5]}\n"
+            )
+
+
+def given(folder):
+    """What finds the cache in a folder, or is to be in it."""
+    encoder = types.SimpleNamespace(
+        identity={"name": "stand-in"}, n_layers=1, dim=DIM, sample_rate=16000
+    )
+    dataset = manifest.load_manifest(folder / "parts.csv")
+    return dataset, encoder, folder / "caches"
+
+
+def write_cache(folder, count):
+    """A finished one, and the manifest of parts of one file that it is of."""
+    soundfile.write(folder / "a.wav", np.zeros(8800), 16000)
+    with open(folder / "parts.csv", "w", encoding="utf-8") as file:
+        file.write("ID,wav,start,stop,duration\n")
+        for row in range(count):
+            first = row % 800
+            file.write(f"u{row:07},a.wav,{first},{first + 8000},0.5\n")
+    cache, spec, *_ = feature_cache._cache_of(
+        *given(folder), "features", None, "float32", None
+    )
+    cache.mkdir()
+    rng = np.random.default_rng(0)
+    features = rng.standard_normal(spec["shape"], dtype=np.float32)
+    np.save(cache / "features.npy", features)
+    sums = map(feature_cache._row_sum, features)
+    np.save(cache / "sums.npy", np.fromiter(sums, np.uint32, count))
+    (cache / "index.json").write_text(json.dumps(spec))
+
+
+def load(folder):
+    """The manifest."""
+    return manifest.load_manifest(folder / "manifest.csv", factors=FACTORS)
+
+
+def split_at_random(folder):
+    """Of speakers and sentences, where there is no column."""
+    dataset = load(folder)
+    del dataset.data.columns["split"]
+    return lambda: manifest.split_manifest(dataset, *FACTORS)
+
+
+def of_ids(function, *more):
+    """A function of a manifest and all its IDs."""
+
+    def prepare(folder):
+        dataset = load(folder)
+        return lambda: function(dataset, list(dataset.data), *more)
+
+    return prepare
+
+
+def select(order):
+    """Features of all utterances of the cache."""
+
+    def prepare(folder):
+        features = feature_cache.extract_features(*given(folder))
+        ids = features.ids if order == 1 else features.ids[::order]
+        return lambda: features.select(ids)
+
+    return prepare
+
+
+def of_cache(function):
+    """A function of what finds the cache."""
+
+    def prepare(folder):
+        found = given(folder)
+        return lambda: function(*found)
+
+    return prepare
+
+
+# Name -> (what is prepared in a folder, and gives the step that is measured)
+STEPS = {
+    "load_manifest": lambda folder: functools.partial(load, folder),
+    "split_manifest by column": of_ids(
+        lambda dataset, _: manifest.split_manifest(dataset, "speaker")
+    ),
+    "split_manifest at random": split_at_random,
+    "factor_labels": of_ids(manifest.factor_labels, FACTORS),
+    "subset": of_ids(manifest.subset),
+    "each row as a dict": of_ids(lambda dataset, _: [*dataset.data.values()]),
+    "pickle": of_ids(lambda dataset, _: pickle.dumps(dataset)),
+}
+CACHE_STEPS = {
+    "audio_digests": of_cache(lambda *g: feature_cache.audio_digests(g[0])),
+    "missing_hours": of_cache(feature_cache.missing_hours),
+    "extract_features": of_cache(feature_cache.extract_features),
+    "select in order": select(1),
+    "select backwards": select(-1),
+}
+
+
+def read_csv(folder):
+    """The plain operation beside those of a manifest."""
+    with open(folder / "manifest.csv", newline="", encoding="utf-8") as file:
+        for _ in csv.reader(file):
+            pass
+
+
+def read_features(folder):
+    """The plain operation beside those of a cache."""
+    [path] = folder.glob("caches/*/features.npy")
+    np.load(path)
+
+
+def memory(name):
+    """Bytes that this process holds (VmRSS), or has held (VmHWM)."""
+    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+    [line] = (line for line in lines if line.startswith(name))
+    return int(line.split()[1]) * 1024
+
+
+def measure(name, folder):
+    """Bytes, seconds of a step, and of the plain one."""
+    plain = read_features if name in CACHE_STEPS else read_csv
+    logging.disable(logging.WARNING)  # of what is left out
+    with threadpool_limits(1):
+        step = (STEPS | CACHE_STEPS)[name](folder)
+        pathlib.Path("/proc/self/clear_refs").write_text("5")  # forget VmHWM
+        before = memory("VmRSS")
+        step()
+        taken, times = memory("VmHWM") - before, []
+        for _ in range(3):
+            row = []
+            for one in (step, functools.partial(plain, folder)):
+                start = time.process_time()
+                one()
+                row.append(time.process_time() - start)
+            times.append(row)
+    return taken, *np.median(times, axis=0)
+
+
+def main(count):
+    """Measure all and print."""
+    fresh = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        write_manifest(folder, count)
+        write_cache(folder, count)
+        for name in (*STEPS, *CACHE_STEPS):
+            with fresh.Pool(1) as pool:
+                taken, ours, plain = pool.apply(measure, (name, folder))
+            beside = "np.load" if name in CACHE_STEPS else "csv.reader"
+            print(
+                f"{count:8} rows {name:24} {ours:6.2f} s "
+                f"{count / ours:11,.0f} rows/s {ours / count * 1e6:6.2f} us "
+                f"{taken / count:6.0f} B {ours / plain:6.2f} x {beside}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    for one in sys.argv[1:] or (100_000, 1_000_000):
+        main(int(float(one)))
