@@ -6,6 +6,7 @@ value that repeats is kept once, numbers and paths in arrays.
 
 import array
 import copy
+import itertools
 from collections.abc import Mapping
 
 import numpy as np
@@ -39,11 +40,13 @@ class Text:
 
     def extend(self, values):
         """Add more; not after rows were taken."""
-        for value in values:
-            self.starts.append(len(self.content))
-            # Names of files need not be text.
-            self.content += value.encode("utf-8", "surrogatepass")
-            self.stops.append(len(self.content))
+        # Names of files need not be text.
+        parts = [value.encode("utf-8", "surrogatepass") for value in values]
+        begin = len(self.content)
+        ends = list(itertools.accumulate(map(len, parts), initial=begin))
+        self.starts.extend(ends[:-1])
+        self.stops.extend(ends[1:])
+        self.content += b"".join(parts)
 
     def item(self, row):
         """One of them."""
