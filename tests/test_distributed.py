@@ -1,47 +1,98 @@
-"""Several processes that share a block are one."""
+"""Several processes that share blocks, and other work, are one."""
 
+import os
+
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from test_brain import Run, entangled, train
 
-from speechbrain_ext.lobes.subspaces import SubspaceNetwork
-from speechbrain_ext.nnet.distributed import gather_rows, own_rows, processes
-from speechbrain_ext.nnet.losses import InterventionalLoss
+from speechbrain_ext.dataio.grid import GridFeatures
+from speechbrain_ext.nnet.distributed import deal, processes
+from speechbrain_ext.utils.errors import InputError
 
-ROWS = 35  # of 5 speakers x 7 contents: neither 2 nor 3 divides them
-
-
-def gradients(parallel):
-    """Of one step on one block, and its loss."""
-    torch.manual_seed(0)
-    widths = {"speaker": 8, "content": 8}
-    network = SubspaceNetwork([1, 32], list(widths), widths, hidden=[16])
-    block, rows = torch.randn(ROWS, 1, 32), torch.arange(ROWS)
-    codes = {"speaker": rows // 7, "content": rows % 7}
-    model = parallel(network)  # whose hooks are to see the gradients
-    found = model(own_rows(block))
-    whole = {name: gather_rows(z, ROWS) for name, z in found.items()}
-    loss, _ = InterventionalLoss()(whole, codes)
-    (loss * processes()).backward()
-    return [p.grad.clone() for p in network.parameters()], loss.item()
+GRIDS = {"train": entangled(10, 14, 1), "valid": entangled(4, 6, 2)}
+BLOCK = {"speaker": 5, "content": 7}  # neither 2 nor 3 divides its rows
+# Type of numbers, accumulated blocks
+RUNS = [(torch.float32, 1), (torch.float32, 2), (torch.float64, 2)]
 
 
-def step(rank, count, folder):
+def ten_losses(folder, dtype, accumulated):
+    """Of the recipe's training: losses, gradients of steps, parameters."""
+    torch.set_default_dtype(dtype)
+    run = Run(
+        f"{folder}/{dtype}_{accumulated}",
+        run_opts={
+            "grad_accumulation_factor": accumulated,
+            "distributed_backend": "gloo",
+        },
+        train_block=BLOCK,
+        number_of_epochs=3,  # of four blocks
+    )
+    losses, gradients = [], []
+    objectives, step = run.brain.compute_objectives, run.brain.scaler.step
+
+    def watching(predictions, batch, stage):
+        loss = objectives(predictions, batch, stage)
+        if run.brain.modules.network.training:
+            losses.append(loss.item() / processes())
+        return loss
+
+    def stepping(optimizer):
+        [group] = optimizer.param_groups
+        gradients.append([p.grad.clone() for p in group["params"]])
+        step(optimizer)
+
+    run.brain.compute_objectives, run.brain.scaler.step = watching, stepping
+    grids = {
+        split: GridFeatures(one.features.to(dtype), one.grid)
+        for split, one in GRIDS.items()
+    }
+    network = train.fit_network(run.hparams, run.brain, grids)
+    torch.set_default_dtype(torch.float32)
+    return losses[:10], gradients[0], list(network.state_dict().values())
+
+
+def broken(key):
+    """Like a probe of labels that are no good, in one of the processes."""
+    if key == "b":
+        raise InputError("b is no good")
+
+
+def work(rank, count, folder):
     """What one of the processes does."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
     store = f"file://{folder}/store"
     dist.init_process_group("gloo", store, rank=rank, world_size=count)
-    found = gradients(torch.nn.parallel.DistributedDataParallel)
-    torch.save(found, f"{folder}/{rank}.pt")
+    dealt = deal(lambda key: (key, rank), "abcd")
+    with pytest.raises(InputError, match="b is no good"):
+        deal(broken, "abcd")
+    found = [ten_losses(folder, *one) for one in RUNS]
+    torch.save((dealt, found), f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    return [ten_losses(tmp_path_factory.mktemp("alone"), *one) for one in RUNS]
+
+
 @pytest.mark.parametrize("count", [2, 3])
-def test_gradients_of_shared_blocks(count, tmp_path):
-    wanted, loss = gradients(lambda network: network)
-    mp.spawn(step, (count, str(tmp_path)), count)
+def test_several_processes_are_one(count, alone, tmp_path):
+    mp.spawn(work, (count, str(tmp_path)), count)
     for rank in range(count):
-        found, own = torch.load(tmp_path / f"{rank}.pt")
-        assert own == pytest.approx(loss, abs=1e-6)
-        for one, other in zip(wanted, found, strict=True):
-            assert (one - other).abs().max() <= 1e-6 * one.abs().max()
+        dealt, found = torch.load(tmp_path / f"{rank}.pt")
+        assert dealt == {key: (key, i % count) for i, key in enumerate("abcd")}
+        assert list(dealt) == list("abcd")
+        for (dtype, _), wanted, own in zip(RUNS, alone, found, strict=True):
+            exact = dtype == torch.float64  # but for the loss, in float32
+            most = {"rtol": 1e-6, "atol": 0} if exact else {"atol": 1e-5}
+            assert len(own[0]) == 10
+            assert np.allclose(own[0], wanted[0], **{"rtol": 0} | most)
+            for one, other in zip(wanted[1], own[1], strict=True):
+                assert one.dtype == other.dtype == dtype
+                assert (one - other).abs().max() <= 1e-6 * one.abs().max()
+            for one, other in zip(wanted[2], own[2], strict=True):
+                assert (one - other).abs().max() <= (1e-6 if exact else 1e-5)

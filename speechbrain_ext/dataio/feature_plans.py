@@ -115,8 +115,7 @@ def describe_hours(planned):
 def encode_planned(planned, shard=None):
     """Features of a plan: each process encodes its share, all read all.
 
-    They wait for each other by files alone: a group of processes would not
-    wait for hours.
+    They wait for each other by files alone, as calls that are no group do.
 
     Arguments
     ---------

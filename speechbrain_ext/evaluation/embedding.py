@@ -7,6 +7,7 @@ import torch
 
 from speechbrain.utils.distributed import infer_device
 from speechbrain_ext.dataio.feature_cache import extract_features
+from speechbrain_ext.dataio.feature_plans import encode_planned
 from speechbrain_ext.dataio.manifest import subset
 from speechbrain_ext.evaluation import results, systems
 from speechbrain_ext.evaluation.tasks import Embedded
@@ -154,8 +155,12 @@ are log_mel
     results.find_reference(known, reference)
 
 
-def embed_all(sources, uses, condition, cache_folder, channel=None, **options):
+def embed_all(
+    sources, uses, condition, cache_folder, channel=None, shard=None, **options
+):
     """Vectors of every system for each use of utterances, in one condition.
+
+    Several processes encode a part of the utterances each.
 
     Arguments
     ---------
@@ -170,12 +175,15 @@ def embed_all(sources, uses, condition, cache_folder, channel=None, **options):
         Keeps the features.
     channel : callable
         ``channel(sample_rate)``, what each utterance goes through.
+    shard : tuple of int
+        (index, count): only encode the share of one of several calls.
     **options : object
         Of :func:`~speechbrain_ext.dataio.feature_cache.extract_features`.
 
     Returns
     -------
     Embedded
+        None for a shard.
     """
     vectors = {use: {} for use in uses if use != "statistics"}
     controls, datasets = {}, {}
@@ -184,8 +192,9 @@ def embed_all(sources, uses, condition, cache_folder, channel=None, **options):
         every |= dict.fromkeys(use.ids)
     for source in sources:
         rate = source.encoder.sample_rate
-        pooled = {
-            key: extract_features(
+        planned = {
+            key: partial(
+                extract_features,
                 subset(dataset, list(every)),
                 source.encoder,
                 cache_folder,
@@ -195,6 +204,9 @@ def embed_all(sources, uses, condition, cache_folder, channel=None, **options):
             )
             for key, (dataset, every) in datasets.items()
         }
+        pooled = encode_planned(planned, shard)
+        if shard:
+            continue
         features = {
             name: pooled[id(use.dataset)].select(use.ids, source.layers)
             for name, use in uses.items()
@@ -204,4 +216,4 @@ def embed_all(sources, uses, condition, cache_folder, channel=None, **options):
             known |= systems.embed_systems(named, features[name])
         if source.is_pooled:
             controls[next(iter(named))[2:4]] = features["test"]
-    return Embedded(condition, vectors, controls)
+    return None if shard else Embedded(condition, vectors, controls)

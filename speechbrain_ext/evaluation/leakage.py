@@ -12,6 +12,7 @@ from speechbrain_ext.metrics.probes import control_projections, linear_probe
 from speechbrain_ext.metrics.trials import generate_trials
 from speechbrain_ext.metrics.variance import linear_cka, variance_shares
 from speechbrain_ext.metrics.verification import equal_error_rate
+from speechbrain_ext.nnet.distributed import deal
 from speechbrain_ext.utils.errors import InputError
 
 logger = get_logger(__name__)
@@ -165,10 +166,12 @@ class FactorLeakage(Task):
             self.constant("majority", count.max() / len(self.code)),
         ]
         try:
-            correct = {
-                origin: linear_probe(one, self.code, self.groups, **self.probe)
-                for origin, one in vectors.items()
-            }
+            correct = deal(
+                lambda origin: linear_probe(
+                    vectors[origin], self.code, self.groups, **self.probe
+                ),
+                vectors,
+            )
         except InputError as error:  # vectors are checked: it is the labels
             logger.warning(f"No probe of {self.factor}: {error}")
         else:
@@ -176,8 +179,8 @@ class FactorLeakage(Task):
         if self.trials is None:
             return rows
         label = self.trials.label
-        eers = {
-            origin: equal_error_rate(self.trials.score(one), label)[0]
-            for origin, one in vectors.items()
-        }
+        eers = deal(
+            lambda o: equal_error_rate(self.trials.score(vectors[o]), label)[0],
+            vectors,
+        )
         return rows + self.rows("eer", eers, backend="cosine", n=len(label))

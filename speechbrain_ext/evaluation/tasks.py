@@ -4,10 +4,12 @@
 A task is made once, with the labels of the utterances, and called for each
 condition with the vectors of all systems: it returns rows of the one table of
 :mod:`speechbrain_ext.evaluation.results`. Each has a name and a main measure.
+Several processes measure some systems each, and all have the rows of all.
 Nothing says that a factor is the speaker or the content.
 """
 
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +31,7 @@ from speechbrain_ext.metrics.retrieval import nearest_value
 from speechbrain_ext.metrics.scoring import cosine_scoring
 from speechbrain_ext.metrics.uncertainty import SpeakerResamples
 from speechbrain_ext.metrics.verification import group_error_rates, sort_trials
+from speechbrain_ext.nnet.distributed import deal
 from speechbrain_ext.utils.errors import InputError
 
 
@@ -208,29 +211,13 @@ class Verification(Task):
 
     def __call__(self, embedded):
         """Rows of all subspaces; rates at the equal error threshold too."""
-        vectors = embedded.vectors["test"]
-        scores = self.scores[embedded.condition] = {}
-        for origin in vectors:
-            others = None
-            if self.cohort is not None:
-                others = embedded.vectors["cohort"][origin], self.cohort
-            scores[origin] = self.scoring(vectors[origin], self.trials, others)
-        label, rates, costs, least = self.trials.label, {}, {}, {}
-        for origin, one in scores.items():
-            trials = sort_trials(one, label)
-            costs[origin], least[origin] = trials.min_dcf(), trials.min_cllr()
-            threshold = trials.equal_error_rate()[1]
-            rates[origin] = {"": trials.rates(threshold)}
-            for groups in self.groups:
-                rates[origin] |= group_error_rates(
-                    one, label, groups, threshold
-                )
-        draw, count = self.resamples and self.resamples.eer, len(label)
-        eers = {origin: found[""]["eer"] for origin, found in rates.items()}
-        draws = draw and {
-            o: draw(one, self.trials) for o, one in scores.items()
-        }
-        rows = self.rows("eer", eers, draws, n=count)
+        test, count = embedded.vectors["test"], len(self.trials.label)
+        found = deal(partial(self._measure, embedded), test)
+        scores, draws, eers, rates, costs, least = (
+            dict(zip(found, values)) for values in zip(*found.values())
+        )
+        self.scores[embedded.condition] = scores
+        rows = self.rows("eer", eers, self.resamples and draws, n=count)
         rows += self.rows("min_dcf", costs, n=count)
         rows += self.decisions(scores)
         # Of all scores: it is fitted to these trials.
@@ -249,6 +236,22 @@ class Verification(Task):
                 found = {o: one[group][measure] for o, one in rates.items()}
                 rows += self.rows(measure, found, group=group, n=count)
         return rows
+
+    def _measure(self, embedded, origin):
+        """What is of one subspace alone: scores, draws, EER, rates, costs."""
+        others, label = None, self.trials.label
+        if self.cohort is not None:
+            others = embedded.vectors["cohort"][origin], self.cohort
+        vectors = embedded.vectors["test"][origin]
+        scores = self.scoring(vectors, self.trials, others)
+        trials = sort_trials(scores, label)
+        threshold = trials.equal_error_rate()[1]
+        rates = {"": trials.rates(threshold)}
+        for groups in self.groups:
+            rates |= group_error_rates(scores, label, groups, threshold)
+        draws = self.resamples and self.resamples.eer(scores, self.trials)
+        costs = trials.min_dcf(), trials.min_cllr()
+        return scores, draws, rates[""]["eer"], rates, *costs
 
     def decisions(self, scores):
         """Rows of the errors that the exports' own thresholds make."""
@@ -318,10 +321,10 @@ class ContentRetrieval(Task):
 
     def __call__(self, embedded):
         """Rows of all subspaces."""
-        correct = {
-            origin: nearest_value(vectors, self.values, self.speakers)
-            for origin, vectors in embedded.vectors["test"].items()
-        }
+        test = embedded.vectors["test"]
+        correct = deal(
+            lambda o: nearest_value(test[o], self.values, self.speakers), test
+        )
         rows = self.accuracies(correct, backend="cosine")
         return [*rows, self.constant("chance", 1 / len(set(self.values)))]
 
@@ -371,17 +374,17 @@ class Keywords(Task):
 
     def __call__(self, embedded):
         """Rows of all subspaces, with the recall of each word."""
-        training = embedded.vectors["training"]
-        found = {
-            origin: keyword_classification(
+        training, test = (embedded.vectors[use] for use in ("training", "test"))
+        found = deal(
+            lambda origin: keyword_classification(
                 training[origin],
                 self.training,
-                vectors,
+                test[origin],
                 self.values,
                 self.make_classifier,
-            )
-            for origin, vectors in embedded.vectors["test"].items()
-        }
+            ),
+            test,
+        )
         named = {"backend": self.backend}
         predicted = {o: one["predicted"] for o, one in found.items()}
         self.predicted[embedded.condition] = predicted

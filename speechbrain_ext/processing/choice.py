@@ -15,6 +15,7 @@ import numpy as np
 
 from speechbrain_ext.metrics.arrays import to_numpy
 from speechbrain_ext.metrics.verification import equal_error_rate
+from speechbrain_ext.nnet.distributed import deal
 from speechbrain_ext.processing.discriminants import (
     grid_source,
     source_directions,
@@ -191,9 +192,10 @@ class Choice:
         ... )["speaker"]["layers"]
         [1]
         """
-        tried = {factor: [] for factor in labels}
-        runs = {tuple(one): one for f in labels for one in candidates[f]}
-        for layers in runs.values():
+
+        def best_of(run):
+            """The best choice of each factor that may be read from a run."""
+            layers, best = list(run), {}
             train, valid = select(layers)
             read = {f: v for f, v in labels.items() if layers in candidates[f]}
             with reading(layers):
@@ -202,8 +204,13 @@ class Choice:
                     measured = self._measure(
                         factor, source, valid, trials[factor], channel_weight
                     )
-                    best = first_within(measured, len(valid), DEVIATIONS)
-                    tried[factor].append({"layers": layers, **best})
+                    chosen = first_within(measured, len(valid), DEVIATIONS)
+                    best[factor] = {"layers": layers, **chosen}
+            return best
+
+        runs = dict.fromkeys(tuple(r) for f in labels for r in candidates[f])
+        found = deal(best_of, runs).values()
+        tried = {f: [best[f] for best in found if f in best] for f in labels}
         for factor, errors in (recordings or {}).items():
             for choice in tried[factor]:
                 choice["recordings_eer"] = errors[tuple(choice["layers"])]

@@ -18,6 +18,7 @@ baselines.
 """
 
 import sys
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from option_table import EVALUATE
 from voxceleb1_trials_prepare import voxceleb_rows
 
 import speechbrain as sb
+from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.logger import get_logger
 from speechbrain_ext.dataio.audio import check_audio
 from speechbrain_ext.dataio.feature_cache import audio_digests
@@ -62,6 +64,7 @@ from speechbrain_ext.metrics.trials import (
     trial_groups,
     write_trials,
 )
+from speechbrain_ext.nnet.distributed import start_group
 from speechbrain_ext.utils.errors import InputError, one_line_errors
 from speechbrain_ext.utils.files import locked_folder, write_csv
 from speechbrain_ext.utils.hparams import (
@@ -164,7 +167,7 @@ def make_manifest(hparams, protocol):
         )
         hparams["evaluated_split"] = hparams["evaluated_split"] or "test"
     hparams["manifest"] = f"{hparams['output_folder']}/manifest.csv"
-    write_csv(hparams["manifest"], rows)
+    run_on_main(write_csv, args=[hparams["manifest"], rows])
 
 
 def dataio_prep(hparams):
@@ -221,7 +224,8 @@ def make_trials(hparams, path, ids, speakers, contents, genders):
         )
     several = len(hparams["trials"] or ()) > 1
     name = f"trials_{Path(path).stem}" if several else "trials"
-    write_trials(f"{hparams['output_folder']}/{name}.txt", trials, ids)
+    own = f"{hparams['output_folder']}/{name}.txt"
+    run_on_main(write_trials, args=[own, trials, ids])
     groups = [trial_groups(genders, trials)] if genders else []
     if contents and (path or not hparams["different_content"]):
         said = np.asarray(contents)
@@ -348,9 +352,11 @@ def make_tasks(hparams, *arguments):
     return asked, left_out
 
 
-def write_files(hparams, dataset, ids, asked, shown, rows, speakers):
-    """Figures, and what was said of each trial and utterance."""
-    folder = hparams["output_folder"]
+def write_files(hparams, test, asked, shown, rows, about, header):
+    """Results and reports, then figures, and what was said of each trial."""
+    folder, (dataset, ids) = hparams["output_folder"], test
+    results.write_results(folder, rows, about)
+    report.write_report(folder, rows, header)
     several = len(hparams["trials"] or ()) > 1
     for task in asked:
         if task.name == "verification":
@@ -359,15 +365,19 @@ def write_files(hparams, dataset, ids, asked, shown, rows, speakers):
             write_scores(folder, task, ids, hparams["score_files"] or ())
         if task.name == "keywords":
             write_predictions(folder, task, ids)
+    speakers = labels_of(hparams, test)[0]
     for embedded in shown:
         plots.plot_condition(embedded, rows, speakers, folder)
     write_most_wrong(folder, asked, dataset, ids)
+    write_page(folder)
+    print(f"\n{folder}/report.html, report.txt, results.csv: the results")
 
 
 def main(arguments):
     """Load the exports, in a folder that no other evaluation is using."""
     hparams_file, run_opts, overrides = parse_arguments(arguments)
     check_run_options(run_opts, trains=False)
+    run_opts = start_group(run_opts)
     debug = "." if run_opts.debug_persistently else "debug"
     hparams = load_hparams(
         hparams_file, overrides, EVALUATE, debug if run_opts.debug else None
@@ -375,17 +385,20 @@ def main(arguments):
     check(hparams)
     protocol = load_protocol(hparams)
     exports, sources = find_sources(hparams, run_opts.device)
+    given = hparams, protocol, exports, sources, run_opts
+    if hparams["shard"]:  # several calls at a time
+        run(*given)
+        return
     folder = hparams["output_folder"]
-    with locked_folder(folder):
+    with locked_folder(folder) if if_main_process() else nullcontext():
         sb.create_experiment_directory(folder)
-        save_hparams(folder, hparams_file, overrides)
-        run(hparams, protocol, exports, sources, run_opts)
+        run_on_main(save_hparams, args=[folder, hparams_file, overrides])
+        run(*given)
 
 
 def run(hparams, protocol, exports, sources, run_opts):
     """Measure and report."""
     # Recordings, and the tasks that they can answer
-    folder = hparams["output_folder"]
     make_manifest(hparams, protocol)
     dataset = dataio_prep(hparams)
     ids = choose_ids(hparams, dataset, run_opts.debug)
@@ -407,6 +420,7 @@ def run(hparams, protocol, exports, sources, run_opts):
             check_audio(one, rate, hparams["resample"])
     # Vectors of all systems, and what the tasks say of them
     data, rows, shown = run_label(hparams["data_folder"]), [], []
+    shard = hparams["shard"]
     for condition in protocol["conditions"]:
         channel = None
         if condition == "channels":
@@ -417,13 +431,19 @@ def run(hparams, protocol, exports, sources, run_opts):
             condition,
             hparams["cache_folder"],
             channel,
+            shard,
             progress=not run_opts.noprogressbar,
             **hparams["extraction"],
         )
+        if shard:
+            continue
         rows += tasks.run_tasks(asked, embedded, data=data)
         test = {"test": embedded.vectors["test"]}
         shown.append(tasks.Embedded(condition, test))
-    # Results, then figures and files
+    if shard:
+        print(f"Shard {shard} is encoded. When all are, call without --shard")
+        return
+    # The main process writes, and all end together.
     speakers = labels_of(hparams, uses["test"])[0]
     named = ("data_folder", "protocol", "trials", "scoring", "tasks")
     named = (*named, "reference", "cohort_data")
@@ -436,15 +456,12 @@ def run(hparams, protocol, exports, sources, run_opts):
         "left_out": left_out,
         "smoke_run": hparams["smoke_run"] if run_opts.debug else None,
     }
-    results.write_results(folder, rows, about)
     header = [report.SMOKE] * run_opts.debug
     header += [f"statistics: {description}", *left_out]
     header += [f"trials: {path}" for path in hparams["trials"] or ()]
     header += [NOTE] if hparams["protocol"] else []
-    report.write_report(folder, rows, header)
-    write_files(hparams, dataset, ids, asked, shown, rows, speakers)
-    write_page(folder)
-    print(f"\n{folder}/report.html, report.txt, results.csv: the results")
+    made = [hparams, uses["test"], asked, shown, rows, about, header]
+    run_on_main(write_files, args=made)
 
 
 if __name__ == "__main__":

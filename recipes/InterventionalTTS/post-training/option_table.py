@@ -251,6 +251,8 @@ DATA = {
     "channel": made(),
     "channel_seed": whole(0),
     "score_files": optional(some_of(*FORMS)),
+    "shard": SHARD,
+    **EXTRACTION,
 }
 OBJECTS = ("encoder_model", "network", "loss", "opt_class", "lr_scheduler")
 OBJECTS += ("epoch_counter", "train_logger", "checkpointer")
@@ -286,8 +288,6 @@ TRAIN = {
     "choice": optional(made()),
     **{f"choice.{name}": rule for name, rule in CHOICE.items()},
     "choice.dims": dims,
-    **EXTRACTION,
-    "shard": SHARD,
     "network_takes": whole(0),
     "network_views": network_views,
     "augmented_takes": augmented_takes,
@@ -345,7 +345,6 @@ TRAIN = {
 }
 EVALUATE = {
     **DATA,
-    **EXTRACTION,
     "export_folder": optional(either(text(), list_of(text()))),
     "export_names": optional(either(text(), list_of(text()))),
     "speaker_encoders": list_of(SPEAKER_ENCODER, 0),

@@ -23,7 +23,6 @@ import inspect
 import logging
 import math
 import sys
-import time
 from contextlib import nullcontext
 from functools import partial
 
@@ -34,6 +33,7 @@ from tqdm import tqdm
 import speechbrain as sb
 from speechbrain.dataio.dataloader import make_dataloader
 from speechbrain.utils.distributed import (
+    ddp_barrier,
     ddp_broadcast,
     if_main_process,
     run_on_main,
@@ -69,7 +69,13 @@ from speechbrain_ext.inference.subspaces import load_export
 from speechbrain_ext.lobes.encoders import choose_layers, load_speaker_encoder
 from speechbrain_ext.lobes.subspaces import BaselineHead
 from speechbrain_ext.metrics.trials import generate_trials
-from speechbrain_ext.nnet.distributed import gather_rows, own_rows, processes
+from speechbrain_ext.nnet.distributed import (
+    deal,
+    gather_rows,
+    own_rows,
+    processes,
+    start_group,
+)
 from speechbrain_ext.nnet.schedulers import Schedule
 from speechbrain_ext.processing.adaptation import MIN_RECORDINGS
 from speechbrain_ext.processing.choice import layer_runs
@@ -358,15 +364,13 @@ def claim(hparams, brain, dataset, splits, unlabelled):
 
 def prepare_grid(hparams):
     """Render the grid, each process its share; whether all of it is there."""
-    prepare, shard = hparams["prepare"], hparams["shard"]
-    if "shard" not in inspect.signature(prepare).parameters:
-        run_on_main(prepare)
-        return True
-    # By files: a group of processes would not wait for hours.
-    while not prepare(shard=share_of_process(shard)):
+    prepare, shard, there = hparams["prepare"], hparams["shard"], False
+    if "shard" in inspect.signature(prepare).parameters:
+        there = prepare(shard=share_of_process(shard))
         if shard:
-            return False
-        time.sleep(1)
+            return there
+        ddp_barrier()
+    run_on_main(lambda: there or prepare())  # the manifest, of all shares
     return True
 
 
@@ -479,11 +483,10 @@ def choose(hparams, dataset, splits, features, views):
     if "dims" in given:
         dims = choice.dims | each(given["dims"], labels)
         choice = dataclasses.replace(choice, dims=dims)
-    recordings = views and hparams["adaptation"].layer_errors(
-        lambda layers: takes[0].select(splits["train"], layers),
-        labels,
-        views,
-        candidates,
+    pooled = partial(takes[0].select, splits["train"])
+    errors = hparams["adaptation"].layer_errors
+    recordings = views and run_on_main(
+        errors, args=[pooled, labels, views, candidates]
     )
     weight = given.get("channel_weight", 1.0)
     return choice.on_grid(
@@ -573,28 +576,33 @@ def fit_heads(hparams, brain, dataset, splits, grids, features, recordings):
             views = stack_views([*recordings.values()], layers)
         network = fit_network(hparams, brain, grids, views)
         heads[hparams["system_name"]] = network
-    if not if_main_process():
-        return heads, valid
+    labels, fits = {f: train.grid.labels(f) for f in train.grid.factors}, {}
     # The closed form that has also heard what channels do to an utterance
     if hparams["recommended"]:
-        heads["recommended"] = hparams["recommended"](
-            torch.stack([take.select(ids, layers) for take in takes]),
-            factor_labels(dataset, ids, hparams["factors"]),
-        )
+        fits["recommended"] = lambda: {
+            "recommended": hparams["recommended"](
+                torch.stack([take.select(ids, layers) for take in takes]),
+                factor_labels(dataset, ids, hparams["factors"]),
+            )
+        }
     # Closed forms to compare with
-    labels = {f: train.grid.labels(f) for f in hparams["factors"]}
-    heads |= systems.closed_form_heads(
-        train.features, labels, hparams["subspace_widths"], hparams["seed"]
+    fits["controls"] = lambda: systems.closed_form_heads(
+        train.features,
+        {factor: labels[factor] for factor in hparams["factors"]},
+        hparams["subspace_widths"],
+        hparams["seed"],
     )
-    heads |= rival_heads(
+    fits["rivals"] = lambda: rival_heads(
         hparams["rivals"],
         train.features,
-        {f: train.grid.labels(f) for f in hparams["grid_factors"]},
+        labels,
         hparams["verification_factor"],
         hparams["content_factor"],
         head_options(hparams).get("layers"),
         speaker_vectors(features, ids, 1 + hparams["network_takes"]),
     )
+    for fitted in deal(lambda name: fits[name](), fits).values():
+        heads |= fitted
     return heads, valid
 
 
@@ -606,25 +614,31 @@ def speaker_vectors(features, ids, takes):
 
 
 def evaluate(hparams, heads, dataset, splits, features, asked, chosen, debug):
-    """Verification and content retrieval on the test utterances."""
+    """Verification and content retrieval on the test utterances.
+
+    All processes measure, the main one reports.
+    """
     label, layers = hparams["encoder_label"], hparams["layers"]
     named = systems.name_systems(heads, label, layers, hparams["seed"])
     rows = measure(hparams, named, layers, splits, features, asked)
-    folder = hparams["output_folder"]
-    plots.plot_scores(asked[0], folder, label, det=True)  # cosines, all of them
-    draw_speakers(hparams, named, dataset, splits["test"], features["recorded"])
+    test, folder = splits["test"], hparams["output_folder"]
+    if if_main_process():
+        plots.plot_scores(asked[0], folder, label, det=True)  # cosines, all
+        draw_speakers(hparams, named, dataset, test, features["recorded"])
     if "plda" in hparams["rivals"]:
         rows += evaluate_plda(hparams, dataset, splits, features, asked)
+    if not if_main_process():
+        return None, None
     grids = (
         factor_labels(dataset, splits[split], hparams["grid_factors"])
         for split in ("train", "test")
     )
-    train, test = map(systems.count_values, grids)
+    train_size, test_size = map(systems.count_values, grids)
     about = {key: hparams[key] for key in ABOUT} | {
         "encoder": label,
         "encoder_identity": hparams["encoder_model"].identity,
-        "grid": train,
-        "test_grid": test,
+        "grid": train_size,
+        "test_grid": test_size,
         "recommended": head_options(hparams),
         "chosen": chosen,
         "smoke_run": hparams["smoke_run"] if debug else None,
@@ -633,8 +647,8 @@ def evaluate(hparams, heads, dataset, splits, features, asked, chosen, debug):
     header = [report.SMOKE] * debug + [f"encoder: {label}"]
     header += [report.choice_line(*one) for one in chosen.items()]
     report.write_report(folder, rows, header)
-    write_scores(folder, asked[0], splits["test"], hparams["score_files"] or ())
-    write_most_wrong(folder, asked, dataset, splits["test"])
+    write_scores(folder, asked[0], test, hparams["score_files"] or ())
+    write_most_wrong(folder, asked, dataset, test)
     return rows, about
 
 
@@ -791,8 +805,7 @@ def run(hparams, run_opts, save_options):
     chosen, wanted = {}, hparams["layers"] == "auto" or hparams["recommended"]
     if hparams["choice"] and wanted:
         last = [*seen.values()][-1] if seen else {}
-        given = [hparams, dataset, splits, features, last]
-        chosen = run_on_main(choose, args=given)
+        chosen = choose(hparams, dataset, splits, features, last)
     take_choice(hparams, chosen)
     # Checkpoints of as many other layers would fit, too.
     taken = {"folder": hparams["save_folder"], "name": "layers.json"}
@@ -802,20 +815,19 @@ def run(hparams, run_opts, save_options):
     heads, valid = fit_heads(
         hparams, brain, dataset, splits, grids, features, seen
     )
-    if not if_main_process():
-        return
-    rows, about = evaluate(
+    found = evaluate(
         hparams, heads, dataset, splits, features, asked, chosen, debug
     )
+    made = [hparams, brain, heads, valid, pairs, *found, unlabelled]
+    run_on_main(finish, args=made)  # so that all processes end together
+
+
+def finish(hparams, brain, heads, valid, pairs, rows, about, unlabelled):
+    """Exports and the page; where what was made lies."""
     export(hparams, heads, valid, pairs, rows, about)
     if unlabelled:
         adapt(hparams, brain, unlabelled)
     write_page(hparams["output_folder"])
-    print_end(hparams, unlabelled)
-
-
-def print_end(hparams, unlabelled):
-    """Where what was made lies."""
     folder = hparams["output_folder"]
     to = f", adapted to {', '.join(unlabelled)}" if unlabelled else ""
     print(
@@ -830,7 +842,7 @@ def main(arguments):
     """The whole job, in a folder that no other run is using."""
     hparams_file, run_opts, overrides = parse_arguments(arguments)
     check_run_options(run_opts)
-    sb.utils.distributed.ddp_init_group(run_opts)
+    run_opts = start_group(run_opts)
     debug = "." if run_opts.debug_persistently else "debug"
     hparams = load_hparams(
         hparams_file, overrides, TRAIN, debug if run_opts.debug else None
