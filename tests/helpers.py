@@ -1,5 +1,8 @@
 """What several test modules build on."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +32,20 @@ def read_table(table):
     lines = [line for line in table.splitlines() if line.startswith("|")]
     split = [[x.strip() for x in line.strip("|").split("|")] for line in lines]
     return split[:1] + split[2:]
+
+
+def two_processes(path, hparams, *options):
+    """A recipe's script in two processes of torchrun."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    done = subprocess.run(
+        [*torchrun, "--nproc_per_node=2", path.name, hparams, *options],
+        cwd=path.parent,
+        env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
 
 
 class Tones:

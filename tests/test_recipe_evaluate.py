@@ -9,6 +9,7 @@ import pytest
 import soundfile
 import torch
 from conftest import ROOT, cached_features, call_script, pick, voiced
+from helpers import two_processes
 from tiny_models import save_ecapa
 
 from speechbrain_ext.evaluation.results import read_results, select
@@ -52,10 +53,10 @@ def evaluate(small_grid, exports, tmp_path_factory):
     """The script, by default on ``joint_1``; returns its folder and results."""
     features = tmp_path_factory.mktemp("features")
 
-    def run(*arguments, names=("joint_1",)):
+    def run(*arguments, names=("joint_1",), call=call_script):
         run.out = tmp_path_factory.mktemp("out")
         folders = ", ".join(str(exports / name) for name in names)
-        run.printed = call_script(
+        run.printed = call(
             RECIPE / "evaluate.py",
             "hparams/evaluate.yaml",
             f"--export_folder=[{folders}]",
@@ -81,19 +82,17 @@ def labels_of(rows, **wanted):
 
 
 TASKS = ("verification", "content", "keywords", "leakage")
+ALL_TASKS = (f"--tasks=[{', '.join(TASKS)}]", "--evaluated_split=test")
+ALL_TASKS += ("--domain_statistics=target", "--gender_factor=speaker")
+ALL_TASKS += ("--probe_folds=3", "--seed=5")
+ALL_NAMES = ("joint_1", "joint_2", "only_1")
 
 
 @pytest.fixture(scope="module")
 def everything(evaluate, tmp_path_factory):
     """Folder and results of one evaluation with all tasks."""
     features = tmp_path_factory.mktemp("own_features")
-    found = evaluate(
-        f"--cache_folder={features}",
-        f"--tasks=[{', '.join(TASKS)}]",
-        *("--evaluated_split=test", "--domain_statistics=target"),
-        *("--gender_factor=speaker", "--probe_folds=3", "--seed=5"),
-        names=("joint_1", "joint_2", "only_1"),
-    )
+    found = evaluate(f"--cache_folder={features}", *ALL_TASKS, names=ALL_NAMES)
     assert (found[0] / "report.txt").read_text() in evaluate.printed
     return *found, features
 
@@ -138,6 +137,43 @@ def test_everything_at_once(everything):
     assert len((out / "trials.txt").read_text().splitlines()) == 240
     page = (out / "report.html").read_text()  # 8 figures, 10 pairs
     assert page.count("<img") == 8 and page.count("<audio") == 20
+
+
+def test_two_processes_write_what_one_does(evaluate, everything):
+    """To the byte, of the same features."""
+    one, *_, features = everything
+    options = (f"--cache_folder={features}", *ALL_TASKS)
+    two, *_ = evaluate(*options, names=ALL_NAMES, call=in_two)
+    assert evaluate.printed.count("report.html") == 1
+    for path in (*one.glob("*.csv"), *one.glob("*.txt")):
+        if path.name != "log.txt":
+            text = path.read_text().replace(str(one), str(two))
+            assert (two / path.name).read_text() == text, path.name
+    names = [{path.name for path in out.iterdir()} for out in (one, two)]
+    assert names[1] - names[0] <= {"evaluate.py"} and names[0] <= names[1]
+
+
+def in_two(path, hparams, *options):
+    """Of options that are given twice the last one, as in call_script."""
+    chosen = {option.partition("=")[0]: option for option in options}
+    return two_processes(path, hparams, *chosen.values())
+
+
+def test_shards(small_grid, exports, tmp_path):
+    for index in (0, 1):
+        printed = call_script(
+            RECIPE / "evaluate.py",
+            "hparams/evaluate.yaml",
+            f"--export_folder={exports / 'joint_1'}",
+            f"--data_folder={small_grid}",
+            f"--output_folder={tmp_path / 'out'}",
+            f"--cache_folder={tmp_path / 'features'}",
+            *("--device=cpu", "--noprogressbar", f"--shard=[{index}, 2]"),
+        )
+        assert f"Shard [{index}, 2] is encoded" in printed
+    found = {path.name for path in tmp_path.glob("features/*/features*")}
+    assert found == {f"features-{part}-of-2.npy" for part in range(2)}
+    assert not (tmp_path / "out/results.csv").exists()
 
 
 def test_everything_by_hand(everything, small_grid, exports):

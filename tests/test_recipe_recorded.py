@@ -3,11 +3,8 @@
 import functools
 import itertools
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -21,7 +18,7 @@ from conftest import (
     pick,
     voiced,
 )
-from helpers import read_table
+from helpers import read_table, two_processes
 from huggingface_hub import ModelCard
 
 from speechbrain_ext.augment.channel import RandomChannel
@@ -59,6 +56,9 @@ SMALL = [
 ]
 train = functools.partial(
     call_script, RECIPE / "train.py", "hparams/recorded_grid.yaml", *SMALL
+)
+in_two = functools.partial(
+    two_processes, RECIPE / "train.py", "hparams/recorded_grid.yaml", *SMALL[1:]
 )
 
 
@@ -629,28 +629,14 @@ def test_bad_shards(small_grid, tmp_path, shard, capfd):
     assert "expected null or [index, count]" in capfd.readouterr().err
 
 
-def two_processes(*options):
-    """train.py in two processes."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    done = subprocess.run(
-        [
-            *(*torchrun, "--nproc_per_node=2", "train.py"),
-            *("hparams/recorded_grid.yaml", *SMALL[1:], *options),
-            "--distributed_backend=gloo",
-        ],
-        cwd=RECIPE,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-
-
 def test_two_processes_with_own_blocks(small_grid, tmp_path):
     """Distributed training, with a single block per process and epoch."""
     own = folders(small_grid, tmp_path)
-    two_processes(
-        *own, "--train_block={speaker: 2, content: 6}", "--ddp_blocks=own"
+    in_two(
+        *own,
+        "--train_block={speaker: 2, content: 6}",
+        "--ddp_blocks=own",
+        "--distributed_backend=gloo",
     )
     rates = logged(tmp_path, "lr")
     assert len(rates) == 3 and rates[-1] == pytest.approx(4e-9, rel=0.01)
@@ -667,7 +653,7 @@ def test_two_processes_are_one(views, small_grid, unlabelled, tmp_path):
         options += [f"--unlabelled={unlabelled}", "--network_views=True"]
         options += [QUICK[2]]
     train(*folders(small_grid, tmp_path / "one"), *options)
-    two_processes(*folders(small_grid, tmp_path / "two"), *options)
+    in_two(*folders(small_grid, tmp_path / "two"), *options)
     for part in range(2):
         name = f"features-{part}-of-2.npy"
         found = [*(tmp_path / "two").glob(f"features/*/{name}")]
