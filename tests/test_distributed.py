@@ -1,5 +1,6 @@
 """Several processes that share blocks, and other work, are one."""
 
+import datetime
 import os
 
 import numpy as np
@@ -9,8 +10,9 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from test_brain import Run, entangled, train
 
+from speechbrain.utils.run_opts import RunOptions
 from speechbrain_ext.dataio.grid import GridFeatures
-from speechbrain_ext.nnet.distributed import deal, processes
+from speechbrain_ext.nnet.distributed import deal, processes, start_group
 from speechbrain_ext.utils.errors import InputError
 
 GRIDS = {"train": entangled(10, 14, 1), "valid": entangled(4, 6, 2)}
@@ -96,3 +98,19 @@ def test_several_processes_are_one(count, alone, tmp_path):
                 assert (one - other).abs().max() <= 1e-6 * one.abs().max()
             for one, other in zip(wanted[2], own[2], strict=True):
                 assert (one - other).abs().max() <= (1e-6 if exact else 1e-5)
+
+
+def test_a_group_waits_for_days(monkeypatch):
+    given = {}
+    monkeypatch.setattr(
+        dist,
+        "init_process_group",
+        lambda backend, timeout: given.update(backend=backend, timeout=timeout),
+    )
+    options = RunOptions(device="cpu")
+    assert start_group(options) is options and not given  # no torchrun
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    found = start_group(options)
+    assert given["timeout"] >= datetime.timedelta(days=2)
+    assert given["backend"] == found.distributed_backend == "gloo"
+    assert "distributed_backend" in found.overridden_args
