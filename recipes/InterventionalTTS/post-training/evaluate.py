@@ -396,6 +396,30 @@ def main(arguments):
         run(*given)
 
 
+def measure(hparams, protocol, sources, uses, asked, progress):
+    """Rows of all conditions, and vectors to be drawn; a shard only encodes."""
+    data, rows, shown = run_label(hparams["data_folder"]), [], []
+    for condition in protocol["conditions"]:
+        channel = None
+        if condition == "channels":
+            channel = partial(hparams["channel"], seed=hparams["channel_seed"])
+        embedded = embed_all(
+            sources,
+            uses,
+            condition,
+            hparams["cache_folder"],
+            channel,
+            hparams["shard"],
+            progress=progress,
+            **hparams["extraction"],
+        )
+        if embedded is not None:
+            rows += tasks.run_tasks(asked, embedded, data=data)
+            test = {"test": embedded.vectors["test"]}
+            shown.append(tasks.Embedded(condition, test))
+    return rows, shown
+
+
 def run(hparams, protocol, exports, sources, run_opts):
     """Measure and report."""
     # Recordings, and the tasks that they can answer
@@ -418,28 +442,8 @@ def run(hparams, protocol, exports, sources, run_opts):
     for rate in {source.encoder.sample_rate for source in sources}:
         for one in {id(u.dataset): u.dataset for u in uses.values()}.values():
             check_audio(one, rate, hparams["resample"])
-    # Vectors of all systems, and what the tasks say of them
-    data, rows, shown = run_label(hparams["data_folder"]), [], []
-    shard = hparams["shard"]
-    for condition in protocol["conditions"]:
-        channel = None
-        if condition == "channels":
-            channel = partial(hparams["channel"], seed=hparams["channel_seed"])
-        embedded = embed_all(
-            sources,
-            uses,
-            condition,
-            hparams["cache_folder"],
-            channel,
-            shard,
-            progress=not run_opts.noprogressbar,
-            **hparams["extraction"],
-        )
-        if shard:
-            continue
-        rows += tasks.run_tasks(asked, embedded, data=data)
-        test = {"test": embedded.vectors["test"]}
-        shown.append(tasks.Embedded(condition, test))
+    shard, progress = hparams["shard"], not run_opts.noprogressbar
+    rows, shown = measure(hparams, protocol, sources, uses, asked, progress)
     if shard:
         print(f"Shard {shard} is encoded. When all are, call without --shard")
         return
