@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import sys
+import threading
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path, PurePosixPath
 
@@ -364,9 +365,16 @@ def _map(function, items, num_workers, start_method):
 
 
 def _set_work(function):
-    """Keeps the function of a worker."""
+    """Keeps the function of a worker, who ends when its parent is killed."""
     global _work
     _work = function
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent():
+    """Does not wait for work of a parent that is no more."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def _do_work(item):
