@@ -16,9 +16,9 @@ from speechbrain_ext.processing.closed_form import (
     lda_directions,
     pca_subspaces,
     random_subspaces,
-    within_covariance,
 )
 from speechbrain_ext.processing.discriminants import discriminants
+from speechbrain_ext.processing.scatter import Rows, Scatter
 from speechbrain_ext.utils.errors import InputError
 
 SPEAKERS, CONTENTS = np.divmod(np.arange(8 * 30), 30)
@@ -40,6 +40,11 @@ def centred():
     return vectors - vectors.mean(axis=0)
 
 
+def directions_of(vectors, values, dims, *shrinkage):
+    scatter = Scatter(Rows(vectors), {"a": values})
+    return lda_directions(scatter, "a", dims, *shrinkage)
+
+
 def equal_but_for_signs(one, other, tolerance=1e-3):
     one, other = (np.abs(np.asarray(x)) for x in (one, other))
     return np.allclose(one, other, tolerance, tolerance)
@@ -49,7 +54,7 @@ def test_directions_span_what_scikit_learn_finds():
     """Also where some values have more utterances, and the mean is not 0."""
     kept = CONTENTS < 4 * (1 + SPEAKERS)
     vectors, speakers = 3 + centred()[kept], SPEAKERS[kept]
-    ours = lda_directions(vectors, speakers, 7, shrinkage=0)
+    ours = directions_of(vectors, speakers, 7, 0)
     theirs = LinearDiscriminantAnalysis(solver="eigen").fit(vectors, speakers)
     for one, other in zip(ours, theirs.scalings_[:, :7].T, strict=True):
         cosine = one @ other / np.linalg.norm(one) / np.linalg.norm(other)
@@ -58,13 +63,15 @@ def test_directions_span_what_scikit_learn_finds():
 
 def test_covariance_is_that_of_ledoit_and_wolf():
     vectors = centred()
-    counts, means, covariance = within_covariance(vectors, SPEAKERS)
+    scatter = Scatter(Rows(vectors), {"a": SPEAKERS})
+    counts, means = scatter.counts["a"], scatter.means["a"]
     expected = [vectors[SPEAKERS == s].mean(axis=0) for s in range(8)]
     assert counts.tolist() == [30] * 8 and np.allclose(means, expected)
     within = vectors - means[SPEAKERS]
     expected, shrinkage = ledoit_wolf(within, assume_centered=True)
-    assert np.allclose(covariance, expected) and 0.001 < shrinkage < 0.5
-    found = within_covariance(vectors, SPEAKERS, 0.3)[2]
+    assert np.allclose(scatter.shrunk("a"), expected)
+    assert 0.001 < shrinkage < 0.5
+    found = scatter.shrunk("a", 0.3)
     expected = within.T @ within / 240
     ridge = 0.3 * np.trace(expected) / 20 * np.eye(20)
     assert np.allclose(found, 0.7 * expected + ridge)
@@ -73,8 +80,9 @@ def test_covariance_is_that_of_ledoit_and_wolf():
 @pytest.mark.parametrize("shrinkage", [0, 0.1, 1])
 def test_within_class_covariance_becomes_the_identity(shrinkage):
     vectors = centred()
-    _, means, covariance = within_covariance(vectors, SPEAKERS, shrinkage)
-    directions = lda_directions(vectors, SPEAKERS, 99, shrinkage)
+    scatter = Scatter(Rows(vectors), {"a": SPEAKERS})
+    means, covariance = scatter.means["a"], scatter.shrunk("a", shrinkage)
+    directions = directions_of(vectors, SPEAKERS, 99, shrinkage)
     assert np.allclose(directions @ covariance @ directions.T, np.eye(7))
     # Most discriminative first.
     spread = np.linalg.norm(means @ directions.T, axis=0)
@@ -83,11 +91,11 @@ def test_within_class_covariance_becomes_the_identity(shrinkage):
 
 def test_no_variance_within_values_and_few_utterances():
     exact = np.eye(8)[SPEAKERS]
-    assert np.isfinite(lda_directions(exact, SPEAKERS, 7)).all()
+    assert np.isfinite(directions_of(exact, SPEAKERS, 7)).all()
     rng = np.random.default_rng(0)
     values = np.repeat(np.arange(4), 4)
     wide = rng.normal(size=(16, 300)) + 3 * rng.normal(size=(4, 300))[values]
-    projected = wide @ lda_directions(wide, values, 10).T
+    projected = wide @ directions_of(wide, values, 10).T
     takes = projected.reshape(4, 4, 3)
     assert (
         np.ptp(takes.mean(axis=1), axis=0).min() > 5 * takes.std(axis=1).max()
@@ -102,7 +110,7 @@ def test_grid_lda_is_an_lda_per_factor_of_standardised_features():
     assert np.allclose(vectors.mean(axis=0), 0, atol=1e-5)
     assert np.allclose(vectors.std(axis=0), 1, atol=0.01)
     for factor, found in network(features).items():
-        expected = vectors @ lda_directions(vectors, BOTH[factor], 12, 0.2).T
+        expected = vectors @ directions_of(vectors, BOTH[factor], 12, 0.2).T
         assert equal_but_for_signs(found, expected)
     # Statistics can be those of a target domain.
     expected = network(features)["speaker"]
@@ -175,7 +183,7 @@ def test_channel_lda_adds_the_mean_covariance_of_the_differences():
     nuisance = 1.5 * np.mean(moved, axis=0)
     for factor, values in BOTH.items():
         centred = vectors[0] - vectors[0].mean(axis=0)
-        within = within_covariance(centred, values, 0.0)[2]
+        within = Scatter(Rows(centred), {"a": values}).within("a")
         between = centred.T @ centred / 240 - within
         dims = network.widths[factor]
         expected = discriminants(within + nuisance, between, dims, 0.3)

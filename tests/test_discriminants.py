@@ -6,7 +6,7 @@ import torch
 from scipy.linalg import eigh
 
 from speechbrain_ext.lobes import subspaces
-from speechbrain_ext.processing import discriminants
+from speechbrain_ext.processing import scatter
 from speechbrain_ext.processing.closed_form import channel_lda
 from speechbrain_ext.processing.discriminants import (
     Sources,
@@ -111,7 +111,7 @@ def test_blocks_change_nothing(monkeypatch):
         )
 
     whole = both()
-    monkeypatch.setattr(discriminants, "BLOCK", 7)
+    monkeypatch.setattr(scatter, "BLOCK", 7)
     assert all(map(close, both(), whole))
 
 
@@ -120,7 +120,7 @@ def test_blocks_change_no_head(monkeypatch, block):
     """Also where the last of them is smaller."""
     takes, layers = grid(), {"content": [1]}
     whole = channel_lda(takes, BOTH, 4, layers=layers).state_dict()
-    for module in (discriminants, subspaces):
+    for module in (scatter, subspaces):
         monkeypatch.setattr(module, "BLOCK", block)
     parts = channel_lda(takes, BOTH, 4, layers=layers).state_dict()
     for name, found in parts.items():

@@ -12,7 +12,7 @@ from speechbrain_ext.metrics.probes import (
     lda_predictions,
     linear_probe,
 )
-from speechbrain_ext.processing.closed_form import within_covariance
+from speechbrain_ext.processing.scatter import Rows, Scatter
 from speechbrain_ext.utils.errors import InputError
 
 
@@ -83,7 +83,8 @@ class PlainLda:
 
     def fit(self, vectors, values):
         self.classes, codes = np.unique(values, return_inverse=True)
-        _, means, covariance = within_covariance(vectors, codes)
+        scatter = Scatter(Rows(vectors), {"a": codes})
+        means, covariance = scatter.means["a"], scatter.shrunk("a")
         self.weight = solve(covariance, means.T)
         self.bias = -np.sum(means.T * self.weight, axis=0) / 2
 

@@ -9,8 +9,8 @@ from test_metrics_scoring import voices
 from speechbrain_ext.metrics.trials import generate_trials
 from speechbrain_ext.metrics.verification import equal_error_rate
 from speechbrain_ext.processing import plda
-from speechbrain_ext.processing.closed_form import within_covariance
 from speechbrain_ext.processing.plda import Plda, plda_scoring
+from speechbrain_ext.processing.scatter import Rows, Scatter
 from speechbrain_ext.utils.errors import InputError
 
 
@@ -21,7 +21,7 @@ def test_score_is_the_likelihood_ratio():
     back = np.linalg.pinv(backend.axes)
     between = back.T * backend.ratio @ back
     centred = vectors - vectors.mean(axis=0)
-    within = within_covariance(centred, speakers)[2]
+    within = Scatter(Rows(centred), {"speaker": speakers}).shrunk("speaker")
     x, y = voices(2, 2, 4, seed=3)[0][:2] - vectors.mean(axis=0)
     total = between + within
     joint = np.block([[total, between], [between, total]])

@@ -6,7 +6,6 @@ import torch
 from scipy.linalg import sqrtm
 
 from speechbrain_ext.metrics.probes import linear_probe
-from speechbrain_ext.processing.closed_form import within_covariance
 from speechbrain_ext.processing.rivals import (
     OF_CONTENT,
     OF_EACH,
@@ -19,6 +18,7 @@ from speechbrain_ext.processing.rivals import (
     rival_heads,
     wccn,
 )
+from speechbrain_ext.processing.scatter import Rows, Scatter
 
 SPEAKERS, CONTENTS = np.divmod(np.arange(12 * 20), 20)
 
@@ -41,6 +41,10 @@ def mixed(noise=0.0, dim=10, seed=0):
     return x - x.mean(axis=0), axes[:3], axes[3:7]
 
 
+def scatter(vectors, speaker=SPEAKERS, **labels):
+    return Scatter(Rows(vectors), {"speaker": speaker, **labels})
+
+
 def between(vectors, values):
     """Largest difference of the mean of a value from that of all."""
     means = [vectors[values == value].mean(axis=0) for value in set(values)]
@@ -49,7 +53,7 @@ def between(vectors, values):
 
 def test_collapse_leaves_what_is_orthogonal_to_the_means():
     x, speaker, content = mixed()
-    left = collapse(x, SPEAKERS, 1.0)
+    left = collapse(scatter(x).means["speaker"], 1.0)
     np.testing.assert_allclose(left @ left.T, np.eye(7), atol=1e-9)
     assert abs(left @ speaker.T).max() < 1e-9
     projected = x @ left.T
@@ -65,8 +69,7 @@ def test_collapse_takes_components_up_to_a_share_of_the_variance():
     spread = np.array([3.0, 1.0, 0.1])
     x = np.concatenate([np.diag(spread), -np.diag(spread)])
     counts = [
-        3 - len(collapse(x, np.arange(6), share))
-        for share in (0.5, 0.89, 0.9, 0.99, 1.0)
+        3 - len(collapse(x, share)) for share in (0.5, 0.89, 0.9, 0.99, 1.0)
     ]
     # 9, 10 and 10.01 of 10.01
     assert counts == [1, 1, 2, 2, 3]
@@ -81,23 +84,25 @@ def test_leace_is_the_published_projection():
     axes = np.linalg.svd(whiten @ (x.T @ onehot), full_matrices=False)
     axes = axes[0][:, axes[1] > 1e-9 * axes[1][0]]
     expected = np.eye(20) - root @ axes @ axes.T @ whiten
-    np.testing.assert_allclose(leace(x, [SPEAKERS]), expected, atol=1e-8)
+    np.testing.assert_allclose(
+        leace(scatter(x), ["speaker"]), expected, atol=1e-8
+    )
 
 
 def test_leace_erases_several_factors_and_nothing_else():
     x, _, content = mixed()
     parity = CONTENTS % 2
-    erased = x @ leace(x, [SPEAKERS, parity]).T
+    erased = x @ leace(scatter(x, parity=parity), ["speaker", "parity"]).T
     assert between(erased, SPEAKERS) < 1e-8
     assert between(erased, parity) < 1e-8
-    left = x @ leace(x, [SPEAKERS]).T
+    left = x @ leace(scatter(x), ["speaker"]).T
     said = x @ content.T @ content
     np.testing.assert_allclose(left, said, atol=1e-8)
 
 
 def test_no_linear_probe_reads_what_leace_erased():
     x, *_ = mixed(noise=0.5, dim=20)
-    erased = x @ leace(x, [SPEAKERS]).T
+    erased = x @ leace(scatter(x), ["speaker"]).T
     assert linear_probe(x, SPEAKERS, CONTENTS).mean() > 0.7
     # Across folds the means of the training differ by chance, no more.
     assert linear_probe(erased, SPEAKERS, CONTENTS).mean() < 0.1
@@ -109,7 +114,7 @@ def test_leace_of_fewer_vectors_than_dimensions():
     """What the training never showed stays as it is, as in the paper."""
     x, speaker, content = mixed()
     assert np.linalg.matrix_rank(x) == 7
-    found = leace(x, [SPEAKERS])
+    found = leace(scatter(x), ["speaker"])
     kept = np.eye(10) - speaker.T @ speaker
     np.testing.assert_allclose(found, kept, atol=1e-8)
 
@@ -119,13 +124,20 @@ def test_erasure_without_differences():
     assert left.shape == (2, 2) and unseen.shape == (0, 2)
 
 
+def removal(vectors, kept, speakers):
+    """By covariances with speaker vectors, which need not be centred."""
+    shared = np.cov(speakers.T, vectors.T)[: speakers.shape[1]]
+    total = np.cov(vectors.T)
+    return regression_removal(total, kept, shared[:, -len(total) :])
+
+
 @pytest.mark.parametrize("given", ["a subspace", "another encoder's"])
 def test_regression_removal_leaves_nothing_that_goes_with_the_speaker(given):
     x, speaker, content = mixed()
     vectors = x @ speaker.T
     if given != "a subspace":  # in other units, and not centred
         vectors = vectors @ np.random.default_rng(1).normal(size=(3, 5)) + 7
-    left = x @ regression_removal(x, np.arange(10), vectors).T
+    left = x @ removal(x, np.arange(10), vectors).T
     assert abs((vectors - vectors.mean(0)).T @ left).max() < 1e-7
     np.testing.assert_allclose(left, x @ content.T @ content, atol=1e-8)
 
@@ -133,8 +145,8 @@ def test_regression_removal_leaves_nothing_that_goes_with_the_speaker(given):
 def test_regression_removal_reads_the_speaker_from_other_columns():
     x, speaker, _ = mixed()
     kept = np.array([1, 4, 6])
-    directions = regression_removal(x, kept, x @ speaker.T)
-    every = regression_removal(x, np.arange(10), x @ speaker.T)
+    directions = removal(x, kept, x @ speaker.T)
+    every = removal(x, np.arange(10), x @ speaker.T)
     np.testing.assert_allclose(directions, every[kept], atol=1e-9)
 
 
@@ -145,12 +157,13 @@ def test_content_map_is_the_same_for_all_speakers(missing):
     there[:missing] = False
     there[np.random.default_rng(1).integers(len(x), size=missing)] = False
     rows = x[there] - x[there].mean(axis=0)
-    found = content_map(rows, CONTENTS[there], SPEAKERS[there])
+    some = scatter(rows, SPEAKERS[there], content=CONTENTS[there])
+    found = content_map(some, "content", "speaker")
     assert abs(found @ speaker.T).max() < 1e-6
     # Distances between contents stay: the map scales like the features.
     mapped, said = x @ found.T, x @ content.T
     np.testing.assert_allclose(mapped @ mapped.T, said @ said.T, atol=1e-6)
-    assert len(content_map(rows, CONTENTS[there], SPEAKERS[there], 2)) == 2
+    assert len(content_map(some, "content", "speaker", 2)) == 2
 
 
 def test_wccn_makes_the_covariance_within_the_identity():
@@ -158,8 +171,8 @@ def test_wccn_makes_the_covariance_within_the_identity():
     scale = rng.normal(size=(3, 3))
     x = rng.normal(size=(12, 3))[SPEAKERS] + rng.normal(size=(240, 3)) @ scale
     x = x - x.mean(axis=0)
-    axes = wccn(x, SPEAKERS)
-    shrunk = within_covariance(x, SPEAKERS)[2]
+    axes = wccn(scatter(x), "speaker")
+    shrunk = scatter(x).shrunk("speaker")
     np.testing.assert_allclose(axes @ shrunk @ axes.T, np.eye(3), atol=1e-9)
     # The shrinkage of 240 vectors in 3 dimensions is small.
     y = x @ axes.T

@@ -11,7 +11,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.random_projection import GaussianRandomProjection
 
 from speechbrain_ext.metrics.arrays import group_sums, to_codes, to_matrix
-from speechbrain_ext.processing.discriminants import check_values, shrunk
+from speechbrain_ext.processing.scatter import check_values, ledoit_wolf, shrunk
 from speechbrain_ext.utils.errors import InputError
 
 # Of a wider ``input`` the leading principal components are probed; ``PCA d``
@@ -110,40 +110,6 @@ def _squares(vectors, means, codes, scale, rest):
             for r in parts
         ]
     )
-
-
-def ledoit_wolf(covariance, squares):
-    """Shrinkage of a covariance, as scikit-learn has it for rows.
-
-    O. Ledoit and M. Wolf, "A well-conditioned estimator for large-dimensional
-    covariance matrices", 2004.
-
-    Arguments
-    ---------
-    covariance : numpy.ndarray
-        [D, D], of rows with mean zero.
-    squares : numpy.ndarray
-        [N] squared length of each of these rows.
-
-    Returns
-    -------
-    float
-        In [0, 1], see :func:`~speechbrain_ext.processing.discriminants.shrunk`.
-
-    Example
-    -------
-    >>> from sklearn.covariance import ledoit_wolf_shrinkage
-    >>> rows = np.random.default_rng(0).normal(size=(20, 5))
-    >>> theirs = ledoit_wolf_shrinkage(rows, assume_centered=True)
-    >>> ours = ledoit_wolf(rows.T @ rows / 20, np.sum(rows**2, axis=1))
-    >>> bool(np.isclose(ours, theirs))
-    True
-    """
-    norm = np.sum(covariance**2)
-    error = np.mean(squares**2) - norm
-    distance = norm - np.trace(covariance) ** 2 / len(covariance)
-    error = min(error / len(squares), distance)
-    return error / distance if error > 0 else 0.0
 
 
 def linear_probe(

@@ -7,99 +7,34 @@ evaluated, exported and loaded like a trained network.
 
 import numpy as np
 import torch
-from sklearn.decomposition import PCA
+from scipy.linalg import eigh
 from sklearn.random_projection import GaussianRandomProjection
 
 from speechbrain_ext.lobes.subspaces import FeatureStandardiser
-from speechbrain_ext.metrics.arrays import group_sums, to_codes, to_matrix
 from speechbrain_ext.processing.discriminants import (
-    BLOCK,
-    check_values,
     discriminants,
     fit_sources,
     grid_source,
     make_head,
-    shrunk,
+    signed,
 )
+from speechbrain_ext.processing.scatter import Rows, Scatter
 from speechbrain_ext.utils.errors import InputError
 
 
-def within_covariance(vectors, values, shrinkage="auto"):
-    """Class means and shrunk within-class covariance.
-
-    The pooled within-class covariance S is replaced by
-    ``(1 - a) S + a trace(S) / D I`` (Ledoit and Wolf, "A well-conditioned
-    estimator for large-dimensional covariance matrices", 2004), so that more
-    dimensions than utterances do no harm.
-
-    Arguments
-    ---------
-    vectors : array
-        [N, D], with mean zero.
-    values : sequence
-        [N] value of the factor of each row.
-    shrinkage : float or "auto"
-        The ``a`` above, in [0, 1]; ``"auto"`` estimates it.
-
-    Returns
-    -------
-    counts : numpy.ndarray
-        [K] rows of each value.
-    means : numpy.ndarray
-        [K, D] mean of each value.
-    covariance : numpy.ndarray
-        float64 [D, D], positive definite.
-
-    Raises
-    ------
-    InputError
-        With one value, no repeated value, or another shrinkage.
-
-    Example
-    -------
-    >>> vectors = np.array([[-3], [-1], [1], [3.0]])
-    >>> counts, means, covariance = within_covariance(vectors, [0, 0, 1, 1])
-    >>> means.tolist(), covariance.round(3).tolist()
-    ([[-2.0], [2.0]], [[1.0]])
-    """
-    count = len(vectors)
-    names, codes = to_codes(values, count, "values")
-    check_values(len(names), count)
-    counts = np.bincount(codes)
-    means = group_sums(vectors, codes) / counts[:, None]
-    means = means.astype(vectors.dtype)
-    size = vectors.shape[1]
-    covariance, fourth = np.zeros((size, size)), 0.0
-    for start in range(0, count, BLOCK):
-        rows = slice(start, start + BLOCK)
-        within = vectors[rows] - means[codes[rows]]
-        covariance += within.T @ within / count
-        fourth += np.sum(np.einsum("ij,ij->i", within, within) ** 2) / count
-    if shrinkage == "auto":
-        # Variance of the covariance's entries, and their distance from those
-        # of a multiple of the identity.
-        squares = np.sum(covariance**2)
-        noise = (fourth - squares) / count
-        distance = squares - np.trace(covariance) ** 2 / size
-        shrinkage = min(noise / distance, 1.0) if distance > 0 < noise else 0.0
-    # A floor, for factors that leave no variance within their values.
-    floor = 1e-6 * np.vdot(vectors, vectors) / vectors.size
-    return counts, means, shrunk(covariance, shrinkage, floor)
-
-
-def lda_directions(vectors, values, dims, shrinkage="auto"):
+def lda_directions(scatter, factor, dims, shrinkage="auto"):
     """Directions of a linear discriminant analysis with a shrunk covariance.
 
     Arguments
     ---------
-    vectors : array
-        [N, D].
-    values : sequence
-        [N] value of the factor of each row.
+    scatter : Scatter
+        Of the vectors.
+    factor : str
+        One of its factors.
     dims : int
         Dimensions wanted; at most one less than there are values.
     shrinkage : float or "auto"
-        See :func:`within_covariance`.
+        See :meth:`~speechbrain_ext.processing.scatter.Scatter.shrunk`.
 
     Returns
     -------
@@ -111,25 +46,48 @@ def lda_directions(vectors, values, dims, shrinkage="auto"):
     Raises
     ------
     InputError
-        With one value, no repeated value, or another shrinkage.
+        With another shrinkage.
 
     Example
     -------
-    >>> vectors = np.array([[0, 0], [1, 4], [5, 0], [6, 4.0]])
-    >>> directions = lda_directions(vectors, list("aabb"), 1, 0.1)
+    >>> rows = Rows(np.array([[0, 0], [1, 4], [5, 0], [6, 4.0]]))
+    >>> scatter = Scatter(rows, {"speaker": list("aabb")})
+    >>> directions = lda_directions(scatter, "speaker", 1, 0.1)
     >>> bool(abs(directions[0, 0]) > abs(directions[0, 1]))
     True
     """
-    vectors = to_matrix(vectors, "features")
-    vectors = vectors - vectors.mean(axis=0, dtype=np.float64)
-    counts, means, covariance = within_covariance(vectors, values, shrinkage)
-    between = (means.T * counts) @ means / len(vectors)
-    dims = min(dims, len(counts) - 1)
-    return discriminants(covariance, between, dims, 0.0)
+    within = scatter.shrunk(factor, shrinkage)
+    dims = min(dims, len(scatter.counts[factor]) - 1)
+    return discriminants(within, scatter.between(factor), dims, 0.0)
 
 
-def standardised(features):
-    """Statistics of features [N, layers, dim], and the features as [N, D]."""
+def standardised(features, labels):
+    """Statistics of features, and covariances of the standardised features.
+
+    Arguments
+    ---------
+    features : torch.Tensor
+        [utterances, layers, dim].
+    labels : dict
+        Factor -> its value for each utterance.
+
+    Returns
+    -------
+    standardiser : FeatureStandardiser
+    scatter : Scatter
+        Of the layers side by side, [utterances, layers * dim].
+
+    Raises
+    ------
+    InputError
+        With NaN features, another shape, or labels that do not fit.
+
+    Example
+    -------
+    >>> standardiser, scatter = standardised(torch.randn(9, 2, 3), {})
+    >>> scatter.total.diagonal().round(3).tolist()  # 8 / 9
+    [0.889, 0.889, 0.889, 0.889, 0.889, 0.889]
+    """
     features = torch.as_tensor(features)
     if features.dim() != 3:
         raise InputError(
@@ -137,10 +95,10 @@ def standardised(features):
             f"{tuple(features.shape)}"
         )
     standardiser = FeatureStandardiser(features.shape[1:]).fit(features)
-    # One copy, in float64
-    vectors = features.cpu() - standardiser.mean.double()
-    vectors = vectors.div_(standardiser.std).flatten(1)
-    return standardiser, to_matrix(vectors, "features")
+    std = standardiser.std.numpy().ravel()
+    rows = Rows(features).less(standardiser.mean.numpy().ravel())
+    rows = rows.then(lambda block: block / std.astype(block.dtype))
+    return standardiser, Scatter(rows, labels)
 
 
 def each(value, names):
@@ -191,10 +149,10 @@ def grid_lda(features, labels, dims=512, shrinkage="auto"):
     if not labels:
         raise InputError("no factor to make a subspace for")
     dims = each(dims, labels)
-    standardiser, vectors = standardised(features)
+    standardiser, scatter = standardised(features, labels)
     directions = {
-        factor: lda_directions(vectors, values, dims[factor], shrinkage)
-        for factor, values in labels.items()
+        factor: lda_directions(scatter, factor, dims[factor], shrinkage)
+        for factor in labels
     }
     return make_head(standardiser.mean, standardiser.std, directions)
 
@@ -294,10 +252,12 @@ def pca_subspaces(features, dims):
     >>> head(torch.randn(3, 1, 5))["speaker"].shape
     torch.Size([3, 2])
     """
-    standardiser, vectors = standardised(features)
-    pca = PCA(min(max(dims.values()), *vectors.shape), random_state=0)
-    pca.fit(vectors)
-    directions = {name: pca.components_[:n] for name, n in dims.items()}
+    standardiser, scatter = standardised(features, {})
+    size = len(scatter.total)
+    most = min(max(dims.values()), len(features), size)
+    axes = eigh(scatter.total, subset_by_index=[size - most, size - 1])[1]
+    axes = signed(axes[:, ::-1].T)
+    directions = {name: axes[:n] for name, n in dims.items()}
     return make_head(standardiser.mean, standardiser.std, directions)
 
 
@@ -328,13 +288,13 @@ def random_subspaces(features, dims, seed=0):
     >>> head(torch.randn(3, 1, 5))["speaker"].shape
     torch.Size([3, 2])
     """
-    standardiser, vectors = standardised(features)
-    directions = {}
+    standardiser = FeatureStandardiser(features.shape[1:]).fit(features)
+    size, directions = standardiser.mean.numel(), {}
     for number, (name, width) in enumerate(dims.items()):
         # More dimensions than there are would add nothing.
         projection = GaussianRandomProjection(
-            min(width, vectors.shape[1]),
+            min(width, size),
             random_state=np.random.RandomState([seed, number]),
         )
-        directions[name] = projection.fit(vectors[:1]).components_
+        directions[name] = projection.fit(np.zeros((1, size))).components_
     return make_head(standardiser.mean, standardiser.std, directions)

@@ -15,10 +15,8 @@ from scipy.linalg import eigh
 
 from speechbrain_ext.lobes.linear_subspaces import LinearSubspaces
 from speechbrain_ext.lobes.subspaces import FeatureStandardiser, load_state
-from speechbrain_ext.metrics.arrays import group_sums, to_codes, to_matrix
+from speechbrain_ext.processing.scatter import Rows, Scatter, covariance, shrunk
 from speechbrain_ext.utils.errors import InputError
-
-BLOCK = 4096  # utterances in memory at a time
 
 
 @dataclass
@@ -160,88 +158,6 @@ def columns_of(factor, layers, shape):
         )
 
 
-def _blocks(features, layers, rows=None):
-    """Some layers of features [N, layers, dim], in parts as matrices.
-
-    Float32 halves the time of products, but its rounding would show in
-    directions without variance, which few utterances leave.
-    """
-    features = np.asanyarray(features)  # may be memory-mapped
-    is_all = rows is None and [*layers] == [*range(features.shape[1])]
-    rows = np.arange(len(features)) if rows is None else np.sort(rows)
-    few = len(rows) < 10 * len(layers) * features.shape[2]
-    for start in range(0, len(rows), BLOCK):
-        some = slice(start, start + BLOCK)
-        # A slice is not copied.
-        part = features[some if is_all else np.ix_(rows[some], layers)]
-        part = part.astype(np.float64) if few else part
-        yield to_matrix(part.reshape(len(part), -1), "features")
-
-
-def _covariance(blocks, about_mean=False):
-    """Mean outer product of rows, or of their differences from their mean.
-
-    Products of a block have the precision of the features; their sum is
-    float64 [D, D].
-    """
-    count, total, product, centre = 0, 0.0, 0.0, 0.0
-    for block in blocks:
-        if not count:
-            size = block.shape[1]
-            total, product = np.zeros(size), np.zeros((size, size))
-            # Near the mean nothing is lost when that is subtracted below.
-            centre = block.mean(axis=0) if about_mean else None
-        if about_mean:
-            block = block - centre
-            total += block.sum(axis=0)
-        count += len(block)
-        product += block.T @ block
-    product -= np.outer(total, total) / count
-    return product / count
-
-
-def _within_and_between(features, layers, centre, codes):
-    """Covariances of all factors that are read from the same layers.
-
-    Arguments
-    ---------
-    features : array
-        [N, all layers, dim].
-    layers : array of int
-        Those that the factors are read from.
-    centre : array
-        [D] mean of these layers, flattened.
-    codes : dict
-        Factor -> [N] int, its value in each utterance.
-
-    Returns
-    -------
-    dict
-        Factor -> float64 [D, D] within its values, and between them. Beside
-        these, sums [values, D] are held, and one block of utterances.
-    """
-    sums = {f: np.zeros((max(c) + 1, len(centre))) for f, c in codes.items()}
-
-    def centred():
-        """Blocks, which are added to the sums of their values."""
-        start = 0
-        for block in _blocks(features, layers):
-            block = block - centre.astype(block.dtype)
-            part = slice(start, start := start + len(block))
-            exact = block.astype(np.float64)
-            for factor, code in codes.items():
-                there, which = np.unique(code[part], return_inverse=True)
-                sums[factor][there] += group_sums(exact, which)
-            yield block
-
-    total, found = _covariance(centred()), {}
-    for factor, code in codes.items():
-        sums[factor] /= np.sqrt(np.bincount(code))[:, None]
-        between = sums[factor].T @ sums[factor] / len(code)
-        found[factor] = total - between, between
-    return found
-
-
 def grid_source(takes, labels, layers=None, name="grid"):
     """What a labelled grid tells of its factors, and of random channels.
 
@@ -285,37 +201,31 @@ def grid_source(takes, labels, layers=None, name="grid"):
     source = Source(name, count, mean, std)
     alike = {}  # layers -> values of the factors that are read from them
     for factor, values in labels.items():
-        names, codes = to_codes(values, count, "values")
-        check_values(len(names), count)
-        source.ranks[factor] = len(names) - 1
         positions = (layers or {}).get(factor)
         columns = columns_of(factor, positions, shape)
         read = tuple(columns[:: shape[1]] // shape[1])
-        alike.setdefault(read, {})[factor] = codes
-    for read, codes in alike.items():
-        centre = mean[list(read)].ravel()
-        of_all = _within_and_between(takes[0], read, centre, codes)
-        for factor, (within, between) in of_all.items():
-            source.within[factor], source.between[factor] = within, between
+        alike.setdefault(read, {})[factor] = values
+    for read, values in alike.items():
+        rows = Rows(takes[0], read)
+        scatter = Scatter(rows.less(mean[list(read)].ravel()), values)
+        for factor, counts in scatter.counts.items():
+            source.ranks[factor] = len(counts) - 1
+            source.within[factor] = scatter.within(factor)
+            source.between[factor] = scatter.between(factor)
         # What channels change
-        changes = []
-        for take in takes[1:]:
-            both = zip(_blocks(take, read), _blocks(takes[0], read))
-            moved = (block - original for block, original in both)
-            changes.append(_covariance(moved, about_mean=True))
+        changes = [
+            covariance(_moved(Rows(take, read), rows), about_mean=True)
+            for take in takes[1:]
+        ]
         if changes:
             channel = sum(changes) / len(changes)
-            source.channel |= dict.fromkeys(codes, channel)
+            source.channel |= dict.fromkeys(values, channel)
     return source
 
 
-def check_values(n_values, count):
-    """Refuse a factor without several values, or without repeats of them."""
-    if not 2 <= n_values < count:
-        raise InputError(
-            f"LDA needs 2 values or more and repeats of them, got {n_values} "
-            f"values in {count} utterances"
-        )
+def _moved(rows, others):
+    """Differences of rows, in blocks."""
+    return (one - other for one, other in zip(rows, others))
 
 
 def recordings_source(
@@ -364,10 +274,10 @@ def recordings_source(
     >>> {factor: covariance.shape for factor, covariance in own.within.items()}
     {'speaker': (8, 8), 'content': (8, 8), 'channel': (8, 8)}
     """
-    rows = np.arange(len(recorded)) if rows is None else np.asarray(rows)
+    rows = np.arange(len(recorded)) if rows is None else np.sort(rows)
     shape = len(chosen), recorded.shape[2]
     found = FeatureStandardiser(shape).fit(
-        torch.from_numpy(np.asarray(recorded)[np.ix_(np.sort(rows), chosen)])
+        torch.from_numpy(np.asarray(recorded)[np.ix_(rows, chosen)])
     )
     mean, std = found.mean.double().numpy(), found.std.double().numpy()
     source = Source(name, len(rows), mean, std)
@@ -393,18 +303,11 @@ def recordings_source(
 
 def _changes(recorded, views, read, rows, centre):
     """Covariance of recordings, and of what each intervention changes."""
-    total = _covariance(
-        block - centre.astype(block.dtype)
-        for block in _blocks(recorded, read, rows)
-    )
+    originals = Rows(recorded, read, rows)
+    total = covariance(originals.less(centre))
     changes = {
         other: sum(
-            _covariance(
-                view - original
-                for view, original in zip(
-                    _blocks(view, read, rows), _blocks(recorded, read, rows)
-                )
-            )
+            covariance(_moved(Rows(view, read, rows), originals))
             for view in drawn
         )
         / len(drawn)
@@ -424,20 +327,14 @@ def _changes(recorded, views, read, rows, centre):
 def discriminants(within, between, dims, shrinkage, floor=0.0):
     """Directions of most variance between per variance within.
 
-    The within-class covariance S is replaced by
-    ``(1 - a) S + a trace(S) / D I``, as in :func:`~speechbrain_ext.processing.
-    closed_form.within_covariance`.
-
     Arguments
     ---------
     within, between : array
         Covariances [D, D].
     dims : int
         Directions wanted.
-    shrinkage : float
-        The ``a`` above, in [0, 1].
-    floor : float
-        Least variance that is added within, for what never changes.
+    shrinkage, floor : float
+        Of ``within``, see :func:`~speechbrain_ext.processing.scatter.shrunk`.
 
     Returns
     -------
@@ -455,10 +352,9 @@ def discriminants(within, between, dims, shrinkage, floor=0.0):
     >>> discriminants(np.diag([1.0, 4]), np.diag([9.0, 9]), 1, 0.0).round(2)
     array([[1., 0.]])
     """
-    covariance = shrunk(within, shrinkage, floor)
-    size = len(covariance)
+    size, within = len(within), shrunk(within, shrinkage, floor)
     wanted = [max(size - dims, 0), size - 1]
-    axes = eigh(between, covariance, subset_by_index=wanted)[1][:, ::-1].T
+    axes = eigh(between, within, subset_by_index=wanted)[1][:, ::-1].T
     return signed(axes)
 
 
@@ -474,39 +370,6 @@ def signed(directions):
     """
     largest = np.abs(directions).argmax(axis=1)[:, None]
     return directions * np.sign(np.take_along_axis(directions, largest, axis=1))
-
-
-def shrunk(covariance, shrinkage, floor=0.0):
-    """A covariance nearer to the identity, see :func:`discriminants`.
-
-    Arguments
-    ---------
-    covariance : numpy.ndarray
-        [D, D].
-    shrinkage, floor : float
-        See there.
-
-    Returns
-    -------
-    numpy.ndarray
-
-    Raises
-    ------
-    InputError
-        With another shrinkage than a number in [0, 1].
-
-    Example
-    -------
-    >>> shrunk(np.diag([1.0, 3]), 0.5).tolist()
-    [[1.5, 0.0], [0.0, 2.5]]
-    """
-    if isinstance(shrinkage, str) or not 0 <= shrinkage <= 1:
-        raise InputError(f"shrinkage must be in [0, 1], got {shrinkage}")
-    size = len(covariance)
-    ridge = shrinkage * np.trace(covariance) / size
-    covariance = (1 - shrinkage) * covariance
-    covariance[np.diag_indices(size)] += max(ridge, floor, 1e-30)
-    return covariance
 
 
 def source_directions(

@@ -12,7 +12,7 @@ from scipy.linalg import eigh
 
 from speechbrain_ext.metrics.arrays import to_matrix, unit_rows
 from speechbrain_ext.metrics.trials import check_rows
-from speechbrain_ext.processing.closed_form import within_covariance
+from speechbrain_ext.processing.scatter import Rows, Scatter
 from speechbrain_ext.utils.errors import InputError
 
 CHUNK = 1 << 16  # trials in memory at a time
@@ -24,11 +24,11 @@ class Plda:
     A vector is the sum of what its speaker and what the utterance add, both
     Gaussian (N. Bruemmer and E. de Villiers, "The speaker partitioning
     problem", Odyssey 2010). Within speakers the covariance is shrunk, see
-    :func:`~speechbrain_ext.processing.closed_form.within_covariance`; between
-    them it is that of their means, less what the utterances add to it. Vectors
-    are centred and length-normalised first (D. Garcia-Romero and C. Y.
-    Espy-Wilson, "Analysis of i-vector length normalization in speaker
-    recognition systems", Interspeech 2011).
+    :func:`~speechbrain_ext.processing.scatter.ledoit_wolf`; between them it is
+    that of their means, less what the utterances add to it. Vectors are
+    centred and length-normalised first (D. Garcia-Romero and C. Y. Espy-Wilson,
+    "Analysis of i-vector length normalization in speaker recognition systems",
+    Interspeech 2011).
 
     Arguments
     ---------
@@ -70,11 +70,11 @@ class Plda:
         InputError
             On NaN vectors, or without two speakers and repeats of them.
         """
-        vectors = to_matrix(vectors, "PLDA training").astype(np.float64)
-        self.centre = vectors.mean(axis=0)
-        vectors = self._prepare(vectors)
-        self.mean = vectors.mean(axis=0)
-        counts, means, within = within_covariance(vectors - self.mean, speakers)
+        vectors = to_matrix(vectors, "PLDA training")
+        self.centre = vectors.mean(axis=0, dtype=np.float64)
+        scatter = Scatter(self._prepare(vectors), {"": speakers})
+        self.mean, within = scatter.mean, scatter.shrunk("")
+        counts, means = scatter.counts[""], scatter.means[""]
         between = means.T @ means / len(means)
         between -= within * np.mean(1 / counts)
         # Axes in which the variance within is 1, and between speakers `ratio`
@@ -83,8 +83,8 @@ class Plda:
         return self
 
     def _prepare(self, vectors):
-        vectors = vectors - self.centre
-        return unit_rows(vectors) if self.length_normalise else vectors
+        rows = Rows(vectors).less(self.centre)
+        return rows.then(unit_rows) if self.length_normalise else rows
 
     def score(self, vectors, enrol, test):
         """Log-likelihood ratio of each trial.
@@ -106,14 +106,16 @@ class Plda:
         InputError
             On NaN vectors, other dimensions, or rows that do not exist.
         """
-        vectors = to_matrix(vectors).astype(np.float64)
+        vectors = to_matrix(vectors)
         if vectors.shape[1] != len(self.mean):
             raise InputError(
                 f"embeddings have {vectors.shape[1]} dimensions, PLDA was "
                 f"trained on {len(self.mean)}"
             )
         enrol, test = (check_rows(rows, len(vectors)) for rows in (enrol, test))
-        y = (self._prepare(vectors) - self.mean) @ self.axes
+        y = np.concatenate(
+            [(x - self.mean) @ self.axes for x in self._prepare(vectors)]
+        )
         # Along each axis two vectors of a speaker have the covariance `ratio`,
         # those of two speakers none, and all the variance `ratio + 1`.
         same, one = 2 * self.ratio + 1, self.ratio + 1

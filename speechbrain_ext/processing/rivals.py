@@ -2,23 +2,23 @@
 
 Each fit is affine in the pooled features, and returns directions. Features are
 those of :func:`~speechbrain_ext.processing.closed_form.grid_lda`: standardised
-by the training grid, layers flattened. :func:`rival_heads` makes heads of them,
-which are evaluated, exported and loaded like a trained network.
+by the training grid, layers flattened. The rivals share one pass over them, a
+:class:`~speechbrain_ext.processing.scatter.Scatter`. :func:`rival_heads` makes
+heads of the directions, which are evaluated, exported and loaded like a trained
+network.
 
 Nothing says that a factor is the speaker or the content but the names of the
 rivals, which are those of their papers: "speaker" is the factor that is
 verified.
 """
 
+from dataclasses import replace
+
 import numpy as np
 from scipy.linalg import eigh, solve_triangular
 
-from speechbrain_ext.metrics.arrays import group_sums, to_codes, to_matrix
-from speechbrain_ext.processing.closed_form import (
-    lda_directions,
-    standardised,
-    within_covariance,
-)
+from speechbrain_ext.metrics.arrays import group_sums, to_matrix
+from speechbrain_ext.processing.closed_form import lda_directions, standardised
 from speechbrain_ext.processing.discriminants import (
     columns_of,
     make_head,
@@ -33,14 +33,7 @@ RIVALS = (*OF_CONTENT, *OF_EACH, "plda")
 RELATIVE = 1e-6  # of the largest variance: what is less is rounding
 
 
-def _means(vectors, values):
-    """Rows of each value, [K], and their mean, [K, D]."""
-    codes = to_codes(values, len(vectors), "values")[1]
-    counts = np.bincount(codes)
-    return counts, group_sums(vectors, codes) / counts[:, None]
-
-
-def collapse(vectors, values, variance=0.95):
+def collapse(means, variance=0.95):
     """What is left without the directions in which the means of values differ.
 
     The principal components of the means span the subspace of the factor; the
@@ -51,10 +44,8 @@ def collapse(vectors, values, variance=0.95):
 
     Arguments
     ---------
-    vectors : array
-        [N, D], with mean zero.
-    values : sequence
-        [N] values of the factor.
+    means : array
+        [K, D] mean of each value.
     variance : float
         Share of the variance of the means that the components explain.
 
@@ -65,15 +56,14 @@ def collapse(vectors, values, variance=0.95):
 
     Example
     -------
-    >>> vectors = np.array([[2.0, 1], [2, -1], [-2, 1], [-2, -1]])
-    >>> abs(collapse(vectors, list("aabb"))).round(6).tolist()
+    >>> abs(collapse(np.array([[2.0, 1], [-2, 1]]))).round(6).tolist()
     [[0.0, 1.0]]
     """
-    means = _means(vectors, values)[1]
-    _, spread, axes = np.linalg.svd(means - means.mean(axis=0))
-    share = np.cumsum(spread**2) / np.sum(spread**2)
+    means = means - means.mean(axis=0)
+    spread, axes = eigh(means.T @ means)
+    share = np.cumsum(spread[::-1]) / np.sum(spread)
     # Rounding must not ask for one more component.
-    return axes[1 + np.searchsorted(share, variance - RELATIVE) :]
+    return axes.T[::-1][1 + np.searchsorted(share, variance - RELATIVE) :]
 
 
 def erasure(total, between):
@@ -106,7 +96,7 @@ def erasure(total, between):
     return left.T @ whiten, axes[:, ~there].T
 
 
-def leace(vectors, values):
+def leace(scatter, factors):
     """The map that erases what tells the values of some factors.
 
     Of the affine maps after which no linear classifier tells the values LEACE
@@ -116,10 +106,10 @@ def leace(vectors, values):
 
     Arguments
     ---------
-    vectors : array
-        [N, D], with mean zero.
-    values : list of sequence
-        [N] values of each factor that is erased.
+    scatter : Scatter
+        Of the vectors.
+    factors : list of str
+        Those that are erased.
 
     Returns
     -------
@@ -128,27 +118,25 @@ def leace(vectors, values):
 
     Example
     -------
+    >>> from speechbrain_ext.processing.scatter import Rows, Scatter
     >>> vectors = np.array([[2.0, 3], [2, 1], [-2, -1], [-2, -3]])
-    >>> erased = vectors @ leace(vectors, [list("aabb")]).T
+    >>> scatter = Scatter(Rows(vectors), {"speaker": list("aabb")})
+    >>> erased = vectors @ leace(scatter, ["speaker"]).T
     >>> abs(erased[:2].mean(axis=0)).round(6).tolist()
     [0.0, 0.0]
     """
-    between = 0.0
-    for one in values:
-        counts, means = _means(vectors, one)
-        between = between + (means.T * counts) @ means / len(vectors)
-    total = vectors.T @ vectors / len(vectors)
-    left, unseen = erasure(total, between)
-    return total @ left.T @ left + unseen.T @ unseen
+    between = sum(map(scatter.between, factors))
+    left, unseen = erasure(scatter.total, between)
+    return scatter.total @ left.T @ left + unseen.T @ unseen
 
 
-def regress(vectors, targets):
+def regress(total, shared):
     """The least-squares map from vectors to targets, of least norm.
 
     Arguments
     ---------
-    vectors, targets : array
-        [N, D] and [N, E], both with mean zero.
+    total, shared : array
+        Covariance [D, D] of the vectors, and [E, D] of targets with them.
 
     Returns
     -------
@@ -157,15 +145,13 @@ def regress(vectors, targets):
 
     Example
     -------
-    >>> vectors = np.array([[1.0, 0], [-1, 0]])
-    >>> regress(vectors, 3 * vectors[:, :1]).round(6).tolist()
+    >>> regress(np.diag([2.0, 0]), np.array([[6.0, 0]])).round(6).tolist()
     [[3.0, 0.0]]
     """
-    inverse = np.linalg.pinv(vectors.T @ vectors, RELATIVE, hermitian=True)
-    return targets.T @ vectors @ inverse
+    return shared @ np.linalg.pinv(total, RELATIVE, hermitian=True)
 
 
-def regression_removal(vectors, kept, speakers):
+def regression_removal(total, kept, shared):
     """What of the vectors a linear regression on speaker vectors leaves.
 
     As Eta-WavLM (arXiv 2505.19273) does it for frames: ``x - A s - b``. There a
@@ -175,12 +161,12 @@ def regression_removal(vectors, kept, speakers):
 
     Arguments
     ---------
-    vectors : array
-        [N, D], with mean zero.
+    total : array
+        Covariance [D, D] of the vectors.
     kept : array of int
         Columns that the subspace has; the speaker may be read from others.
-    speakers : array
-        [N, E] speaker vectors.
+    shared : array
+        Covariance [E, D] of speaker vectors with these vectors.
 
     Returns
     -------
@@ -189,20 +175,16 @@ def regression_removal(vectors, kept, speakers):
 
     Example
     -------
-    >>> vectors = np.array([[2.0, 1], [2, -1], [-2, 1], [-2, -1]])
-    >>> regression_removal(vectors, np.array([0, 1]), vectors[:, :1]).round(
-    ...     6
-    ... ).tolist()
+    >>> total = np.diag([4.0, 1])
+    >>> regression_removal(total, np.array([0, 1]), total[:1]).round(6).tolist()
     [[0.0, 0.0], [0.0, 1.0]]
     """
-    read = regress(vectors, speakers - speakers.mean(axis=0))
-    told = vectors @ read.T
-    return np.eye(vectors.shape[1])[kept] - (
-        regress(told, vectors[:, kept]) @ read
-    )
+    read = regress(total, shared)
+    told = total @ read.T
+    return np.eye(len(total))[kept] - regress(read @ told, told[kept]) @ read
 
 
-def content_map(vectors, contents, speakers, dims=100):
+def content_map(scatter, content, speaker, dims=100):
     """The map to what all speakers share when they say the same.
 
     Speech content factorisation: with a row per content and the vectors of all
@@ -214,11 +196,11 @@ def content_map(vectors, contents, speakers, dims=100):
 
     Arguments
     ---------
-    vectors : array
-        [N, D], with mean zero.
-    contents, speakers : sequence
-        [N] values. Where a speaker does not say a content, the sum of their
-        effects stands for it (least squares over all others).
+    scatter : Scatter
+        Of the vectors.
+    content, speaker : str
+        Two of its factors. Where a speaker does not say a content, the sum of
+        their effects stands for it (least squares over all others).
     dims : int
         Rank of the map; at most one less than there are contents.
 
@@ -229,45 +211,67 @@ def content_map(vectors, contents, speakers, dims=100):
 
     Example
     -------
+    >>> from speechbrain_ext.processing.scatter import Rows, Scatter
     >>> vectors = np.array([[2.0, 1], [2, -1], [-2, 1], [-2, -1]])
-    >>> found = content_map(vectors, list("xyxy"), list("aabb"))
+    >>> labels = {"content": list("xyxy"), "speaker": list("aabb")}
+    >>> found = content_map(Scatter(Rows(vectors), labels), *labels)
     >>> abs(found / found.max()).round(6).tolist()
     [[0.0, 1.0]]
     """
-    count = len(vectors)
-    rows, content = to_codes(contents, count, "contents")
-    columns, speaker = to_codes(speakers, count, "speakers")
-    # Of the holes: what speaker and content add up to in the others
-    sides = [np.eye(len(rows))[content], np.eye(len(columns))[speaker]]
-    effects = np.linalg.lstsq(np.hstack(sides), vectors)[0]
-    cells = effects[: len(rows), None] + effects[len(rows) :]
-    cell = content * len(columns) + speaker
-    filled = cells.reshape(-1, vectors.shape[1])
-    filled[np.unique(cell)] = _means(vectors, cell)[1]
-    side_by_side = cells.reshape(len(rows), -1)
-    # From products of rows: there are fewer of them than columns.
-    side_by_side = side_by_side - side_by_side.mean(axis=0)
-    squares, axes = eigh(side_by_side @ side_by_side.T)
+    said, by = scatter.codes[content], scatter.codes[speaker]
+    counts, sizes = scatter.counts[content], scatter.counts[speaker]
+    of_content = np.zeros_like(scatter.means[content])
+    of_speaker = np.zeros((len(sizes), 1))
+    if len(np.unique(said * len(sizes) + by)) < len(counts) * len(sizes):
+        of_content, of_speaker = _effects(scatter, content, speaker)
+    # Products of rows, of which there are fewer than columns
+    products = np.zeros((len(counts), len(counts)))
+    for one, rows in enumerate(
+        np.split(np.argsort(by, kind="stable"), np.cumsum(sizes)[:-1])
+    ):
+        cells = of_content + of_speaker[one]
+        there, cell, repeats = np.unique(
+            said[rows], return_inverse=True, return_counts=True
+        )
+        vectors = np.concatenate([*replace(scatter.rows, which=rows)])
+        cells[there] = group_sums(vectors, cell) / repeats[:, None]
+        cells -= cells.mean(axis=0)
+        products += cells @ cells.T
+    squares, axes = eigh(products)
     kept = np.flatnonzero(squares > RELATIVE * squares[-1])[::-1][:dims]
-    factors = axes[:, kept] * np.sqrt(squares[kept] / len(columns))
-    targets = factors[content]
-    return signed(regress(vectors, targets - targets.mean(axis=0)))
+    factors = axes[:, kept] * np.sqrt(squares[kept] / len(sizes))
+    shared = (factors.T * counts) @ scatter.means[content] / len(said)
+    return signed(regress(scatter.total, shared))
 
 
-def wccn(vectors, values):
+def _effects(scatter, *factors):
+    """What each value of two factors adds, by least squares: [K, D] each."""
+    codes, counts, means = (
+        [of[factor] for factor in factors]
+        for of in (scatter.codes, scatter.counts, scatter.means)
+    )
+    first = len(counts[0])
+    both = np.diag(np.concatenate(counts).astype(np.float64))
+    np.add.at(both, (codes[0], first + codes[1]), 1)
+    both[first:, :first] = both[:first, first:].T
+    sums = np.concatenate([c[:, None] * m for c, m in zip(counts, means)])
+    return np.split(np.linalg.pinv(both, 1e-9, hermitian=True) @ sums, [first])
+
+
+def wccn(scatter, factor):
     """Within-class covariance normalisation.
 
     A. O. Hatch, S. Kajarekar, A. Stolcke, "Within-class covariance
     normalization for SVM-based speaker recognition", Interspeech 2006; the
     covariance is shrunk, see
-    :func:`~speechbrain_ext.processing.closed_form.within_covariance`.
+    :func:`~speechbrain_ext.processing.scatter.ledoit_wolf`.
 
     Arguments
     ---------
-    vectors : array
-        [N, D], with mean zero.
-    values : sequence
-        [N] values of the factor.
+    scatter : Scatter
+        Of the vectors.
+    factor : str
+        One of its factors.
 
     Returns
     -------
@@ -277,13 +281,23 @@ def wccn(vectors, values):
 
     Example
     -------
+    >>> from speechbrain_ext.processing.scatter import Rows, Scatter
     >>> vectors = np.array([[2.0, 1], [0, -1], [0, 1], [-2, -1]])
-    >>> wccn(vectors, list("aabb")).shape
+    >>> wccn(Scatter(Rows(vectors), {"a": list("aabb")}), "a").shape
     (2, 2)
     """
-    within = within_covariance(vectors, values)[2]
-    lower = np.linalg.cholesky(within)
-    return solve_triangular(lower, np.eye(len(within)), lower=True)
+    lower = np.linalg.cholesky(scatter.shrunk(factor))
+    return solve_triangular(lower, np.eye(len(lower)), lower=True)
+
+
+def _shared(rows, others):
+    """Covariance [E, D] of other vectors with rows, whose mean is zero."""
+    others = to_matrix(others, "speakers")
+    others, start, sums = others - others.mean(axis=0), 0, 0.0
+    for block in rows:
+        part = slice(start, start := start + len(block))
+        sums = sums + others[part].T @ block
+    return sums / len(rows)
 
 
 def rival_heads(
@@ -326,15 +340,16 @@ def rival_heads(
     >>> heads["wccn"](features)["content"].shape
     torch.Size([6, 5])
     """
-    standardiser, vectors = standardised(features)
-    vectors = vectors.astype(np.float64)
-    shape, size = features.shape[1:], vectors.shape[1]
+    standardiser, scatter = standardised(features, labels)
+    size = len(scatter.total)
     columns = {
-        factor: columns_of(factor, (layers or {}).get(factor), shape)
+        factor: columns_of(
+            factor, (layers or {}).get(factor), features.shape[1:]
+        )
         for factor in labels
     }
-    named = labels[content], labels[verified]
-    own, read = columns[content], vectors[:, columns[content]]
+    parts = {f: scatter.part(columns[f]) for f in labels}
+    read = parts[content]
 
     def widen(directions, factor):
         """Directions among all columns."""
@@ -346,25 +361,27 @@ def rival_heads(
     for name in names:
         match name:
             case "speaker_collapse":
-                found = {content: widen(collapse(read, named[1]), content)}
+                found = collapse(read.means[verified])
+                found = {content: widen(found, content)}
             case "content_map":
-                found = {content: widen(content_map(read, *named), content)}
+                found = content_map(read, content, verified)
+                found = {content: widen(found, content)}
             case "regression_removal":
                 if speakers is None:
-                    of_speaker = vectors[:, columns[verified]]
-                    axes = lda_directions(of_speaker, named[1], size)
-                    speakers = of_speaker @ axes.T
-                speakers = to_matrix(speakers, "speakers").astype(np.float64)
-                found = {content: regression_removal(vectors, own, speakers)}
+                    axes = lda_directions(parts[verified], verified, size)
+                    shared = axes @ scatter.total[columns[verified]]
+                else:
+                    shared = _shared(scatter.rows, speakers)
+                own = columns[content]
+                own = regression_removal(scatter.total, own, shared)
+                found = {content: own}
             case "leace" | "wccn":
                 found = {}
-                for factor, values in labels.items():
-                    part = vectors[:, columns[factor]]
+                for factor, part in parts.items():
                     if name == "wccn":
-                        axes = wccn(part, values)
+                        axes = wccn(part, factor)
                     else:
-                        others = (labels[f] for f in labels if f != factor)
-                        axes = leace(part, list(others))
+                        axes = leace(part, [f for f in labels if f != factor])
                     found[factor] = widen(axes, factor)
             case _:
                 continue

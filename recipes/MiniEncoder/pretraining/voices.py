@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from speechbrain_ext.lobes.log_mel import LogMelStatistics
 from speechbrain_ext.processing.closed_form import lda_directions
+from speechbrain_ext.processing.scatter import Rows, Scatter
 from speechbrain_ext.utils.files import digest
 
 
@@ -78,11 +79,11 @@ class VoiceTargets(torch.nn.Module):
             [self.statistics(clips.speech(number)[None]) for number in numbers]
         )
         known = clips.speakers >= 0
-        weight = lda_directions(
-            statistics[known].numpy(), clips.speakers[known], **self.config
-        )
-        weight = torch.from_numpy(weight).float()
         mean = statistics[known].mean(dim=0)
+        rows = Rows(statistics[known] - mean)
+        scatter = Scatter(rows, {"speaker": clips.speakers[known]})
+        weight = lda_directions(scatter, "speaker", **self.config)
+        weight = torch.from_numpy(weight).float()
         voices = (statistics - mean) @ weight.T
         # On the whole of variance one; a direction counts by what it tells.
         scale = voices[known].square().mean().sqrt()
