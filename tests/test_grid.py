@@ -106,6 +106,21 @@ def test_draws_are_those_of_earlier_versions():
     ]
 
 
+def test_takes_are_further_utterances_of_their_cells():
+    rng = np.random.default_rng(0)
+    texts = rng.integers(9, size=(2, 60)).astype(str)
+    labels = dict(zip(("speaker", "content"), texts.tolist()))
+    repeated = Grid({factor: 3 * values for factor, values in labels.items()})
+    for given in (labels, dict(zip(labels, texts))):
+        grid = Grid(given, takes=3)
+        assert len(grid) == 180 and grid.codes.dtype == np.int32
+        assert grid.labels("content").tolist() == 3 * labels["content"]
+        drawn, wanted = (
+            list(epochs(one, 2, 3, 4, seed=1)) for one in (grid, repeated)
+        )
+        assert drawn == wanted
+
+
 def test_draws_follow_seed_and_epoch():
     grid = full_grid(6, 8, takes=3)
     first, second = epochs(grid, 2, 3, 4, seed=1)
@@ -191,9 +206,9 @@ def test_each_source_of_features_is_a_take():
         PooledFeatures([offset + np.arange(6.0).reshape(2, 3, 1)], "vu")
         for offset in (0, 10)
     ]
-    labels = factor_labels(dataset, ["u", "v"] * 2, ["speaker"])
+    labels = factor_labels(dataset, ["u", "v"], ["speaker"])
     takes = torch.cat([one.select(["u", "v"], [2, 0]) for one in sources])
-    found = GridFeatures(takes, Grid(labels))
+    found = GridFeatures(takes, Grid(labels, takes=2))
     values = [[5, 3], [2, 0], [15, 13], [12, 10]]
     assert found.features[..., 0].tolist() == values
     assert found.grid.labels("speaker").tolist() == ["a", "b", "a", "b"]

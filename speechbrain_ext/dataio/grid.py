@@ -23,6 +23,9 @@ class Grid:
         Factor -> its value for each utterance, sequences of equal length.
     name : str
         What the grid is, for messages.
+    takes : int
+        Versions of each utterance that count as utterances of its cell: first
+        all of the first one, then all of the next.
 
     Attributes
     ----------
@@ -31,8 +34,8 @@ class Grid:
     values : dict
         Factor -> its distinct values, sorted.
     codes : numpy.ndarray
-        Position of each utterance's value in ``values``, int64, shape
-        [utterances, factors].
+        Position of each utterance's value in ``values``, int32, shape
+        [takes * utterances, factors].
 
     Raises
     ------
@@ -46,23 +49,27 @@ class Grid:
     ((2, 2), 3, 3)
     """
 
-    def __init__(self, labels, name="grid"):
+    def __init__(self, labels, name="grid", takes=1):
         self.factors = list(labels)
         self.values, codes = {}, []
         for factor, column in labels.items():
-            values, code = np.unique(np.asarray(column), return_inverse=True)
+            # Sorting the texts of all utterances would take many times as long
+            column = column.tolist() if hasattr(column, "tolist") else column
+            values = sorted(set(column))
+            place = {value: code for code, value in enumerate(values)}
             if len(values) < 2:
                 raise InputError(
                     f"Factor '{factor}' of the {name} has {len(values)} "
                     f"value(s) in {len(column)} utterances; contrasts need "
                     "two or more"
                 )
-            self.values[factor] = values
-            codes.append(code.reshape(-1))
-        self.codes = np.stack(codes, axis=1).astype(np.int64)
+            self.values[factor] = np.asarray(values)
+            codes.append([place[value] for value in column])
+        codes = np.array(codes, dtype=np.int32).T
+        self.codes = np.tile(codes, (takes, 1))
         # Takes of a cell stand together in `order`, from `first` on.
         cells = np.ravel_multi_index(self.codes.T, self.shape)
-        self.order = np.argsort(cells, kind="stable")
+        self.order = np.argsort(cells, kind="stable").astype(np.int32)
         self.cells, self.first, self.takes = np.unique(
             cells[self.order], return_index=True, return_counts=True
         )
@@ -318,7 +325,7 @@ class GridFeatures(Dataset):
                 f"{len(features)} features for {len(grid)} utterances"
             )
         self.features, self.grid = features, grid
-        self.codes = torch.from_numpy(grid.codes)
+        self.codes = torch.from_numpy(grid.codes).long()
 
     def __len__(self):
         return len(self.codes)

@@ -273,8 +273,9 @@ def dataio_prep(hparams, run_opts):
     takes = 1 + hparams["network_takes"]
     grids = {
         split: Grid(
-            factor_labels(dataset, splits[split] * takes, factors),
+            factor_labels(dataset, splits[split], factors),
             f"{split} grid",
+            takes,
         )
         for split in ("train", "valid")
     }
