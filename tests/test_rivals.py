@@ -203,6 +203,21 @@ def test_heads_read_the_layers_of_their_factor():
             assert torch.equal(head(changed_more)["speaker"], after["speaker"])
 
 
+def test_products_in_float32_and_blocks(monkeypatch):
+    """Of many vectors, against products in float64 of all at a time."""
+    x = torch.tensor(mixed(noise=0.5, dim=20)[0] + 3).reshape(240, 2, 10)
+    labels = {"speaker": SPEAKERS, "content": CONTENTS}
+    speakers = x[:, 0, :4].numpy()
+    given = labels, "speaker", "content", {"speaker": [0]}, speakers
+    exact = rival_heads(RIVALS, x.float().double(), *given)
+    monkeypatch.setattr("speechbrain_ext.processing.scatter.BLOCK", 50)
+    for name, head in rival_heads(RIVALS, x.float(), *given).items():
+        for factor, found in head(x.float()).items():
+            wanted = exact[name](x.float())[factor]
+            one, other = found @ found.T, wanted @ wanted.T
+            assert torch.allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
 def test_three_factors():
     rng = np.random.default_rng(0)
     style = np.arange(240) % 3

@@ -63,7 +63,7 @@ class FeatureStandardiser(torch.nn.Module):
         parts = zip(features.detach().split(BLOCK), bad.split(BLOCK))
         for part, is_bad in parts:
             # In double precision, which not every accelerator has.
-            part = part.cpu().double()
+            part = part.to("cpu", torch.float64, copy=True)
             is_bad.copy_(~part.flatten(1).sum(dim=1).isfinite())
             centre = part.mean(dim=0) if centre is None else centre
             part -= centre  # near the mean, whose square is subtracted below
