@@ -3,6 +3,7 @@
 import functools
 import inspect
 import json
+import math
 import shutil
 import tarfile
 import time
@@ -17,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from tiny_models import save_ecapa, save_tiny
 
 from speechbrain.utils.parameter_transfer import Pretrainer
+from speechbrain_ext.lobes import encoders
 from speechbrain_ext.lobes.archive import encoder_reference, pack_encoder
 from speechbrain_ext.lobes.encoders import (
     PackedEncoder,
@@ -168,6 +170,7 @@ def test_padded_batches_are_exact(case, encoder_of, monkeypatch):
     assert encoder.handles_padding
     assert encoder.pads_on_cpu == case.endswith("layer")
     monkeypatch.setattr(encoder, "pads_on_cpu", True)
+    monkeypatch.setattr(encoders, "CPU_SECONDS", math.inf)
     monkeypatch.setattr(
         encoder, "encode", lambda *a: shapes.append(a[0].shape) or encode(*a)
     )
@@ -352,6 +355,24 @@ def test_pooling_that_is_none(models):
             load_encoder(*models[case]).frames(torch.zeros(1, 8000))
     with pytest.raises(InputError, match="pooling is 'sum': expected mean or"):
         load_encoder("mini", pooling="sum")
+
+
+def test_a_cpu_encodes_so_many_seconds_at_a_time(monkeypatch, encoder_of):
+    """However large the batch is, and to the same vectors."""
+    encoder, seen = encoder_of("mini"), []
+    lengths = torch.linspace(1, 0.6, 9)
+    wavs = torch.randn(9, 50000, generator=torch.manual_seed(0))
+    whole = encoder(wavs, lengths)
+    encode = encoder.encode
+
+    def spy(part, counts):
+        seen.append(part.numel())
+        return encode(part, counts)
+
+    monkeypatch.setattr(encoder, "encode", spy)
+    monkeypatch.setattr(encoders, "CPU_SECONDS", 7.0)
+    error = (encoder(wavs, lengths) - whole).norm() / whole.norm()
+    assert len(seen) == 4 and max(seen) <= 7 * 16000 and error < 1e-6
 
 
 def test_log_mel_statistics():

@@ -21,7 +21,6 @@ from speechbrain_ext.dataio.audio import check_audio
 from speechbrain_ext.dataio.columns import set_values
 from speechbrain_ext.dataio.feature_cache import (
     PooledFeatures,
-    _batches,
     audio_digests,
     extract_features,
     missing_hours,
@@ -34,7 +33,7 @@ from speechbrain_ext.dataio.manifest import (
     load_manifest,
     subset,
 )
-from speechbrain_ext.lobes.encoders import load_encoder
+from speechbrain_ext.lobes.encoders import load_encoder, similar_rows
 from speechbrain_ext.lobes.pooling import POOLINGS
 from speechbrain_ext.utils.errors import InputError, explain
 
@@ -404,7 +403,7 @@ def test_features_that_do_not_fit_their_type_are_refused(dataset, tmp_path):
 
 def test_batches_are_bucketed_by_length_and_bounded():
     durations = np.random.default_rng(0).uniform(0.5, 20, 200)
-    batches = list(_batches(durations, batch_size=16, batch_seconds=60.0))
+    batches = list(similar_rows(durations, most=60.0, at_most=16))
     assert sorted(sum(batches, [])) == list(range(200))
     lengths = [durations[row] for batch in batches for row in batch]
     assert lengths == sorted(lengths, reverse=True)

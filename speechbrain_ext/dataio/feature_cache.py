@@ -40,6 +40,7 @@ from speechbrain_ext.dataio.remote import (
     origin,
     remote_digest,
 )
+from speechbrain_ext.lobes.encoders import similar_rows
 from speechbrain_ext.utils.errors import InputError, explain
 from speechbrain_ext.utils.files import (
     digest,
@@ -260,26 +261,6 @@ def _note(memo, lines):
             with FileLock(f"{memo}.lock"), open(memo, "ab") as file:
                 file.write(text)
     lines.clear()
-
-
-def _batches(durations, batch_size, batch_seconds):
-    """Row numbers in batches of similar length, longest first.
-
-    Longest first shows at once whether the memory suffices.
-    """
-    order = np.argsort(-np.asarray(durations), kind="stable")
-    batch = []
-    for row in order.tolist():
-        longest = durations[batch[0]] if batch else 0.0
-        if batch and (
-            len(batch) == batch_size
-            or longest * (len(batch) + 1) > batch_seconds
-        ):
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch
 
 
 def _row_sum(row):
@@ -526,8 +507,9 @@ def extract_features(
             utterances,
             tolerant=unreadable is not None,
         )
+        # Longest first shows at once whether the memory suffices.
         batches = functools.partial(
-            _batches, batch_size=batch_size, batch_seconds=batch_seconds
+            similar_rows, most=batch_seconds, at_most=batch_size
         )
         loader = functools.partial(
             torch.utils.data.DataLoader,

@@ -6,10 +6,12 @@ utterance: not on the other utterances of the batch, not on its padding and
 not on the training mode.
 """
 
+import math
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import yaml
 from hyperpyyaml import load_hyperpyyaml
@@ -29,6 +31,10 @@ from speechbrain_ext.utils.windows import mean_of_windows, windows
 # Windows of long utterances that are encoded at a time: what they take does
 # not grow with the utterance.
 AT_A_TIME = 8
+# Of audio that a CPU encodes at a time. Of more, intermediate results are so
+# large that the C library gets fresh memory from the system for each of them:
+# up to twice as slow (log_mel, mini), or no faster (wav2vec 2.0, Moonshine).
+CPU_SECONDS = 16.0
 
 
 class PooledEncoder(torch.nn.Module):
@@ -191,29 +197,67 @@ class PooledEncoder(torch.nn.Module):
 
     def _encoded(self, encode, wavs):
         """What ``encode`` makes of each utterance, [time] each: a list."""
-        utterances = []
-        for wav in wavs:
-            missing = max(0, self.min_samples - len(wav))
-            wav = self.normalise(wav.float())
-            utterances.append(torch.nn.functional.pad(wav, (0, missing)))
-        cpu, groups = utterances[0].device.type == "cpu", {}
-        padded = self.handles_padding and (self.pads_on_cpu or not cpu)
+        utterances = [self.normalise(wav.float()) for wav in wavs]
         for row, wav in enumerate(utterances):
-            key = None if padded else len(wav)
-            groups.setdefault(key, []).append(row)
-        found = {}
-        for rows in groups.values():
-            group = [utterances[row] for row in rows]
-            padded = pad_sequence(group, batch_first=True)
-            # A caller's mixed precision would change the vectors by 1 %.
-            with torch.autocast(padded.device.type, enabled=False):
+            if (missing := self.min_samples - len(wav)) > 0:
+                utterances[row] = torch.nn.functional.pad(wav, (0, missing))
+        device, found = utterances[0].device.type, {}
+        cpu = device == "cpu"
+        pads = self.handles_padding and (self.pads_on_cpu or not cpu)
+        most = CPU_SECONDS * self.sample_rate if cpu else math.inf
+        # A caller's mixed precision would change the vectors by 1 %.
+        with torch.autocast(device, enabled=False):
+            for rows in similar_rows([*map(len, utterances)], most, pads):
+                group = [utterances[row] for row in rows]
+                padded = pad_sequence(group, batch_first=True)
                 part = encode(padded, [len(wav) for wav in group])
-            found |= {row: one.float() for row, one in zip(rows, part)}
+                found |= {row: one.float() for row, one in zip(rows, part)}
         return [found[row] for row in range(len(utterances))]
 
     def train(self, mode=True):
         """Stay in evaluation mode, also when a parent module is trained."""
         return super().train(False)
+
+
+def similar_rows(lengths, most, pads=True, at_most=None):
+    """Rows in groups of similar length, longest first.
+
+    Arguments
+    ---------
+    lengths : sequence of float
+        Of each row.
+    most : float
+        A group's number of rows times its longest one, at most, where it has
+        more than one row.
+    pads : bool
+        Whether the rows of a group may differ in length.
+    at_most : int
+        Rows of a group. Default: any number.
+
+    Yields
+    ------
+    list of int
+
+    Example
+    -------
+    >>> list(similar_rows([2, 5, 4, 2, 5], most=10))
+    [[1, 4], [2, 0], [3]]
+    >>> list(similar_rows([2, 5, 4, 2, 5], most=10, pads=False))
+    [[1, 4], [2], [0, 3]]
+    """
+    group = []
+    for row in np.argsort(-np.asarray(lengths), kind="stable").tolist():
+        longest = lengths[group[0]] if group else 0
+        if group and (
+            len(group) == at_most
+            or longest * (len(group) + 1) > most
+            or not (pads or lengths[row] == longest)
+        ):
+            yield group
+            group = []
+        group.append(row)
+    if group:
+        yield group
 
 
 def unpad(wavs, wav_lens=None):

@@ -27,9 +27,8 @@ import numpy as np
 import torch
 import transformers
 
-from speechbrain_ext.dataio.feature_cache import _batches
 from speechbrain_ext.dataio.manifest import find_recordings
-from speechbrain_ext.lobes.encoders import load_encoder
+from speechbrain_ext.lobes.encoders import load_encoder, similar_rows
 
 SMALL = {
     **dict(hidden_size=128, num_hidden_layers=4, num_attention_heads=4),
@@ -69,7 +68,7 @@ def main(source, kind="wav2vec2", size="base", count=3, rounds=3, device="cpu"):
     torch.set_num_threads(1)
     rows = find_recordings(source).data.values()
     durations = [row["duration"] for row in rows]
-    rows = list(_batches(durations, 32, 160.0))
+    rows = list(similar_rows(durations, 160.0, at_most=32))
     picked = np.linspace(0, len(rows) - 1, int(count) + 2)[1:-1]
     torch.manual_seed(0)
     batches = [
