@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from speechbrain_ext.nnet.losses import (
     InterventionalLoss,
@@ -49,6 +50,42 @@ def test_contrastive_against_a_loop(labels, temperature, margin):
     )
     expected = loop_loss(embeddings, labels, temperature, margin)
     assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.2])
+def test_gradient_against_autograd_of_the_definition(margin):
+    x = random(12, 5).double().requires_grad_()
+    labels = torch.tensor([0, 0, 0, 1, 1, 2, 3, 3, 3, 3, 4, 0])
+    others = ~torch.eye(12, dtype=torch.bool)
+    positive = (labels[:, None] == labels) & others
+    z = x / x.norm(dim=1, keepdim=True)
+    logits = (z @ z.T - margin * positive) / 0.1
+    total = logits.masked_fill(~others, -torch.inf).logsumexp(1, keepdim=True)
+    anchors = [(total - logits)[i][positive[i]] for i in range(12)]
+    torch.stack([one.mean() for one in anchors if len(one)]).mean().backward()
+    y = x.detach().float().requires_grad_()
+    interventional_contrastive_loss(y, labels, margin=margin).backward()
+    assert torch.allclose(y.grad.double(), x.grad, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", ["published", "published_batch", "cka"])
+def test_a_step_waits_for_no_number(form):
+    """Tensors without data: to read a number, or index by a mask, raises.
+
+    As does another device; that of a GPU, which need not be there, has no
+    gradients.
+    """
+    for device in ("cuda", "cpu"):
+        with FakeTensorMode():
+            rows = torch.arange(8, device=device)
+            codes = {"speaker": rows // 4, "content": rows % 4}
+            z = {f: torch.ones(8, 4, device=device) for f in codes}
+            z = {f: one.requires_grad_() for f, one in z.items()}
+            total, parts = InterventionalLoss(0.1, 0.1, form)(z, codes)
+            if device == "cpu":
+                total.backward()
+        found = {one.device.type for one in (total, *parts.values())}
+        assert found == {device}
 
 
 def test_contrastive_closed_forms():

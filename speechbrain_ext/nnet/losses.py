@@ -17,9 +17,33 @@ from speechbrain_ext.utils.errors import InputError
 
 
 def _positives(labels):
-    """Pairs of different rows with the same label, bool [B, B]."""
-    same = labels.unsqueeze(0) == labels.unsqueeze(1)
-    return same.fill_diagonal_(False)
+    """Pairs of different rows with the same label, and how many a row has.
+
+    1.0 for each pair, [B, B], and their sums, [B, 1]. Nothing here is indexed
+    by a mask: a GPU would be waited for, to learn how many rows there are.
+    """
+    same = (labels.unsqueeze(0) == labels.unsqueeze(1)).float()
+    same.fill_diagonal_(0.0)
+    return same, same.sum(dim=-1, keepdim=True)
+
+
+def _mean_of_anchors(total, count):
+    """Of a sum over the rows that have a positive; 0 where none has one."""
+    return total / (count > 0).sum().clamp(min=1)
+
+
+class _Similarities(torch.autograd.Function):
+    """z @ z.T: one product backward, where autograd takes two."""
+
+    @staticmethod
+    def forward(ctx, z):
+        ctx.save_for_backward(z)
+        return z @ z.T
+
+    @staticmethod
+    def backward(ctx, grad):
+        (z,) = ctx.saved_tensors
+        return (grad + grad.T) @ z
 
 
 def interventional_contrastive_loss(
@@ -63,18 +87,22 @@ def interventional_contrastive_loss(
     >>> bool(torch.isclose(loss, torch.tensor(1 + 2 / torch.e).log()))
     True
     """
+    return _contrastive(embeddings, *_positives(labels), temperature, margin)
+
+
+def _contrastive(embeddings, positive, count, temperature, margin):
+    """The loss, of what :func:`_positives` says."""
     with torch.autocast(embeddings.device.type, enabled=False):
-        z = F.normalize(embeddings.float(), dim=-1)
-        positive = _positives(labels)
-        logits = (z @ z.T - margin * positive) / temperature
+        # Divided here, where there are fewer numbers than logits.
+        z = F.normalize(embeddings.float(), dim=-1) / temperature**0.5
+        logits = _Similarities.apply(z)
+        if margin:
+            logits = logits - margin / temperature * positive
         # Finite, so that a block of one utterance has no NaN gradient.
         logits = logits.fill_diagonal_(torch.finfo(logits.dtype).min)
-        log_prob = logits.log_softmax(dim=-1)
-        count = positive.sum(dim=-1)
-        total = log_prob.masked_fill(~positive, 0.0).sum(dim=-1)
-        valid = count > 0
-        per_anchor = -total[valid] / count[valid]
-        return per_anchor.sum() / valid.sum().clamp(min=1)
+        target = positive / count.clamp(min=1)
+        total = F.cross_entropy(logits, target, reduction="sum")
+        return _mean_of_anchors(total, count)
 
 
 def contrastive_floor(labels):
@@ -99,9 +127,12 @@ def contrastive_floor(labels):
     >>> round(contrastive_floor(labels).item(), 3)  # log 31
     3.434
     """
-    count = _positives(labels).sum(dim=-1)
-    count = count[count > 0].float()
-    return count.log().sum() / max(len(count), 1)
+    return _floor(_positives(labels)[1])
+
+
+def _floor(count):
+    """The lower bound, of what :func:`_positives` says."""
+    return _mean_of_anchors(count.clamp(min=1).log().sum(), count)
 
 
 def orthogonality_loss(a, b, form="published"):
@@ -255,12 +286,12 @@ class InterventionalLoss(torch.nn.Module):
         for factor, z in subspaces.items():
             if factor not in codes:
                 continue
-            loss = interventional_contrastive_loss(
-                z, codes[factor], self.temperature, self.margin
+            positive, count = _positives(codes[factor])
+            loss = _contrastive(
+                z, positive, count, self.temperature, self.margin
             )
             total = total + ramp(self.weights.get(factor, 1.0), epoch) * loss
-            floor = contrastive_floor(codes[factor])
-            parts[f"excess_{factor}"] = (loss - floor).detach()
+            parts[f"excess_{factor}"] = (loss - _floor(count)).detach()
         parts["excess"] = sum(parts.values())
         pairs = itertools.combinations(subspaces.values(), 2)
         shared = [
