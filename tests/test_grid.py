@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain_ext.dataio.feature_cache import PooledFeatures
@@ -214,3 +215,17 @@ def test_each_source_of_features_is_a_take():
     assert found.grid.labels("speaker").tolist() == ["a", "b", "a", "b"]
     with pytest.raises(InputError, match="Factor 'speaker' of the x has 1"):
         Grid({"speaker": ["a", "a"]}, "x")
+
+
+@pytest.mark.parametrize("free, device", [(1300, "cuda"), (1200, "cpu")])
+def test_features_on_a_gpu_where_they_fit(free, device, monkeypatch):
+    """Of a GPU that need not be there; 640 bytes of features and codes."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, free))
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda rows: rows)
+    grid = full_grid(4, 5)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        host = GridFeatures(torch.zeros(20, 1, 4), grid)
+        host.codes = torch.zeros(20, 2, dtype=torch.long)
+        features, codes = host.on("cuda").__getitems__([3, 7])
+    assert host.features.device.type == "cpu"
+    assert {features.device.type, codes["speaker"].device.type} == {device}

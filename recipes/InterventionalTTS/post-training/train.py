@@ -542,7 +542,7 @@ def fit_network(hparams, brain, grids, views=None):
     train = grids["train"]
     if views is not None:
         train = MixedFeatures(train, *views)
-    brain.fit_grids(train, grids["valid"])
+    brain.fit_grids(train.on(brain.device), grids["valid"].on(brain.device))
     best = {"min_key": "loss"} if hparams["checkpoint"] == "best" else {}
     if brain.checkpointer.recover_if_possible(**best) is None:
         raise InputError(
