@@ -33,7 +33,11 @@ from speechbrain_ext.dataio.manifest import (
     load_manifest,
     subset,
 )
-from speechbrain_ext.lobes.encoders import load_encoder, similar_rows
+from speechbrain_ext.lobes.encoders import (
+    PRECISIONS,
+    load_encoder,
+    similar_rows,
+)
 from speechbrain_ext.lobes.pooling import POOLINGS
 from speechbrain_ext.utils.errors import InputError, explain
 
@@ -508,3 +512,36 @@ def test_rows_of_a_few_windows():
         assert features.select([]).shape == (0, 1, 1)
         with pytest.raises(KeyError, match="x"):
             features.select(["x"])
+
+
+@pytest.mark.parametrize("precision, least", [("bf16", 1e-6), ("fp16", 1e-8)])
+def test_mixed_precision(dataset, tmp_path, precision, least):
+    """Nearly the same, in a cache of its own, and pooled in float32."""
+    part = subset(dataset, list(dataset.data)[:3])
+    whole, mixed = (
+        extract(part, tmp_path, load_encoder("mini"), precision=one).array
+        for one in ("fp32", precision)
+    )
+    assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 2
+    whole, mixed = torch.from_numpy(whole + 0.0), torch.from_numpy(mixed + 0.0)
+    far = 1 - torch.cosine_similarity(whole.double(), mixed.double(), dim=-1)
+    assert least < far.max() < 1e-4
+    # A mean of frames in half precision would be rounded to it.
+    assert not torch.equal(mixed.to(PRECISIONS[precision]).float(), mixed)
+    options = {"name": "features", "dtype": "float32", "precision": precision}
+    assert missing_hours(part, load_encoder("mini"), tmp_path, **options) == 0
+    with pytest.raises(InputError, match="Unknown precision 'int8': expected"):
+        extract(part, tmp_path, precision="int8")
+
+
+def test_readers_by_the_cores_of_a_process(monkeypatch):
+    """Of processes that share a machine; none for a small data set."""
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    found = {}
+    for cores in (2, 4, 64):
+        monkeypatch.setattr(feature_cache, "cpu_count", lambda n=cores: n)
+        found[cores] = feature_cache._readers(5000)
+    assert found == {2: 0, 4: 2, 64: 4}
+    assert feature_cache._readers(500) == 0
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "16")
+    assert feature_cache._readers(5000) == 2

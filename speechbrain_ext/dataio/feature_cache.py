@@ -27,6 +27,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from filelock import FileLock
+from joblib import cpu_count
 from tqdm import tqdm
 
 from speechbrain.dataio.batch import PaddedBatch
@@ -40,7 +41,7 @@ from speechbrain_ext.dataio.remote import (
     origin,
     remote_digest,
 )
-from speechbrain_ext.lobes.encoders import similar_rows
+from speechbrain_ext.lobes.encoders import PRECISIONS, encoding_in, similar_rows
 from speechbrain_ext.utils.errors import InputError, explain
 from speechbrain_ext.utils.files import (
     digest,
@@ -263,6 +264,16 @@ def _note(memo, lines):
     lines.clear()
 
 
+def _readers(utterances):
+    """Processes that read, where no number is given.
+
+    None on few cores, which the encoder takes itself, nor for utterances that
+    are read before a process is started.
+    """
+    cores = cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return min(cores // 2, 4) if cores >= 4 and utterances >= 2000 else 0
+
+
 def _row_sum(row):
     """A checksum of one row of features, never 0: that means not there."""
     return zlib.crc32(row) or 1
@@ -329,7 +340,9 @@ def _is_whole(folder, spec):
     return there is not None and there.all()
 
 
-def _cache_of(dataset, encoder, cache_folder, name, channel, dtype, layers):
+def _cache_of(
+    dataset, encoder, cache_folder, name, channel, dtype, layers, precision
+):
     """Folder of a cache, what must be in it, and the dataset in windows."""
     if not hasattr(dataset, "data"):
         raise InputError(
@@ -342,6 +355,7 @@ def _cache_of(dataset, encoder, cache_folder, name, channel, dtype, layers):
     dataset, spans = in_windows(dataset)
     identity = dict(encoder.identity)
     kept = {} if layers is None else {"layers": layers}
+    kept |= {} if precision == "fp32" else {"precision": precision}
     n_layers = encoder.n_layers if layers is None else len(layers)
     spec = kept | {
         "format": CACHE_FORMAT,
@@ -379,13 +393,14 @@ def missing_hours(
     channel=None,
     dtype="float32",
     layers=None,
+    precision="fp32",
     **options,
 ):
     """Hours of audio that :func:`extract_features` would encode.
 
     Arguments
     ---------
-    dataset, encoder, cache_folder, name, channel, dtype, layers
+    dataset, encoder, cache_folder, name, channel, dtype, layers, precision
         As of that.
     **options : object
         Its other arguments, which change nothing here.
@@ -395,7 +410,8 @@ def missing_hours(
     float
     """
     folder, spec, dataset, _ = _cache_of(
-        dataset, encoder, cache_folder, name, channel, dtype, layers
+        *(dataset, encoder, cache_folder, name, channel),
+        *(dtype, layers, precision),
     )
     if folder.is_dir():  # not read: that would take as long as to use it
         return 0.0
@@ -417,10 +433,11 @@ def extract_features(
     channel=None,
     dtype="float32",
     layers=None,
+    precision="fp32",
     device="cpu",
     batch_size=32,
     batch_seconds=160.0,
-    num_workers=0,
+    num_workers=None,
     progress=True,
     unreadable=None,
     shard=None,
@@ -457,6 +474,9 @@ def extract_features(
         ``"float32"`` or ``"float16"``.
     layers : list of int
         Layers that are kept. Default: all.
+    precision : str
+        That the encoder runs in, see
+        :func:`~speechbrain_ext.lobes.encoders.encoding_in`.
     device : str
         Where the encoder runs.
     batch_size : int
@@ -464,7 +484,8 @@ def extract_features(
     batch_seconds : float
         Seconds of audio in a batch with its padding, at most.
     num_workers : int
-        Processes that read audio.
+        Processes that read audio. Default: up to four, of half of the cores of
+        this process, where it has four or more and 2,000 utterances.
     progress : bool
         Show a progress bar.
     unreadable : dict
@@ -494,9 +515,14 @@ def extract_features(
         raise InputError(
             f"Unknown dtype '{dtype}' of features: expected float32 or float16"
         )
+    if precision not in PRECISIONS:
+        raise InputError(
+            f"Unknown precision '{precision}': expected {', '.join(PRECISIONS)}"
+        )
     Path(cache_folder).mkdir(parents=True, exist_ok=True)
     folder, spec, dataset, utterances = _cache_of(
-        dataset, encoder, cache_folder, name, channel, dtype, layers
+        *(dataset, encoder, cache_folder, name, channel),
+        *(dtype, layers, precision),
     )
     durations = dataset.data.values_of("duration")
     if not _is_whole(folder, spec):
@@ -515,10 +541,14 @@ def extract_features(
             torch.utils.data.DataLoader,
             audio,
             collate_fn=PaddedBatch,
-            num_workers=num_workers,
+            num_workers=(
+                _readers(len(durations)) if num_workers is None else num_workers
+            ),
+            pin_memory=torch.device(device).type == "cuda",
         )
         encode = functools.partial(
-            _encode, encoder.to(device), device, dtype, layers, unreadable
+            *(_encode, encoder.to(device), precision),
+            *(device, dtype, layers, unreadable),
         )
         index, count = shard or (0, 1)
         with FileLock(f"{folder}.lock"):
@@ -553,10 +583,12 @@ def _tell_left_out(utterances, sums, unreadable):
         unreadable.setdefault(utterances[row], problem)
 
 
-def _encode(encoder, device, dtype, layers, unreadable, batch):
+def _encode(encoder, precision, device, dtype, layers, unreadable, batch):
     """Features of a batch as they are stored, and which of them are any."""
     wavs, lens = batch.sig
-    features = encoder(wavs.to(device), lens.to(device))
+    with encoding_in(precision):
+        # Lengths are counted on the host.
+        features = encoder(wavs.to(device, non_blocking=True), lens)
     features = features[:, slice(None) if layers is None else layers]
     features = features.cpu().numpy().astype(dtype)
     good = np.isfinite(features).all(axis=(1, 2))

@@ -6,6 +6,8 @@ utterance: not on the other utterances of the batch, not on its padding and
 not on the training mode.
 """
 
+import contextlib
+import contextvars
 import math
 import tempfile
 from dataclasses import dataclass
@@ -35,6 +37,25 @@ AT_A_TIME = 8
 # large that the C library gets fresh memory from the system for each of them:
 # up to twice as slow (log_mel, mini), or no faster (wav2vec 2.0, Moonshine).
 CPU_SECONDS = 16.0
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+_precision = contextvars.ContextVar("precision", default="fp32")
+
+
+@contextlib.contextmanager
+def encoding_in(precision):
+    """Encoders that are called inside take mixed precision, where it is given.
+
+    Arguments
+    ---------
+    precision : str
+        ``fp32``, which all else encodes in, ``bf16`` or ``fp16``: by autocast;
+        frames are pooled in float32.
+    """
+    token = _precision.set(precision)
+    try:
+        yield
+    finally:
+        _precision.reset(token)
 
 
 class PooledEncoder(torch.nn.Module):
@@ -205,8 +226,9 @@ class PooledEncoder(torch.nn.Module):
         cpu = device == "cpu"
         pads = self.handles_padding and (self.pads_on_cpu or not cpu)
         most = CPU_SECONDS * self.sample_rate if cpu else math.inf
-        # A caller's mixed precision would change the vectors by 1 %.
-        with torch.autocast(device, enabled=False):
+        # A caller's own mixed precision would change the vectors by 1 %.
+        mixed = PRECISIONS[_precision.get()]
+        with torch.autocast(device, mixed, enabled=mixed is not None):
             for rows in similar_rows([*map(len, utterances)], most, pads):
                 group = [utterances[row] for row in rows]
                 padded = pad_sequence(group, batch_first=True)

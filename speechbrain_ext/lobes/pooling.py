@@ -55,7 +55,8 @@ def pool_frames(hidden, counts=None, pooling="mean"):
         spread = mean((frames - center[:, None]) ** 2).sqrt()
         return torch.cat([center, spread], dim=-1)
 
-    return torch.stack([pool(frames) for frames in hidden], dim=1)
+    # Not in the precision of the encoder
+    return torch.stack([pool(frames.float()) for frames in hidden], dim=1)
 
 
 def join_windows(pooled, weights, pooling="mean"):

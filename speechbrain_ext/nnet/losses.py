@@ -37,11 +37,13 @@ class _Similarities(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, z):
+        """[B, D] -> [B, B]."""
         ctx.save_for_backward(z)
         return z @ z.T
 
     @staticmethod
     def backward(ctx, grad):
+        """[B, B] -> [B, D]."""
         (z,) = ctx.saved_tensors
         return (grad + grad.T) @ z
 

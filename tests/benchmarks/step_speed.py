@@ -12,8 +12,8 @@ out of a grid of 64 x 64.
 * a step by ``torch.compile``, network and loss together (without a compiler of
   C++ it is left out).
 
-Printed are milliseconds and ratios to the network alone: the median of the rounds
-(51), the lowest and the highest.
+Printed are milliseconds and ratios to the network alone: the median of the
+rounds (51), the lowest and the highest.
 """
 
 import os

@@ -232,9 +232,10 @@ GIVEN = (lambda value: isinstance(value, dict), "{key: value}")
 EXTRACTION = {
     "extraction": GIVEN,
     "extraction.dtype": one_of("float32", "float16"),
+    "extraction.precision": one_of("fp32", "bf16", "fp16"),
     "extraction.batch_size": whole(1),
     "extraction.batch_seconds": number(above=0),
-    "extraction.num_workers": whole(0),
+    "extraction.num_workers": optional(whole(0)),
 }
 COLUMNS = (
     lambda names: all(map(text()[0], [*names, *names.values()])),

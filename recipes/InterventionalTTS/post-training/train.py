@@ -341,7 +341,8 @@ def claim(hparams, brain, dataset, splits, unlabelled):
     settings = {key: describe(hparams[key]) for key in SETTINGS}
     settings |= {key: getattr(brain, key) for key in RUN_OPTIONS}
     settings["processes"] = block_owners(hparams["ddp_blocks"])
-    settings["dtype"] = hparams["extraction"]["dtype"]
+    for key in ("dtype", "precision"):
+        settings[key] = hparams["extraction"][key]
     memo = f"{hparams['cache_folder']}/digests.tsv"
     # Recordings choose what the network takes, or it is trained on them.
     if hparams["layers"] == "auto" or hparams["network_views"]:
