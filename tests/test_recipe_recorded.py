@@ -502,7 +502,8 @@ def test_a_folder_holds_one_run(finished, small_grid, tmp_path, capfd):
         ("--number_of_epochs=4", "number_of_epochs"),
         ("--max_grad_norm=1", "max_grad_norm"),
         ("--grad_accumulation_factor=2", "grad_accumulation_factor"),
-        ("--extraction={dtype: float16}", "dtype"),
+        ("--extraction={dtype: float16}", "extraction_dtype"),
+        ("--extraction={precision: bf16}", "extraction_precision"),
         ("--seed=1", "seed"),
         ("--split={split_names: {valid: test, test: valid}}", "valid_data"),
     ):

@@ -10,6 +10,7 @@ from speechbrain_ext.augment.channel import RandomChannel
 from speechbrain_ext.dataio.audio import check_audio
 from speechbrain_ext.dataio.feature_cache import extract_features, in_windows
 from speechbrain_ext.dataio.manifest import find_recordings
+from speechbrain_ext.lobes import encoders
 from speechbrain_ext.lobes.encoders import PooledEncoder, load_encoder
 from speechbrain_ext.utils.windows import windows
 
@@ -61,11 +62,13 @@ def test_an_utterance_is_the_mean_of_its_windows():
     assert encoder.seen[-1] == [1, 30 * RATE]
 
 
-def test_a_long_one_is_encoded_in_parts():
+@pytest.mark.parametrize("seconds, most", [(16.0, 1), (1e9, 8)])
+def test_a_long_one_is_encoded_in_parts(monkeypatch, seconds, most):
     """Its length does not say how much is encoded at a time."""
+    monkeypatch.setattr(encoders, "CPU_SECONDS", seconds)
     encoder = Moments()
     encoder(torch.from_numpy(noise(600))[None])
-    assert max(rows for rows, _ in encoder.seen) == 8
+    assert max(rows for rows, _ in encoder.seen) == most
     assert {samples for _, samples in encoder.seen} == {20 * RATE}
 
 

@@ -342,7 +342,7 @@ def claim(hparams, brain, dataset, splits, unlabelled):
     settings |= {key: getattr(brain, key) for key in RUN_OPTIONS}
     settings["processes"] = block_owners(hparams["ddp_blocks"])
     for key in ("dtype", "precision"):
-        settings[key] = hparams["extraction"][key]
+        settings[f"extraction_{key}"] = hparams["extraction"][key]
     memo = f"{hparams['cache_folder']}/digests.tsv"
     # Recordings choose what the network takes, or it is trained on them.
     if hparams["layers"] == "auto" or hparams["network_views"]:
@@ -485,10 +485,12 @@ def choose(hparams, dataset, splits, features, views):
     if "dims" in given:
         dims = choice.dims | each(given["dims"], labels)
         choice = dataclasses.replace(choice, dims=dims)
-    pooled = partial(takes[0].select, splits["train"])
-    errors = hparams["adaptation"].layer_errors
     recordings = views and run_on_main(
-        errors, args=[pooled, labels, views, candidates]
+        hparams["adaptation"].layer_errors,
+        args=[
+            partial(takes[0].select, splits["train"]),
+            *(labels, views, candidates),
+        ],
     )
     weight = given.get("channel_weight", 1.0)
     return choice.on_grid(
