@@ -14,6 +14,7 @@ from speechbrain.utils.run_opts import RunOptions
 from speechbrain_ext.dataio.grid import GridFeatures
 from speechbrain_ext.nnet.distributed import deal, processes, start_group
 from speechbrain_ext.utils.errors import InputError
+from speechbrain_ext.utils.hparams import parse_arguments
 
 GRIDS = {"train": entangled(10, 14, 1), "valid": entangled(4, 6, 2)}
 BLOCK = {"speaker": 5, "content": 7}  # neither 2 nor 3 divides its rows
@@ -114,3 +115,19 @@ def test_a_group_waits_for_days(monkeypatch):
     assert given["timeout"] >= datetime.timedelta(days=2)
     assert given["backend"] == found.distributed_backend == "gloo"
     assert "distributed_backend" in found.overridden_args
+
+
+def test_without_a_device_the_gpu_of_each_process_is_taken(monkeypatch):
+    """For the group, and for what encodes, which is no Brain."""
+    given = []
+    monkeypatch.setattr(
+        dist, "init_process_group", lambda *a, **_: given.extend(a)
+    )
+    monkeypatch.setattr(torch.cuda, "set_device", given.append)
+    monkeypatch.setattr(
+        "speechbrain_ext.utils.hparams.infer_device", lambda: "cuda:1"
+    )
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    found = start_group(parse_arguments(["train.yaml"])[1])
+    assert found.device == "cuda:1" and given == [1, "nccl"]
+    assert parse_arguments(["train.yaml", "--device=cpu"])[1].device == "cpu"

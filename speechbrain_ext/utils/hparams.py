@@ -18,6 +18,7 @@ from hyperpyyaml import load_hyperpyyaml, resolve_references
 
 import speechbrain as sb
 import speechbrain_ext
+from speechbrain.utils.distributed import infer_device
 from speechbrain.utils.run_opts import RunOptions
 from speechbrain_ext.utils.errors import InputError
 from speechbrain_ext.utils.files import write_text
@@ -185,7 +186,8 @@ def parse_arguments(arguments):
     path : str
         The option file.
     run_opts : speechbrain.utils.run_opts.RunOptions
-        SpeechBrain's own options.
+        SpeechBrain's own options. Where no device was given, that which a
+        Brain would take: what encodes without one needs it too.
     overrides : str
         All others, as YAML.
 
@@ -200,6 +202,8 @@ def parse_arguments(arguments):
     'output_folder: "a #1"\\nseed: 1'
     """
     path, run_opts, _ = sb.parse_arguments(arguments)
+    device = run_opts.device or infer_device()
+    run_opts = dataclasses.replace(run_opts, device=device)
     # The only number that SpeechBrain leaves a text
     limit = run_opts.optimizer_step_limit
     if limit is not None and limit.isdecimal():
