@@ -623,6 +623,18 @@ def test_shards(small_grid, finished, tmp_path):
         assert one["value"] == pytest.approx(other["value"], abs=1e-6), one
 
 
+def test_durations_are_those_of_the_files(small_grid, tmp_path):
+    """Not those of the manifest: by these all would be cut into windows."""
+    rows = read_csv(small_grid / "manifest.csv")
+    rows = [
+        row | {"duration": 350, "wav": small_grid / row["wav"]} for row in rows
+    ]
+    write_csv(tmp_path / "manifest.csv", rows)
+    train(*folders(tmp_path, tmp_path), "--shard=[0, 1]")
+    recorded = cached_features(tmp_path / "features")[None]
+    assert len(recorded.parts[0]) == len(rows)
+
+
 @pytest.mark.parametrize("shard", ["[2, 2]", "[0]", "3", "[-1, 2]"])
 def test_bad_shards(small_grid, tmp_path, shard, capfd):
     with pytest.raises(SystemExit):

@@ -779,8 +779,9 @@ def run(hparams, run_opts, save_options):
     if hparams["score_files"]:
         check_ids(splits["test"])
     asked, pairs = make_tasks(hparams, dataset, splits, grids)
-    used = subset(dataset, [key for ids in splits.values() for key in ids])
-    check_audio(used, encoder.sample_rate, hparams["resample"])
+    # Durations are those of the files, whatever the manifest says.
+    dataset = subset(dataset, [key for ids in splits.values() for key in ids])
+    check_audio(dataset, encoder.sample_rate, hparams["resample"])
     planned, views = plan_features(
         hparams, run_opts, dataset, splits, unlabelled
     )
@@ -799,7 +800,7 @@ def run(hparams, run_opts, save_options):
     folder = ddp_broadcast(brain.checkpointer.checkpoints_dir)
     brain.checkpointer.checkpoints_dir = folder
     recordings = [*unlabelled.values()]
-    run_on_main(claim, args=[hparams, brain, used, splits, recordings])
+    run_on_main(claim, args=[hparams, brain, dataset, splits, recordings])
     run_on_main(save_options)
     shown = [hparams, brain, splits, asked, planned, views]
     run_on_main(print_plan, args=shown)
