@@ -6,12 +6,13 @@ import os
 import shutil
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+from filelock import FileLock
 from test_errors import no_room
 
 from speechbrain.dataio.dataset import DynamicItemDataset
@@ -474,6 +475,20 @@ def test_shards_at_the_same_time(dataset, tmp_path):
     assert sum(encoder.seen for encoder in encoders) == 94
     assert found[:3] == [None] * 3
     assert all(np.array_equal(one.array, whole) for one in found[3:])
+
+
+def test_a_cache_gets_its_name_while_no_call_begins(dataset, tmp_path):
+    """One that begins looks at both names, and would make it once more."""
+    for index in range(2):
+        extract(dataset, tmp_path, shard=(index, 2))
+    [partial] = tmp_path.glob("*.partial")
+    folder = partial.with_suffix("")
+    with ThreadPoolExecutor(1) as pool:
+        with FileLock(f"{folder}.lock"):
+            ended = pool.submit(feature_cache._finish, folder, 2)
+            assert wait([ended], 0.3).not_done and not folder.is_dir()
+        ended.result()
+    assert folder.is_dir() and not partial.is_dir()
 
 
 def test_a_call_that_is_overtaken_is_told_what_cannot_be_read(

@@ -211,7 +211,7 @@ def many_rows(count):
             duration=rng.choice(["", "1", "0.25"]),
             start=rng.choice(["", "8", "8.0"]) if n > count / 2 else "",
             split=rng.choice(["train", " test"]),
-            text=f"{n}, said",
+            text=f"{n}, said" + "\r\n!" * (n == count - 1),
             empty="",
         )
         for n in range(count)
@@ -229,6 +229,8 @@ def test_many_rows_at_a_time_and_one_by_one(tmp_path, columns):
     assert blanks == wanted_blanks > 0
     assert pickle.loads(pickle.dumps(found)) == wanted
     assert isinstance(found.columns["text"], Text) or columns
+    starts = found.values_of("start", default=0)
+    assert {type(start) for start in starts} == {int}
 
 
 @pytest.mark.parametrize(
@@ -277,6 +279,7 @@ def test_a_subset_of_columns_and_of_a_dict():
     for data in (rows, Columns.of(rows)):
         part = subset(DynamicItemDataset(data), ["u2", "u1", "u2"])
         assert list(part.data) == ["u2", "u1"] and part.data == rows
+        assert part.data.values_of("speaker") == ["b", "a"]
         labels = factor_labels(part, ["u1", "u2", "u1"], ["speaker"])
         assert labels == {"speaker": ["a", "b", "a"]}
         with pytest.raises(KeyError, match="take"):
@@ -286,3 +289,14 @@ def test_a_subset_of_columns_and_of_a_dict():
         assert part[0] == {"id": "u2", "speaker": "b"}
         found = part.filtered_sorted(sort_key="speaker")
         assert [item["id"] for item in found] == ["u1", "u2"]
+
+
+def test_columns_keep_what_values_are():
+    """Samples stay whole numbers; names of files need not be text."""
+    rows = {
+        "u": {"start": 3, "wav": "\udce9.wav"},
+        "v": {"start": 4, "wav": ""},
+    }
+    data = Columns.of(rows)
+    assert type(data["u"]["start"]) is int
+    assert Text([row["wav"] for row in rows.values()]).item(0) == "\udce9.wav"

@@ -19,11 +19,11 @@ STUDENT = "--width --teacher_layers --copied_layers --config --tasks".split()
 
 
 def smoke(recipe, hparams, folder, *options):
-    """Run it as a user would; returns what was printed."""
+    """Run it as a user would, without --device; returns what was printed."""
     done = subprocess.run(
         [sys.executable, ROOT / "recipes" / recipe / "train.py",
          ROOT / "recipes" / recipe / "hparams" / hparams, "--debug",
-         "--device=cpu", *options],
+         *options],
         cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True, text=True,
     )  # fmt: skip

@@ -1,6 +1,7 @@
 """WebDataset shards: samples as rows, read wherever the shards lie."""
 
 import io
+import os
 import tarfile
 
 import fsspec
@@ -18,6 +19,7 @@ from speechbrain_ext.dataio.manifest import (
     load_manifest,
     recordings_name,
 )
+from speechbrain_ext.dataio.remote import members
 from speechbrain_ext.lobes.encoders import load_encoder
 from speechbrain_ext.utils.errors import InputError
 from speechbrain_ext.utils.files import write_csv
@@ -185,3 +187,12 @@ def test_shards_that_are_not_there_or_cut_off(corpus, tmp_path, caplog):
     pack(cut, a_x_wav=b"", a_y_wav=b"", a_json=b'{"id": 7}')
     [(key, row)] = load_manifest(cut, columns=two).data.items()
     assert key == "7" and row["wav"].startswith("tar://a.y.wav@")
+
+
+def test_a_shard_that_ends_while_it_is_listed(tmp_path):
+    shard = pack(tmp_path / "0.tar", a_wav=b"", a_txt=b"x" * 60000)
+    with pytest.raises(InputError, match="0.tar cannot be read .*unexpected"):
+        for _, (offset, size), read in members(str(shard)):
+            if size:
+                os.truncate(shard, offset + 10000)
+                read()

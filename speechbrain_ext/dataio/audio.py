@@ -12,7 +12,7 @@ from scipy.signal import resample_poly
 
 from speechbrain.dataio import audio_io
 from speechbrain.utils.logger import get_logger
-from speechbrain_ext.dataio.columns import set_values
+from speechbrain_ext.dataio.columns import Columns, set_values
 from speechbrain_ext.dataio.remote import (
     in_threads,
     is_elsewhere,
@@ -121,7 +121,7 @@ def check_audio(dataset, sample_rate=16000, resample=True, unreadable=None):
         file or is not in samples, or a rate is not one of speech, or differs
         while ``resample`` is off.
     """
-    wavs = (row["wav"] for row in dataset.data.values())
+    wavs = Columns.of(dataset.data).values_of("wav")
     infos = in_threads(_info_or_error, filter(is_elsewhere, wavs))
     durations = {}
     for key, row in dataset.data.items():

@@ -637,6 +637,8 @@ def _finish(folder, parts):
     with contextlib.ExitStack() as stack:
         for part in range(parts):
             stack.enter_context(_lock(folder, part, parts))
+        if parts > 1:  # nor does one begin, which looks at both names
+            stack.enter_context(FileLock(f"{folder}.lock"))
         if not folder.is_dir():
             sync(_partial(folder))
             _partial(folder).rename(folder)

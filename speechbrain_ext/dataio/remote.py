@@ -193,7 +193,8 @@ def members(shard):
             for member in tar:
                 if member.isreg():
                     span = member.offset_data, member.size
-                    yield member.name, span, partial(_content, tar, member)
+                    read = partial(_content, shard, tar, member)
+                    yield member.name, span, read
                 tar.members.clear()  # it would keep all of them
             file.seek(tar.offset)
             if not file.read(1):
@@ -205,9 +206,10 @@ def members(shard):
             )
 
 
-def _content(tar, member):
+def _content(shard, tar, member):
     """Content of a file in an open tar file."""
-    return tar.extractfile(member).read()
+    with _reading(shard):
+        return tar.extractfile(member).read()
 
 
 def _open(path, block_size=None):
@@ -392,8 +394,8 @@ def remote_digest(path):
     Returns
     -------
     str
-        Digest of its size and of the checksum or time that its file system
-        knows; of its content where that knows neither.
+        Digest of its address, its size and the checksum or time that its file
+        system knows; of its content where that knows neither.
 
     Example
     -------
@@ -409,7 +411,8 @@ def remote_digest(path):
         info = fs.info(name)
     marks = {mark: info[mark] for mark in MARKS if info.get(mark)}
     if marks:
-        return digest([info["size"], marks])
+        # Files that were unpacked together may share all but the address.
+        return digest([str(path), info["size"], marks])
     return hashlib.blake2b(read_bytes(path), digest_size=16).hexdigest()
 
 
