@@ -237,7 +237,7 @@ def test_many_rows_at_a_time_and_one_by_one(tmp_path, columns):
     "changes, message",
     [
         ({"speaker": " "}, "line 1202: empty 'speaker'"),
-        ({"wav": " "}, "line 1202: empty 'wav'"),
+        ({"wav": "\t"}, "line 1202: empty 'wav'"),
         ({"ID": "u7"}, "line 1202: ID 'u7' occurs twice"),
         ({"start": "0.5"}, "line 1202: start is 0.5: expected a whole"),
         ({"duration": "inf"}, "line 1202: duration is inf: expected seconds"),

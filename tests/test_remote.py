@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import http.server
+import io
 import os
 import sys
 import threading
@@ -14,11 +15,12 @@ import soundfile
 import torch
 from conftest import voiced
 
+from speechbrain_ext.dataio import remote
 from speechbrain_ext.dataio.audio import check_audio, read_audio
 from speechbrain_ext.dataio.feature_cache import audio_digests, extract_features
 from speechbrain_ext.dataio.manifest import find_recordings, load_manifest
 from speechbrain_ext.lobes.encoders import load_encoder
-from speechbrain_ext.utils.errors import InputError
+from speechbrain_ext.utils.errors import InputError, Unreachable
 
 COUNT = 6
 
@@ -211,3 +213,33 @@ def test_a_server_that_dies(ill, workers, corpus, server, encoder, tmp_path):
     found = features(dataset, encoder, tmp_path / "cache", **options)
     assert np.array_equal(found, want)
     assert 0 < before - server.left < COUNT
+
+
+class Answer(Exception):
+    """What a client of HTTP raises."""
+
+    def __init__(self, status):
+        self.status = status
+
+
+@pytest.mark.parametrize(
+    "error, ends_the_call",
+    [
+        (Answer(403), False),
+        (PermissionError(), False),
+        (Answer(503), True),
+        (ConnectionResetError(), True),
+    ],
+)
+def test_a_refused_file_is_no_dead_server(error, ends_the_call):
+    with pytest.raises(InputError) as raised, remote._reading("s3://b/a.wav"):
+        raise error
+    assert isinstance(raised.value, Unreachable) == ends_the_call
+
+
+def test_a_part_ends_where_it_ends():
+    part = remote._Part(io.BytesIO(b"abcdef"), 1, 3)
+    assert part.seek(0) == 0
+    buffer = bytearray(4)
+    assert part.readinto(buffer) == 2 and buffer == b"bc\0\0"
+    assert part.seek(0, 2) == 2 and part.readinto(buffer) == 0
