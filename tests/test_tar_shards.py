@@ -196,3 +196,8 @@ def test_a_shard_that_ends_while_it_is_listed(tmp_path):
             if size:
                 os.truncate(shard, offset + 10000)
                 read()
+
+
+def test_what_is_too_long_for_a_text_is_none(tmp_path):
+    shard = pack(tmp_path / "0.tar", a_wav=b"", a_txt=b"x" * 70000, a_cls=b"7")
+    assert find_recordings(shard).data["0/a"].keys() == {"wav", "cls"}
