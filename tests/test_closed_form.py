@@ -18,7 +18,7 @@ from speechbrain_ext.processing.closed_form import (
     random_subspaces,
 )
 from speechbrain_ext.processing.discriminants import discriminants
-from speechbrain_ext.processing.scatter import Rows, Scatter
+from speechbrain_ext.processing.scatter import Rows, Scatter, shrunk
 from speechbrain_ext.utils.errors import InputError
 
 SPEAKERS, CONTENTS = np.divmod(np.arange(8 * 30), 30)
@@ -240,3 +240,16 @@ def test_bad_features_and_widths():
     for widths in ({}, {"speaker": 0}):
         with pytest.raises(InputError, match="at least one dimension"):
             LinearSubspaces([1, 4], widths)
+
+
+def test_few_utterances_are_read_in_double_precision():
+    """Of more than ten a dimension rounding shows in no direction."""
+    for count, kind in ((49, "float64"), (50, "float32")):
+        [block] = Rows(np.zeros((count, 5), dtype="float32"))
+        assert block.dtype == kind
+
+
+def test_what_never_changes_has_a_least_variance():
+    assert np.array_equal(
+        shrunk(np.diag([1.0, 0]), 0, 0.5), np.diag([1.5, 0.5])
+    )

@@ -10,6 +10,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from test_brain import Run, entangled, train
 
+from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.run_opts import RunOptions
 from speechbrain_ext.dataio.grid import GridFeatures
 from speechbrain_ext.nnet.distributed import deal, processes, start_group
@@ -72,6 +73,9 @@ def work(rank, count, folder):
     dealt = deal(lambda key: (key, rank), "abcd")
     with pytest.raises(InputError, match="b is no good"):
         deal(broken, "abcd")
+    # What the main process does alone waits for no other.
+    alone = run_on_main(deal, args=[lambda key: (key, rank), "ab"])
+    assert alone == {"a": ("a", 0), "b": ("b", 0)}
     found = [ten_losses(folder, *one) for one in RUNS]
     torch.save((dealt, found), f"{folder}/{rank}.pt")
     dist.destroy_process_group()
@@ -130,4 +134,7 @@ def test_without_a_device_the_gpu_of_each_process_is_taken(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "1")
     found = start_group(parse_arguments(["train.yaml"])[1])
     assert found.device == "cuda:1" and given == [1, "nccl"]
+    words = ["train.yaml", "--distributed_backend=gloo"]  # stays as given
+    assert start_group(parse_arguments(words)[1]).distributed_backend == "gloo"
+    assert given[2:] == [1, "gloo"]
     assert parse_arguments(["train.yaml", "--device=cpu"])[1].device == "cpu"
