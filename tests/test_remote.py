@@ -37,10 +37,16 @@ class Handler(http.server.SimpleHTTPRequestHandler):
                 self.send_header("Content-Length", "100000")
                 self.end_headers()
                 self.wfile.write(b"RIFF")
-            elif self.server.ill == "error":
-                self.send_error(503)
+            elif type(self.server.ill) is int:
+                self.send_error(self.server.ill)
             return
         super().do_GET()
+
+    def do_HEAD(self):
+        if self.server.left < 0:
+            self.send_error(self.server.ill)
+            return
+        super().do_HEAD()
 
     def log_message(self, *_):
         """Nothing on the screen."""
@@ -190,7 +196,18 @@ def test_a_file_that_is_not_there_is_left_out(server, encoder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "ill, workers", [("cut off", 0), ("error", 1), ("gone", 0)]
+    "ill, message",
+    [(404, "There is no file"), (503, "cannot be reached")],
+)
+def test_digests_say_what_is_wrong_with_a_server(ill, message, server):
+    dataset = find_recordings([f"{server.url}/0.flac"])
+    server.left, server.ill = -1, ill
+    with pytest.raises(InputError, match=message):
+        audio_digests(dataset)
+
+
+@pytest.mark.parametrize(
+    "ill, workers", [("cut off", 0), (503, 1), (429, 0), ("gone", 0)]
 )
 def test_a_server_that_dies(ill, workers, corpus, server, encoder, tmp_path):
     """One line; the next call goes on with what is left."""

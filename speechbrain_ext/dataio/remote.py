@@ -114,25 +114,30 @@ def _reading(path):
         yield
     except InputError:
         raise
-    except FileNotFoundError:
-        raise InputError(f"There is no file {path}")
     except Exception as error:
-        if _of_server(error):
+        # HTTP's file system may take a server that fails for a missing file.
+        missing = isinstance(error, FileNotFoundError)
+        fault = error.__cause__ if missing else error
+        if _of_server(fault):
             raise Unreachable(
-                f"{path} cannot be reached ({_reason(error)}): call again, and "
+                f"{path} cannot be reached ({_reason(fault)}): call again, and "
                 "it goes on"
             )
+        if missing:
+            raise InputError(f"There is no file {path}")
         raise InputError(f"{path} cannot be read ({_reason(error)})")
 
 
 def _of_server(error):
     """Whether it is of a server or a line, not of one file."""
-    if isinstance(error, (PermissionError, IsADirectoryError)):
+    of_file = PermissionError, IsADirectoryError, FileNotFoundError
+    if isinstance(error, of_file):
         return False
     # Drivers have kinds of their own, with that in their names.
     kinds = " ".join(kind.__name__ for kind in type(error).__mro__)
     status = getattr(error, "status", None)  # of HTTP
-    failed = isinstance(status, int) and status >= 500
+    # 429: it was asked too much, and would refuse all others too.
+    failed = isinstance(status, int) and (status >= 500 or status == 429)
     return failed or bool(re.search("OSError|Connection|Timeout", kinds))
 
 
