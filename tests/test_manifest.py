@@ -62,6 +62,19 @@ def test_other_headings(tmp_path):
     assert loaded.data["u1"] == {"wav": "/a", "speaker": "x", "content": "z"}
 
 
+@pytest.mark.parametrize("suffix", ["csv", "json"])
+def test_a_column_with_the_name_of_speechbrain(tmp_path, suffix):
+    path = tmp_path / f"m.{suffix}"
+    text = {
+        "csv": "ID,wav,id\nu1,/a,7\n",
+        "json": '{"u1": {"wav": "/a", "id": 7}}',
+    }
+    path.write_text(text[suffix])
+    assert load_manifest(path).data["u1"] == {"wav": "/a"}
+    found = load_manifest(path, columns={"ID": "id"})
+    assert list(found.data) == ["7"]
+
+
 @pytest.mark.parametrize(
     "rows, message",
     [

@@ -159,6 +159,36 @@ def test_bad_shards(files, message, tmp_path):
     assert "\n" not in str(raised.value)
 
 
+def test_a_name_that_occurs_twice(tmp_path):
+    shard = pack(tmp_path / "0.tar", a_wav=b"one", b_wav=b"other")
+    pack(shard, "a", a_wav=b"three")
+    with pytest.raises(InputError, match="0.tar: a.wav occurs twice"):
+        find_recordings(shard)
+
+
+def test_braces_that_are_not_closed():
+    with pytest.raises(InputError, match="expected names such as {000..099}"):
+        find_recordings("/data/shard-{000..099.tar")
+
+
+def test_what_a_sample_says_of_its_source_is_left_out(tmp_path):
+    said = b'{"id": "x", "wav": "/etc/b", "start": 1, "speaker": "ann"}'
+    shard = pack(tmp_path / "0.tar", a_wav=b"", a_json=said)
+    [(key, row)] = find_recordings(shard).data.items()
+    assert (key, row["speaker"], len(row)) == ("0/a", "ann", 2)
+    shard = pack(tmp_path / "1.tar", a_x_wav=b"", a_y_wav=b"", a_json=said)
+    with pytest.raises(InputError, match="no column 'wav'"):
+        find_recordings(shard)
+
+
+def test_addresses_of_samples_are_no_shards(tmp_path):
+    shard = pack(tmp_path / "0.tar", a_wav=b"", b_wav=b"")
+    wav = f"tar://b.wav::{shard}"
+    (tmp_path / "list.txt").write_text(f"{wav}\n")
+    for source in ([wav], tmp_path / "list.txt"):
+        assert find_recordings(source).data[wav]["wav"] == wav
+
+
 def wav_start(shard, number):
     """Where the header of the first file of a sample is."""
     with tarfile.open(shard) as tar:

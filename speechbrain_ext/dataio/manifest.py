@@ -152,7 +152,8 @@ def load_manifest(path, data_root=None, factors=(), columns=None):
         Columns that every row must fill.
     columns : dict
         Our name -> the name of that column in the file, for tables with
-        other headings, e.g. ``{"speaker": "spk_id", "ID": "utt"}``.
+        other headings, e.g. ``{"speaker": "spk_id", "ID": "utt"}``. A column
+        ``id`` that is not mapped is left out.
 
     Returns
     -------
@@ -406,6 +407,7 @@ def _rename(row, columns, needed, path, where):
         for key, value in row.items()
         if key in renamed or key not in columns
     }
+    item.pop("id", None)  # SpeechBrain's name of the ID
     for name in needed:
         if name not in item:
             hint = f"add it, or map it with --columns='{{{name}: THEIR_NAME}}'"

@@ -18,6 +18,7 @@ from speechbrain_ext.utils.errors import InputError
 # recipes write them.
 AUDIO = {"wav", "flac", "ogg", "opus", "mp3", "pth"}
 TEXT = 1 << 16  # bytes; what is longer is not taken for a label or a text
+OF_SOURCE = ("wav", "start", "stop")  # which tell nothing of a shard
 SAMPLE = re.compile(r"((?:.*/)?[^/.]+)\.([^/]+)", re.DOTALL)
 
 
@@ -31,7 +32,9 @@ def is_shards(source):
     """
     if isinstance(source, (list, tuple)):
         return bool(source) and all(map(is_shards, source))
-    return str(source).lower().endswith(".tar")
+    # What is in a shard is a recording.
+    source = str(source).lower()
+    return source.endswith(".tar") and not source.startswith("tar://")
 
 
 def shard_rows(source):
@@ -71,7 +74,10 @@ def shard_rows(source):
     ('000/a/u1', 'how are you', 'tar://a/u1.wav@512+0')
     """
     given = source if isinstance(source, (list, tuple)) else [source]
-    shards = [one for path in given for one in braceexpand(str(path))]
+    try:
+        shards = [one for path in given for one in braceexpand(str(path))]
+    except ValueError as error:
+        raise InputError(f"{error}: expected names such as {{000..099}}.tar")
     found = in_threads(_rows, [join(Path.cwd(), shard) for shard in shards])
     return [row for rows in found.values() for row in rows]
 
@@ -85,6 +91,10 @@ def _rows(shard):
         key, extension = parts.groups()
         row, wavs = samples.setdefault(key, ({}, {}))
         kind = extension.rpartition(".")[2].lower()
+        if extension in wavs:
+            raise InputError(
+                f"{shard}: {name} occurs twice; names must be unique"
+            )
         if kind in AUDIO:
             wavs[extension] = f"tar://{name}@{offset}+{size}::{shard}"
         elif kind == "json":
@@ -116,4 +126,4 @@ def _json(text, where):
         found = dict(json.loads(text))
     except (ValueError, TypeError) as error:
         raise InputError(f"{where}: expected {{column: value, ...}} ({error})")
-    return {k: v for k, v in found.items() if k not in ("start", "stop")}
+    return {k: v for k, v in found.items() if k not in OF_SOURCE}
