@@ -278,6 +278,13 @@ def reverse(path):
     np.save(path, np.load(path)[::-1])
 
 
+def part_count(number):
+    """Damage to the number of parts."""
+    return lambda path: path.write_text(
+        path.read_text().replace("{", f'{{"parts": {number},', 1)
+    )
+
+
 DAMAGE = [
     *(("features.npy", one, 1) for one in (flip, zero_last_row)),
     *(("features.npy", one, 94) for one in (cut, reverse, break_heading)),
@@ -286,6 +293,7 @@ DAMAGE = [
     ("sums.npy", lambda path: np.save(path, np.zeros(94)), 94),
     *(("index.json", one, 94) for one in (cut, lambda p: p.write_text("[]"))),
     *((name, lambda p: p.unlink(), 94) for name in ("index.json", "sums.npy")),
+    *(("index.json", part_count(n), 94) for n in ("-1", '"2"')),
 ]
 
 

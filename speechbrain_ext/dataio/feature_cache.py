@@ -294,7 +294,8 @@ def _count_parts(folder, spec):
         raise
     except Exception:  # what is damaged raises many kinds
         return None
-    return parts if index == spec else None
+    valid = type(parts) is int and parts > 0
+    return parts if valid and index == spec else None
 
 
 def _part_there(folder, spec, part, parts):
