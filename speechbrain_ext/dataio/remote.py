@@ -62,12 +62,14 @@ def join(root, path):
 
     Example
     -------
-    >>> join("s3://bucket/x", "a.wav"), join("/x", "s3://bucket/a.wav")
+    >>> join("s3://bucket/x/", "a.wav"), join("/x", "s3://bucket/a.wav")
     ('s3://bucket/x/a.wav', 's3://bucket/a.wav')
     """
     if is_remote(path):
         return str(path)
-    return f"{root}/{path}" if is_remote(root) else str(Path(root) / path)
+    if is_remote(root):  # where // is a folder without a name
+        return f"{str(root).removesuffix('/')}/{path}"
+    return str(Path(root) / path)
 
 
 def file_system(path):
