@@ -4,22 +4,14 @@
 
 For 100,000 utterances of dimension 768, in float32 and in memory; speakers x
 sentences, 200 utterances of each speaker; for ``channel_lda`` also in two takes
-through channels, for ``recordings_source`` in two interventions. Each closed
-form has a process of its own, in which it is measured by turns with products
-``X.T @ X`` of as many takes (of leakage: of its vectors), on one thread. A line
-tells the median CPU seconds and ratio to products in float32 and in float64,
-and how much more memory (resident set) the form takes than what was there
-before: its input, which is the unit, and all imports.
+through channels, for ``recordings_source`` in two interventions; ``leakage`` in
+256 dimensions, unless a dimension is given. Each closed form has a process of
+its own, in which it is measured by turns (3 rounds) with products ``X.T @ X``
+of as many takes (of leakage: of its vectors), in float32 and in float64. Memory
+(resident set) is what the form takes beside its input, in units of it.
 """
 
-import os
-import resource
-import subprocess
-import sys
-import time
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
+import clock
 import numpy as np
 import torch
 
@@ -115,53 +107,35 @@ def gram(takes, dtype):
         take.T @ take
 
 
-def seconds(function, *given):
-    """CPU time."""
-    begin = time.process_time()
-    function(*given)
-    return time.process_time() - begin
-
-
-def peak():
-    """The most memory so far, in bytes (Linux counts in KiB)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def measure(name, count, dim):
-    """Print the line of one closed form."""
+def of_form(name, count, dim):
+    """The row of one closed form, in a fresh process."""
     form, n_takes = FORMS[name]
     takes, labels = simulate(n_takes, count, dim)
-    before, found, peaks = peak(), [], []
-    for _ in range(REPEATS):
-        spent = seconds(form, takes, labels)
-        peaks.append(peak() - before)  # the first, without the products
-        products = [
-            seconds(gram, takes, kind) for kind in (np.float32, np.float64)
-        ]
-        found.append([spent, *(spent / one for one in products)])
-    spent, single, double = np.median(found, axis=0)
-    more = peaks[0] / takes.numpy().nbytes
-    print(
-        f"| {name} | {spent:.1f} | {single:.2f} | {double:.2f} | {more:.2f} |",
-        flush=True,
-    )
+    taken = clock.peak(lambda: form(takes, labels))
+    measured = {
+        "form": lambda: form(takes, labels),
+        "float32": lambda: gram(takes, np.float32),
+        "float64": lambda: gram(takes, np.float64),
+    }
+    times = clock.by_turns(measured, REPEATS)
+    spent = times.pop("form")
+    return {
+        "float32 products": clock.spread(spent / times["float32"]),
+        "memory": taken / takes.numpy().nbytes,
+        "float64 products": clock.spread(spent / times["float64"]),
+        "CPU s": np.median(spent),
+    }
 
 
-def main(count=100000, dim=768, *names):
-    """A process for each closed form."""
-    torch.set_num_threads(1)
-    if len(names) == 1:
-        measure(*names, int(count), int(dim))
-        return
-    print(
-        "| closed form | seconds | float32 | float64 | memory |\n|" + "---|" * 5
-    )
-    sys.stdout.flush()
+def measure(count=100_000, dim=None, *names):
+    """A row for each closed form."""
+    found = {}
     for name in names or FORMS:
-        # A process begins with the most memory of its parent.
-        command = [sys.executable, __file__, str(count), str(dim), name]
-        subprocess.run(command, check=True)
+        own = dim or (256 if name == "leakage" else 768)
+        row = clock.fresh(of_form, name, count, own)
+        found[f"{name}, {count:,} x {own}"] = row
+    return found
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    clock.main(measure)

@@ -1,30 +1,27 @@
 """What manifests and finished caches of many utterances cost.
 
-    python tests/benchmarks/manifest_scale.py [rows ...]
+    python tests/benchmarks/manifest_scale.py [ROWS ...]
 
 For 100,000 and 1,000,000 rows, unless told otherwise, each step in a fresh
-process: the most memory that it takes beyond what was held before (Linux
-alone tells), and CPU time of one thread beside a plain operation on the same
-file, by turns, medians of three. A manifest has 20,000 speakers and 2,000
-sentences; the audio of a cache is one small file that all rows are parts of,
-its features are noise, 192 numbers a row. Takes some minutes, and 1 GB of disk.
+process: the most memory that it takes beyond what was held before, and CPU time
+beside a plain operation on the same file, by turns, three rounds. A manifest
+has 20,000 speakers and 2,000 sentences; the audio of a cache is one small file
+that all rows are parts of, its features are noise, 192 numbers a row. Takes
+some minutes, and 1 GB of disk.
 """
 
 import csv
 import functools
 import json
 import logging
-import multiprocessing
 import pathlib
 import pickle
-import sys
 import tempfile
-import time
 import types
 
+import clock
 import numpy as np
 import soundfile
-from threadpoolctl import threadpool_limits
 
 from speechbrain_ext.dataio import feature_cache, manifest
 
@@ -65,7 +62,7 @@ def write_cache(folder, count):
             first = row % 800
             file.write(f"u{row:07},a.wav,{first},{first + 8000},0.5\n")
     cache, spec, *_ = feature_cache._cache_of(
-        *given(folder), "features", None, "float32", None
+        *given(folder), "features", None, "float32", None, "fp32"
     )
     cache.mkdir()
     rng = np.random.default_rng(0)
@@ -153,52 +150,37 @@ def read_features(folder):
     np.load(path)
 
 
-def memory(name):
-    """Bytes that this process holds (VmRSS), or has held (VmHWM)."""
-    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
-    [line] = (line for line in lines if line.startswith(name))
-    return int(line.split()[1]) * 1024
-
-
-def measure(name, folder):
-    """Bytes, seconds of a step, and of the plain one."""
-    plain = read_features if name in CACHE_STEPS else read_csv
+def of_step(name, folder, count, rounds):
+    """Columns of a step, in a fresh process."""
     logging.disable(logging.WARNING)  # of what is left out
-    with threadpool_limits(1):
-        step = (STEPS | CACHE_STEPS)[name](folder)
-        pathlib.Path("/proc/self/clear_refs").write_text("5")  # forget VmHWM
-        before = memory("VmRSS")
-        step()
-        taken, times = memory("VmHWM") - before, []
-        for _ in range(3):
-            row = []
-            for one in (step, functools.partial(plain, folder)):
-                start = time.process_time()
-                one()
-                row.append(time.process_time() - start)
-            times.append(row)
-    return taken, *np.median(times, axis=0)
+    beside, plain = "csv.reader", read_csv
+    if name in CACHE_STEPS:
+        beside, plain = "np.load", read_features
+    step = (STEPS | CACHE_STEPS)[name](folder)
+    taken = clock.peak(step)
+    measured = {"step": step, "plain": functools.partial(plain, folder)}
+    times = clock.by_turns(measured, rounds)
+    rows = f"{count:,} rows"
+    return {
+        f"us, {rows}": 1e6 * np.median(times["step"]) / count,
+        f"bytes, {rows}": taken / count,
+        f"ratio, {rows}": clock.spread(times["step"] / times["plain"]),
+        "beside": beside,
+    }
 
 
-def main(count):
-    """Measure all and print."""
-    fresh = multiprocessing.get_context("spawn")
-    with tempfile.TemporaryDirectory() as folder:
-        folder = pathlib.Path(folder)
-        write_manifest(folder, count)
-        write_cache(folder, count)
-        for name in (*STEPS, *CACHE_STEPS):
-            with fresh.Pool(1) as pool:
-                taken, ours, plain = pool.apply(measure, (name, folder))
-            beside = "np.load" if name in CACHE_STEPS else "csv.reader"
-            print(
-                f"{count:8} rows {name:24} {ours:6.2f} s "
-                f"{count / ours:11,.0f} rows/s {ours / count * 1e6:6.2f} us "
-                f"{taken / count:6.0f} B {ours / plain:6.2f} x {beside}",
-                flush=True,
-            )
+def measure(*counts, rounds=3):
+    """A row for each step."""
+    found = {name: {} for name in (*STEPS, *CACHE_STEPS)}
+    for count in counts or (100_000, 1_000_000):
+        with tempfile.TemporaryDirectory() as folder:
+            folder = pathlib.Path(folder)
+            write_manifest(folder, count)
+            write_cache(folder, count)
+            for name, row in found.items():
+                row |= clock.fresh(of_step, name, folder, count, rounds)
+    return found
 
 
 if __name__ == "__main__":
-    for one in sys.argv[1:] or (100_000, 1_000_000):
-        main(int(float(one)))
+    clock.main(measure)

@@ -1,6 +1,6 @@
 """Blocks of sparse grids: time, memory, and how full the blocks are.
 
-    python tests/benchmarks/sparse_grid.py [UTTERANCES]
+    python tests/benchmarks/sparse_grid.py [UTTERANCES [ROUNDS]]
 
 For three grids of so many utterances (a million):
 
@@ -10,21 +10,15 @@ For three grids of so many utterances (a million):
 - ``real-like``: each sentence is said by 1 to 5 speakers, who say few or many
   (Zipf's law with exponent 0.7); blocks of 16 x 32.
 
-Printed are CPU seconds of the grid, of its sampler up to the first block, and
-of an epoch; bytes per utterance that the grid and the sampler hold, and the
-most of the sampler up to the first block; the blocks of an epoch and those of a
-pass over the whole grid, their mean utterances, and those of a block at random;
-the utterances of a block that share a value with another, for each factor; and
-how often a cell is met: the least, the mean and the most.
+By turns (3 rounds), CPU seconds of the grid, of its sampler up to the first
+block, and of an epoch, beside a sort of the cells (``np.lexsort``); bytes per
+utterance that the grid holds, and the most of the sampler up to the first
+block; the blocks of an epoch, their mean utterances, and those of a block at
+random; the utterances of a block that share a value with another, for the
+factor where they are fewest; and how often a cell is met.
 """
 
-import os
-import sys
-import time
-import tracemalloc
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
+import clock
 import numpy as np
 
 from speechbrain_ext.dataio.grid import BlockSampler, Grid
@@ -53,76 +47,64 @@ def sharing(codes):
     return shared
 
 
-def measure(name, codes, block):
-    """Print a line for each thing that is measured."""
-    begin = time.process_time()
-    grid = Grid({f"factor {n}": code for n, code in enumerate(codes)})
-    print(f"{name}: {len(grid)} utterances, {' x '.join(map(str, grid.shape))}")
-    block = dict(zip(grid.factors, block))
-    seconds = [time.process_time() - begin]
-    blocks = BlockSampler(grid, block)
-    next(iter(blocks))
-    seconds.append(time.process_time() - begin - seconds[0])
+def fullness(grid, blocks):
+    """Columns of the blocks of an epoch."""
     visits, sizes = np.zeros(len(grid), dtype=np.int64), []
-    begin = time.process_time(), time.monotonic()
     for batch in blocks:
         visits[batch] += 1
         sizes.append(len(batch))
-    seconds.append(time.process_time() - begin[0])
-    wall = time.monotonic() - begin[1]
-    batches = iter(blocks)
-    shared = [sharing(grid.codes[next(batches)]) for _ in range(1000)]
-    of_cells = np.add.reduceat(visits[grid.order], grid.first)
-    cells = np.prod(grid.shape, dtype=float)
-    whole = np.prod(-(-np.array(grid.shape) // blocks.sizes), dtype=float)
-    print(
-        "  CPU seconds: grid {:.2f}, first block {:.2f}, epoch {:.1f}".format(
-            *seconds
-        )
-        + f" (wall {wall:.1f})\n  blocks: {len(blocks)} (whole grid "
-        f"{whole:.3g}); utterances {np.mean(sizes):.1f} (at random "
-        f"{len(grid.cells) * np.prod(blocks.sizes) / cells:.3g}), sharing "
-        f"{', '.join(f'{x:.1f}' for x in np.mean(shared, axis=0))}\n"
-        f"  a cell is met {of_cells.min()} to {of_cells.max()} times, "
-        f"{of_cells.mean():.2f} on average"
-    )
-
-
-def memory(codes, block):
-    """Print what grid and sampler hold, by Python's own count."""
-    labels = {f"factor {n}": code for n, code in enumerate(codes)}
-    tracemalloc.start()
-    grid = Grid(labels)
-    held = [tracemalloc.get_traced_memory()[0]]
-    tracemalloc.reset_peak()
-    blocks = BlockSampler(grid, dict(zip(labels, block)))
-    held.append(tracemalloc.get_traced_memory()[0] - held[0])
-    next(iter(blocks))
-    held.append(tracemalloc.get_traced_memory()[1] - held[0])
-    tracemalloc.stop()
-    print(
-        "  bytes per utterance: grid {:.0f}, sampler {:.0f}, at its peak "
-        "{:.0f}".format(*(size / len(grid) for size in held))
-    )
-
-
-def main(count=10**6):
-    """All three grids."""
-    rng, count = np.random.default_rng(0), int(count)
-    sentences = round((count / 0.025 / 10) ** 0.5)
-    sparse = (count // 10, 5, count // 10)
-    for name, codes, block in (
-        (
-            "random",
-            at_random(rng, count, (10 * sentences, sentences)),
-            (16, 32),
+    shared = [sharing(grid.codes[b]) for b, _ in zip(blocks, range(1000))]
+    filled = len(grid.cells) / np.prod(grid.shape, dtype=float)
+    return {
+        "blocks": len(blocks),
+        "utterances of a block": np.mean(sizes),
+        "of a random one": filled * np.prod(blocks.sizes),
+        "sharing": np.mean(shared, axis=0).min(),
+        "a cell is met": clock.spread(
+            np.add.reduceat(visits[grid.order], grid.first)
         ),
-        ("three", at_random(rng, count, sparse), (16, 5, 32)),
-        ("real-like", real_like(rng, count), (16, 32)),
-    ):
-        measure(name, codes, block)
-        memory(codes, block)
+    }
+
+
+def of_grid(codes, block, rounds):
+    """The row of a grid."""
+    labels = {f"factor {n}": code for n, code in enumerate(codes)}
+    block = dict(zip(labels, block))
+    grid, held, _ = clock.traced(lambda: Grid(labels))
+
+    def first():
+        next(iter(BlockSampler(grid, block)))
+
+    most = clock.traced(first)[2]
+    blocks = BlockSampler(grid, block)
+    measured = {
+        "sort": lambda: np.lexsort(codes),
+        "grid": lambda: Grid(labels),
+        "first block": first,
+        "epoch": lambda: sum(1 for _ in blocks),
+    }
+    times = clock.by_turns(measured, rounds)
+    sort, row = times.pop("sort"), {}
+    for name, taken in times.items():
+        row[f"{name}, s"] = np.median(taken)
+        row[f"{name} of a sort"] = clock.spread(taken / sort)
+    row["bytes (sampler)"] = most / len(grid)
+    row["bytes (grid)"] = held / len(grid)
+    return row | fullness(grid, blocks)
+
+
+def measure(count=10**6, rounds=3):
+    """A row for each grid."""
+    rng = np.random.default_rng(0)
+    sentences = round((count / 0.025 / 10) ** 0.5)
+    two, three = (10 * sentences, sentences), (count // 10, 5, count // 10)
+    grids = {
+        "random": (at_random(rng, count, two), (16, 32)),
+        "three": (at_random(rng, count, three), (16, 5, 32)),
+        "real-like": (real_like(rng, count), (16, 32)),
+    }
+    return {name: of_grid(*grid, rounds) for name, grid in grids.items()}
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    clock.main(measure)

@@ -3,8 +3,8 @@
     python tests/benchmarks/stages.py EARLIER_CHECKOUT [REPEATS]
 
 Runs the README's main job of that checkout and of this one by turns, each in a
-new folder, and prints the CPU seconds of each stage (its processes and those
-that it started), medians, and the ratio. "rest" is start, checks and reports.
+new folder (3 times); CPU seconds of each stage (its processes and those that it
+started), medians, and the ratio. "rest" is start, checks and reports.
 """
 
 import collections
@@ -15,6 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import clock
 import numpy as np
 
 HERE = Path(__file__).parents[2]
@@ -87,8 +88,8 @@ def stages_of(checkout):
     return json.loads(found.stdout.splitlines()[-1])
 
 
-def measure(earlier, repeats):
-    """Stage -> seconds of the earlier checkout, of this one, and the ratio."""
+def measure(earlier, repeats=3):
+    """A row for each stage."""
     runs = [[stages_of(one) for one in (earlier, HERE)] for _ in range(repeats)]
     table = {}
     for stage in ("all", *STAGES, "rest"):
@@ -96,8 +97,12 @@ def measure(earlier, repeats):
             [sum(one.values()) if stage == "all" else one[stage] for one in run]
             for run in runs
         ]
-        before, now = np.median(spent, axis=0)
-        table[stage] = {"before": before, "now": now, "ratio": now / before}
+        before, now = np.array(spent).T
+        table[stage] = {
+            "before, s": np.median(before),
+            "now, s": np.median(now),
+            "ratio": clock.spread(now / before),
+        }
     return table
 
 
@@ -105,6 +110,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "--timed":
         timed_run(sys.argv[2])
     else:
-        repeats = int(sys.argv[2]) if len(sys.argv) > 2 else 3
-        for stage, row in measure(sys.argv[1], repeats).items():
-            print(stage, *(f"{name} {v:.2f}" for name, v in row.items()))
+        clock.main(measure)

@@ -2,26 +2,20 @@
 
     python tests/benchmarks/step_speed.py [ROUNDS]
 
-CPU time on one thread, by turns, of steps of the published network without the
-optimiser: on blocks of 16 speakers x 32 contents, 512 features of 768 numbers,
-out of a grid of 64 x 64.
+By turns (51 rounds), steps of the published network without the optimiser: on
+blocks of 16 speakers x 32 contents, 512 features of 768 numbers, out of a grid
+of 64 x 64.
 
 * a step: its block is drawn, its features taken, the network run, the loss
   computed, and the gradient;
 * the network alone: forward, and the gradient of a sum, on features at hand;
 * a step by ``torch.compile``, network and loss together (without a compiler of
   C++ it is left out).
-
-Printed are milliseconds and ratios to the network alone: the median of the
-rounds (51), the lowest and the highest.
 """
 
-import os
 import sys
-import time
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
+import clock
 import numpy as np
 import torch
 
@@ -40,9 +34,8 @@ def blocks(features, sampler):
             yield features.__getitems__(rows)
 
 
-def main(rounds=51):
-    """Measure and print."""
-    torch.set_num_threads(1)
+def measure(rounds=51):
+    """A row for the network alone and for each kind of step."""
     torch.manual_seed(0)
     cells = np.arange(64 * 64)
     grid = Grid({"speaker": cells // 64, "content": cells % 64})
@@ -73,22 +66,19 @@ def main(rounds=51):
     try:
         step(compiled)
     except torch._dynamo.exc.BackendCompilerFailed as error:
-        print(f"Not compiled: {str(error).splitlines()[0]}")
+        print(f"Not compiled: {str(error).splitlines()[0]}", file=sys.stderr)
         del measured["compiled step"]
-    times = []
-    for _ in range(int(rounds)):
-        for run in measured.values():
-            begin = time.process_time()
-            run()
-            times.append(time.process_time() - begin)
-    times = np.reshape(times, (-1, len(measured))).T
-    for name, taken in zip(measured, times):
-        ratio = np.sort(taken / times[0])
-        print(
-            f"{name}: {1000 * np.median(taken):.1f} ms, ratio "
-            f"{np.median(ratio):.2f} ({ratio[0]:.2f} to {ratio[-1]:.2f})"
-        )
+    times = clock.by_turns(measured, rounds)
+    return {
+        name: {
+            "ms": 1000 * np.median(taken),
+            "of the network alone": clock.spread(
+                taken / times["network alone"]
+            ),
+        }
+        for name, taken in times.items()
+    }
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    clock.main(measure)

@@ -1,20 +1,22 @@
 """Two processes of torchrun beside one, and with processes that are killed.
 
-To run this:
-> python two_processes.py GRID WORK
+    python tests/benchmarks/two_processes.py GRID [WORK]
 
 GRID is a rendered grid (data_folder of interventional.yaml), WORK a new folder.
-Prints the differences in losses, heads and results after 480 steps, and those
-of a smaller run that was killed at five moments from one that was not.
+Rows are the differences in losses, heads and results after 480 steps, and those
+of a smaller run that was killed at five moments from one that was not; and for
+each moment, after how long the other process had ended.
 """
 
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
+import clock
 import torch
 import yaml
 
@@ -57,29 +59,26 @@ def last_loss(out):
 
 
 def differences(one, other):
-    """Prints by how much two runs differ: losses, heads, results."""
+    """By how much two runs differ: loss, heads, results."""
     one, other = one / "out", other / "out"
-    print(f"  loss: {last_loss(one):.6f}, {last_loss(other):.6f}")
+    found = {"loss": abs(last_loss(one) - last_loss(other))}
     for export in sorted(one.glob("export*")):
         first, second = (
             torch.load(out / export.name / "network.ckpt")
             for out in (one, other)
         )
-        most = max(
+        found[export.name] = max(
             (value - second[key]).abs().max().item()
             for key, value in first.items()
         )
-        print(f"  {export.name}: {most:.1e}")
-    most = {}
     rows = (read_results(out)["rows"] for out in (one, other))
-    for row, found in zip(*rows, strict=True):
+    for row, again in zip(*rows, strict=True):
         same = ("system", "subspace", "condition", "task", "measure")
-        assert all(row[name] == found[name] for name in same)
+        assert all(row[name] == again[name] for name in same)
         measure = row["measure"]
-        difference = abs(row["value"] - found["value"])
-        most[measure] = max(most.get(measure, 0), difference)
-    for measure, difference in most.items():
-        print(f"  {measure}: {difference:.1e}")
+        difference = abs(row["value"] - again["value"])
+        found[measure] = max(found.get(measure, 0), difference)
+    return found
 
 
 def is_encoded(features):
@@ -104,36 +103,43 @@ def ranks(launcher):
 
 
 def kill(work, rank, moment, reached, *options):
-    """Kill one process when a moment is reached; the others are to end."""
+    """Kill one process at a moment: seconds until the other has ended."""
     launcher = start(work, 2, *options)
     while not reached():
         if launcher.poll() is not None:
-            raise SystemExit(f"{moment}: ended before, see {work}/log.txt")
+            raise RuntimeError(f"{moment}: ended before, see {work}/log.txt")
         time.sleep(0.01)
     known = ranks(launcher)
     os.kill(known[rank], signal.SIGKILL)
     begin = time.monotonic()
     launcher.wait(120)
-    left = [one for one in known.values() if Path(f"/proc/{one}").exists()]
-    print(
-        f"  {moment}: process {rank} killed; after "
-        f"{time.monotonic() - begin:.1f} s the other had ended: {not left}"
-    )
+    assert not any(Path(f"/proc/{one}").exists() for one in known.values())
+    return time.monotonic() - begin
 
 
-def main(grid, work):
+def finish(work, processes, *options, **more):
+    """Seconds of a run that is to end well."""
+    begin = time.monotonic()
+    if start(work, processes, *options, **more).wait():
+        raise RuntimeError(f"Failed, see {work}/log.txt")
+    return time.monotonic() - begin
+
+
+def measure(grid, work=None):
     """Long runs side by side, then a short one that is killed."""
-    for name, processes in (("one", 1), ("two", 2)):
-        begin = time.monotonic()
-        # Of the same features, so that only the rest differs
-        options = (work / name, processes, *LONG, f"--data_folder={grid}")
-        done = start(*options, cache="../features").wait()
-        print(f"{name}: {time.monotonic() - begin:.0f} s, {done}", flush=True)
-    differences(work / "one", work / "two")
+    work = Path(work or tempfile.mkdtemp()).resolve()
+    long = (*LONG, f"--data_folder={Path(grid).resolve()}")
+    # Of the same features, so that only the rest differs
+    walls = {
+        f"{n} processes, wall s": finish(
+            work / str(n), n, *long, cache="../features"
+        )
+        for n in (1, 2)
+    }
+    rows = {"two processes": differences(work / "1", work / "2") | walls}
     # Killed at five moments, called again each time
     calm, wild = work / "calm", work / "killed"
-    done = start(calm, 2, *SHORT, f"--data_folder={calm}/data").wait()
-    print(f"undisturbed: {done}", flush=True)
+    finish(calm, 2, *SHORT, f"--data_folder={calm}/data")
     options, out = (*SHORT, f"--data_folder={wild}/data"), wild / "out"
     moments = (
         (1, "rendering", lambda: len([*wild.glob("data/wav/*/*.wav")]) > 20),
@@ -142,11 +148,12 @@ def main(grid, work):
         (1, "training", lambda: any(out.glob("save/CKPT*"))),
         (0, "exporting", lambda: (out / "results.csv").exists()),
     )
-    for moment in moments:
-        kill(wild, *moment, *options)
-    print("  called again:", start(wild, 2, *options).wait())
-    differences(calm, wild)
+    ended = {
+        f"{moment[1]}, s": kill(wild, *moment, *options) for moment in moments
+    }
+    finish(wild, 2, *options)
+    return rows | {"killed": differences(calm, wild) | ended}
 
 
 if __name__ == "__main__":
-    main(*(Path(one).resolve() for one in sys.argv[1:]))
+    clock.main(measure)
