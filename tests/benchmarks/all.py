@@ -32,37 +32,44 @@ from speechbrain_ext.utils.files import write_json
 
 HERE = Path(__file__).parent
 PACKAGES = ("torch", "numpy", "scipy", "speechbrain", "transformers")
-INPUTS = ("GRID", "RECORDINGS", "EARLIER")
-# Name -> arguments of measure() in calls of their own, then those of --quick.
-# One of INPUTS stands for what is given; RECORDINGS for each of them.
-RUNS = {
-    "embed_speed": (
-        [("GRID", 1000), ("RECORDINGS", 1000)],
-        [("GRID", 32, 1), ("RECORDINGS", 8, 1)],
-    ),
-    "extraction_speed": (
-        [
-            ("GRID", "mini", 128),
-            ("RECORDINGS", "mini", 64, 5),
-            ("GRID", "log_mel", 512, 9, 1),
+
+
+def runs_of(grid, recordings, earlier):
+    """Name -> arguments of measure() in calls of their own; with --quick."""
+
+    def each(*given):
+        return [(one, *given) for one in recordings]
+
+    full = {
+        "extraction_speed": [
+            (grid, "mini", 128),
+            (grid, "mini", 1000, 3),
+            (grid, "log_mel", 512, 9, 1),
+            *each("mini", 64, 5),
+            *each("mini", 500, 3),
         ],
-        [("RECORDINGS", "mini", 8, 1), ("GRID", "log_mel", 32, 1, 1)],
-    ),
-    "encoder_rate": ([()], [(1, 1)]),
-    "step_speed": ([()], [(1,)]),
-    "onnx_speed": ([(5,)], [(1,)]),
-    "sparse_grid": ([()], [(20_000, 1)]),
-    "manifest_scale": ([()], [(1000,)]),
-    "metrics_at_scale": ([(10**7, 3)], [(20_000, 1)]),
-    "closed_forms": ([()], [(2000, 64, "channel_lda", "pca", "leakage")]),
-    "group_norm": (
-        [("RECORDINGS", "wav2vec2", "small")],
-        [("RECORDINGS", "wav2vec2", "small", 1, 1)],
-    ),
-    "two_processes": ([("GRID",)],) * 2,
-    "stages": ([("EARLIER",)], [("EARLIER", 1)]),
-}
-NAMED_ONLY = ("two_processes", "stages")
+        "step_speed": [()],
+        "onnx_speed": [(5,)],
+        "sparse_grid": [()],
+        "manifest_scale": [()],
+        "metrics_at_scale": [(10**7, 3)],
+        "closed_forms": [()],
+        "group_norm": each("wav2vec2", "small"),
+        "two_processes": [(grid,)],
+        "stages": [(earlier,)],
+    }
+    quick = full | {
+        "extraction_speed": [(grid, "log_mel", 32, 1, 1), *each("mini", 8, 1)],
+        "step_speed": [(1,)],
+        "onnx_speed": [(1,)],
+        "sparse_grid": [(20_000, 1)],
+        "manifest_scale": [(1000,)],
+        "metrics_at_scale": [(20_000, 1)],
+        "closed_forms": [(2000, 64, "channel_lda", "pca", "leakage")],
+        "group_norm": each("wav2vec2", "small", 1, 1),
+        "stages": [(earlier, 1)],
+    }
+    return full, quick
 
 
 def measure(name, given):
@@ -70,28 +77,14 @@ def measure(name, given):
     return importlib.import_module(name).measure(*given)
 
 
-def calls_of(name, inputs, quick):
-    """Arguments of the calls of a benchmark, and inputs that are not given."""
-    calls, missing = [], set()
-    for given in RUNS[name][quick]:
-        needed = [one for one in given if one in INPUTS]
-        missing |= {one for one in needed if not inputs[one]}
-        for source in inputs["RECORDINGS"] or [None]:
-            values = inputs | {"RECORDINGS": source}
-            call = [values.get(one, one) for one in given]
-            if None not in call and call not in calls:
-                calls.append(call)
-    return calls, sorted(missing)
-
-
-def run(name, inputs, quick):
+def run(name, calls):
     """The entry of a benchmark: its rows, and what went wrong."""
-    calls, missing = calls_of(name, inputs, quick)
     rows, entry, begin = {}, {}, time.monotonic()
-    if missing:
-        flags = " ".join(f"--{one.lower()}" for one in missing)
-        entry["left out"] = f"what needs {flags}, which is not given"
     for given in calls:
+        missing = [one for one in given if str(one).startswith("--")]
+        if missing:
+            entry["left out"] = f"what needs {missing[0]}, which is not given"
+            continue
         try:
             rows |= clock.fresh(measure, name, given)
         except Exception as error:  # with the trace of its process
@@ -130,36 +123,30 @@ def tables(found):
             yield clock.table(entry["rows"]) + "\n"
 
 
-def arguments():
-    """Of the command line."""
+def main():
+    """Run what is asked for."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("out")
+    parser.add_argument("out", type=Path)
     parser.add_argument("names", nargs="*", metavar="NAME")
-    parser.add_argument("--grid")
-    parser.add_argument("--earlier")
+    parser.add_argument("--grid", default="--grid")
+    parser.add_argument("--earlier", default="--earlier")
     parser.add_argument("--recordings", action="append")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--table", action="store_true")
     args = parser.parse_intermixed_args()
-    unknown = sorted(set(args.names) - set(RUNS))
-    if unknown:
-        parser.error(f"no benchmark {unknown}; there are {', '.join(RUNS)}")
-    return args
-
-
-def main():
-    """Run what is asked for."""
-    args = arguments()
     if args.table:
-        print(*tables(json.loads(Path(args.out).read_text())), sep="\n")
+        print(*tables(json.loads(args.out.read_text())), sep="\n")
         return
-    inputs = {one: getattr(args, one.lower()) for one in INPUTS}
+    recordings = args.recordings or ["--recordings"]
+    runs = runs_of(args.grid, recordings, args.earlier)[args.quick]
+    unknown = sorted(set(args.names) - set(runs))
+    if unknown:
+        parser.error(f"no benchmark {unknown}; there are {', '.join(runs)}")
     found = {"machine": machine(), "quick": args.quick, "benchmarks": {}}
-    for name in args.names or (one for one in RUNS if one not in NAMED_ONLY):
-        print(name, flush=True)
-        entry = run(name, inputs, args.quick)
+    for name in args.names or [*runs][:-2]:
+        entry = run(name, runs[name])
         found["benchmarks"][name] = entry
         write_json(args.out, found)
         print(*tables({"benchmarks": {name: entry}}), sep="\n", flush=True)

@@ -27,21 +27,10 @@ def all_clocks():
 
 
 def by_turns(functions, rounds, clock=time.process_time):
-    """Seconds of functions, of which each round calls one after the other.
+    """Seconds of functions {name: function}, each called once in a round.
 
-    Arguments
-    ---------
-    functions : dict
-        Name -> function without arguments.
-    rounds : int
-        How often each is called.
-    clock : callable
-        A function that gives seconds, or several of them (``all_clocks``).
-
-    Returns
-    -------
-    times : dict
-        Name -> array [rounds], or [rounds, clocks].
+    The clock gives seconds or several of them; arrays [rounds] or [rounds,
+    clocks] for each name.
     """
     times = {name: [] for name in functions}
     for _ in range(rounds):
@@ -65,11 +54,7 @@ def fresh(function, *given):
 
 
 def peak(function):
-    """Bytes that a function takes beyond what the process held before.
-
-    Linux alone tells. What an earlier function freed may still be held: to be
-    called first in a ``fresh`` process.
-    """
+    """Bytes that a function takes, the first one in a fresh process (Linux)."""
 
     def held(name):
         lines = pathlib.Path("/proc/self/status").read_text().splitlines()
@@ -83,10 +68,7 @@ def peak(function):
 
 
 def traced(function):
-    """What a function gives, bytes of that, and the most that it took.
-
-    By Python's own count, which knows NumPy's arrays and not torch's.
-    """
+    """What a function gives, its bytes, and the most that it took (NumPy)."""
     tracemalloc.start()
     result = function()
     found = result, *tracemalloc.get_traced_memory()
