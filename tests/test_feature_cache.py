@@ -173,6 +173,15 @@ def test_the_key_follows_encoder_channel_type_ids_and_audio(
     assert loudness() == (0.5, 6)
 
 
+def test_the_key_follows_the_layers(dataset, tmp_path):
+    """As many others have the same shape."""
+    part = subset(dataset, list(dataset.data)[:2])
+    both = extract(part, tmp_path).array
+    for layer in (0, 1):
+        found = extract(part, tmp_path, layers=[layer]).array
+        assert np.array_equal(found, both[:, [layer]])
+
+
 def test_the_key_follows_the_pooling(dataset, tmp_path):
     part = subset(dataset, list(dataset.data)[:2])
     found = {

@@ -13,7 +13,7 @@ from conftest import voiced
 from test_remote import features, serving
 
 from speechbrain_ext.dataio.audio import check_audio, read_audio
-from speechbrain_ext.dataio.feature_cache import extract_features
+from speechbrain_ext.dataio.feature_cache import audio_digests, extract_features
 from speechbrain_ext.dataio.manifest import (
     find_recordings,
     load_manifest,
@@ -78,6 +78,7 @@ def test_features_are_those_of_files(corpus, encoder, tmp_path):
     want = features(find_recordings(files), encoder, tmp_path / "files")
     pattern = "shard-{000000..000002}.tar"
     dataset = find_recordings(f"{corpus}/shards/{pattern}")
+    assert len(set(audio_digests(dataset))) == COUNT  # not those of shards
     cache, options = tmp_path / "cache", {"progress": False}
     for part in (1, 0):
         extract_features(dataset, encoder, cache, shard=(part, 2), **options)
