@@ -40,6 +40,7 @@ from speechbrain_ext.lobes.encoders import (
     similar_rows,
 )
 from speechbrain_ext.lobes.pooling import POOLINGS
+from speechbrain_ext.utils import shards
 from speechbrain_ext.utils.errors import InputError, explain
 
 
@@ -571,7 +572,7 @@ def test_readers_by_the_cores_of_a_process(monkeypatch):
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     found = {}
     for cores in (2, 4, 64):
-        monkeypatch.setattr(feature_cache, "cpu_count", lambda n=cores: n)
+        monkeypatch.setattr(shards, "cpu_count", lambda n=cores: n)
         found[cores] = feature_cache._readers(5000)
     assert found == {2: 0, 4: 2, 64: 4}
     assert feature_cache._readers(500) == 0

@@ -27,7 +27,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from filelock import FileLock
-from joblib import cpu_count
 from tqdm import tqdm
 
 from speechbrain.dataio.batch import PaddedBatch
@@ -50,6 +49,7 @@ from speechbrain_ext.utils.files import (
     write_json,
     write_lines,
 )
+from speechbrain_ext.utils.shards import own_cores
 from speechbrain_ext.utils.windows import WHOLE, mean_of_windows, windows
 
 logger = get_logger(__name__)
@@ -270,7 +270,7 @@ def _readers(utterances):
     None on few cores, which the encoder takes itself, nor for utterances that
     are read before a process is started.
     """
-    cores = cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    cores = own_cores()
     return min(cores // 2, 4) if cores >= 4 and utterances >= 2000 else 0
 
 

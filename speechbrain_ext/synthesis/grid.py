@@ -14,12 +14,12 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import soundfile
-from joblib import cpu_count
 from scipy.signal import resample_poly
 from tqdm import tqdm
 
 from speechbrain_ext.utils.errors import InputError
 from speechbrain_ext.utils.files import read_csv, replacing
+from speechbrain_ext.utils.shards import own_cores
 
 # The level of every clip, so that loudness does not tell voices apart. Speech
 # is at most 20 dB over its mean at its peaks: 26 dB leave room.
@@ -170,7 +170,7 @@ def render_cells(
     missing = [n for n in mine if rows[n]["duration"] is None]
     loads_model = getattr(synthesizer, "loads_model", False)
     if num_workers is None:
-        num_workers = 1 if loads_model else min(cpu_count(), MAX_WORKERS)
+        num_workers = 1 if loads_model else min(own_cores(), MAX_WORKERS)
     durations = _map(
         functools.partial(_render_file, synthesizer, sample_rate, folder),
         [cells[n] for n in missing],

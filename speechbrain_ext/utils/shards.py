@@ -2,6 +2,8 @@
 
 import os
 
+from joblib import cpu_count
+
 from speechbrain_ext.utils.options import optional, whole
 
 # Rule of the option ``shard``: which of how many calls this is.
@@ -41,3 +43,14 @@ def share_of_process(shard=None):
     rank = int(os.environ.get("RANK", 0))
     ranks = int(os.environ.get("WORLD_SIZE", 1))
     return index * ranks + rank, count * ranks
+
+
+def own_cores():
+    """Cores for this process, of those that torchrun's share: 1 or more.
+
+    Example
+    -------
+    >>> own_cores() >= 1
+    True
+    """
+    return max(1, cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))

@@ -2,8 +2,9 @@
 
     python tests/benchmarks/onnx_speed.py [ROUNDS]
 
-One clip, as many as a CPU encodes at a time, and mixed lengths, by turns (9 rounds), on one thread. The
-difference of a vector is the largest, in parts of its largest number. The base
+One clip, as many as a CPU encodes at a time, and mixed lengths, by turns (9
+rounds), on one thread. The difference of a vector is the largest, in parts of
+its largest number. The base
 model is wav2vec 2.0 base with random weights and a head on its last layer;
 torch pads the mixed batch for mini alone.
 """
