@@ -1,0 +1,207 @@
+"""What we contribute to SpeechBrain: well-formed, and it passes its checks.
+
+The series is written into a clone of SPEECHBRAIN_ROOT with ``pytest -m stock``.
+"""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, load_script
+
+UPSTREAM = ROOT / "tests/upstream"
+contribute = load_script(UPSTREAM / "contribute.py")
+checks = sys.modules["checks"]
+PARTS = contribute.read_series()
+SECTIONS = ["Why", "What", "How tested", "Breaking changes"]
+# For Authors blocks and commits.
+AUTHORS = ["Ada Lovelace 2026", "Alan Turing 2026"]
+IDENTITY = {
+    f"GIT_{role}_{key}": value
+    for role in ("AUTHOR", "COMMITTER")
+    for key, value in (("NAME", "Ada Lovelace"), ("EMAIL", "ada@example.org"))
+}
+
+
+@pytest.mark.parametrize("part", PARTS, ids=lambda part: part.branch)
+def test_parts_are_well_formed(part):
+    assert re.fullmatch(r"\d\d-[a-z-]+", part.folder.name)
+    assert 10 < len(part.title) < 73
+    headings = re.findall("^### (.*)", part.body, re.M)
+    assert [h for h in headings if h != "Numbers"] == SECTIONS
+    assert "@" not in part.title + part.body
+    patch = (part.folder / "change.patch").read_text(encoding="utf-8")
+    assert checks.find_new_tests(patch)
+
+
+def test_readme_has_all_parts():
+    text = (UPSTREAM / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d\d) \| `(.*?)`", text, re.M)
+    names = [part.folder.name for part in PARTS]
+    assert ["-".join(row) for row in rows] == names
+    assert [name[:2] for name in names] == [
+        f"{number:02}" for number in range(1, len(names) + 1)
+    ]
+
+
+TODO = "<details>\n- [ ] Tests?\n</details>\n"
+TEMPLATE = f"## What?\n\n<!-- Say it. -->\n\n{TODO}"
+FILE = "speechbrain/scores.py"
+
+
+@pytest.fixture
+def part(tmp_path, monkeypatch):
+    """A series of one part, which changes a line and adds a test."""
+    folder = tmp_path / "series/01-scores"
+    folder.mkdir(parents=True)
+    (folder / "text.md").write_text("# Mend the scores\n\n### Why\n\nWrong.\n")
+    (folder / "change.patch").write_text(
+        f"--- a/{FILE}\n+++ b/{FILE}\n@@ -1,3 +1,4 @@\n"
+        ' """Authors\n+ * @AUTHORS@\n """\n-SCORE = 1\n+SCORE = 2\n'
+    )
+    monkeypatch.setattr(contribute, "SERIES", folder.parent)
+
+
+@pytest.fixture
+def small_checkout(tmp_path, monkeypatch):
+    """A repository with the few files that are asked for."""
+    for name, value in IDENTITY.items():
+        monkeypatch.setenv(name, value)
+    root = tmp_path / "checkout"
+    for name, text in (
+        ("speechbrain/version.txt", "1.1.0\n"),
+        (contribute.TEMPLATE, TEMPLATE),
+        (FILE, '"""Authors\n"""\nSCORE = 1\n'),
+    ):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    subprocess.run(["git", "init", "--quiet", "-b", "main", root], check=True)
+    contribute.git(root, "add", ".")
+    contribute.git(root, "commit", "--quiet", "-m", "start")
+    return root
+
+
+@pytest.mark.parametrize("authors", ["", ", ".join(AUTHORS)])
+def test_series_is_written(part, small_checkout, tmp_path, authors, capsys):
+    root, output = small_checkout, tmp_path / "out"
+    options = [str(root), f"--output={output}", f"--authors={authors}"]
+    contribute.main(options)
+    assert capsys.readouterr().out == "01-scores: Mend the scores\n"
+    lines = "".join(f" * {a}\n" for a in authors.split(", ") if a)
+    changed = f'"""Authors\n{lines}"""\nSCORE = 2\n'
+    assert contribute.git(root, "show", f"scores:{FILE}") == changed
+    log = contribute.git(root, "log", "--format=%s", "main..scores")
+    assert log == "Mend the scores\n"
+    # The user's files and branch are as they were
+    assert "SCORE = 1" in (root / FILE).read_text()
+    assert contribute.git(root, "branch", "--show-current") == "main\n"
+    assert contribute.git(root, "status", "--porcelain") == ""
+    assert len(contribute.git(root, "worktree", "list").splitlines()) == 1
+
+    assert (output / "01-scores.md").read_text() == (
+        f"# Mend the scores\n\n## What?\n\n### Why\n\nWrong.\n\n{TODO}"
+    )
+    contribute.git(root, "am", "-3", str(output / "01-scores.patch"))
+    assert (root / FILE).read_text() == changed
+
+
+def dirty(root):
+    (root / FILE).write_text("SCORE = 3\n")
+
+
+def not_speechbrain(root):
+    (root / "speechbrain/version.txt").unlink()
+
+
+def no_clone(root):
+    (root / ".git").rename(root / "git")
+
+
+def written_before(root):
+    contribute.git(root, "branch", "scores")
+
+
+def changed_upstream(root):
+    dirty(root)
+    contribute.git(root, "commit", "--quiet", "-am", "other")
+
+
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (dirty, f"not committed, in 1 files .first: {FILE}.: commit"),
+        (not_speechbrain, "no SpeechBrain checkout: it has no speechbrain/v"),
+        (no_clone, "no SpeechBrain checkout: it has no .git; give the root"),
+        (written_before, "has a branch scores already: rename or delete"),
+        (changed_upstream, "git apply in .*(does not apply|with conflicts)"),
+    ],
+)
+def test_bad_checkouts(part, small_checkout, tmp_path, spoil, message, capsys):
+    spoil(small_checkout)
+    options = [str(small_checkout), f"--output={tmp_path / 'out'}"]
+    with pytest.raises(SystemExit, match="1"):
+        contribute.main(options)
+    error = capsys.readouterr().err
+    assert re.search(message, error) and error.count("\n") == 1
+    if spoil == changed_upstream:
+        # Nothing of it is left
+        assert contribute.git(small_checkout, "branch", "--list") == "* main\n"
+        assert contribute.git(small_checkout, "status", "--porcelain") == ""
+
+
+def test_unknown_part(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="1"):
+        contribute.main([str(tmp_path), "--parts", "scores-repr", "repr"])
+    error = capsys.readouterr().err
+    assert "no part repr: give some of extract-embeddings-call" in error
+
+
+# On a clone of SpeechBrain -------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    if "SPEECHBRAIN_ROOT" not in os.environ:
+        pytest.skip("SPEECHBRAIN_ROOT does not name a SpeechBrain checkout")
+    root = tmp_path_factory.mktemp("upstream") / "speechbrain"
+    source = os.environ["SPEECHBRAIN_ROOT"]
+    subprocess.run(["git", "clone", "--quiet", source, root], check=True)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in IDENTITY.items():
+            patch.setenv(name, value)
+        yield root
+
+
+def check_outcomes(outcomes):
+    for outcome in outcomes:
+        print(outcome)
+    assert not [o for o in outcomes if o.result == "failed"]
+
+
+@pytest.mark.stock
+@pytest.mark.parametrize("part", PARTS, ids=lambda part: part.branch)
+def test_part_alone(part, checkout, tmp_path):
+    found = contribute.contribute(
+        checkout, tmp_path, AUTHORS, [part.branch], check=True
+    )
+    check_outcomes(found[part.branch])
+    text = (tmp_path / f"{part.folder.name}.md").read_text(encoding="utf-8")
+    assert "| new tests | passed |" in text
+    assert "- [ ] Did you" in text and "<!--" not in text.split("</details>")[0]
+    patch = (tmp_path / f"{part.folder.name}.patch").read_text(encoding="utf-8")
+    assert "@AUTHORS@" not in patch
+
+
+@pytest.mark.stock
+def test_all_parts_together(checkout, tmp_path):
+    """One commit of all patches, by which the checks look at all of them."""
+    with contribute.work_tree(checkout, "--detach") as tree:
+        for part in PARTS:
+            part.write(tree, AUTHORS)
+        contribute.git(tree, "commit", "--quiet", "-m", "all parts")
+        check_outcomes(checks.run_checks(tree))
+        status, summary, _ = checks.run_pytest(tree, "tests/unittests")
+        print(summary)
+        assert status == 0, summary

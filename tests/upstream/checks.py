@@ -1,0 +1,242 @@
+"""SpeechBrain's own checks of a commit, and what they said."""
+
+import dataclasses
+import os
+import re
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+# Bytes of address space for tests that must fail without the change: some ask
+# for terabytes there.
+MEMORY = 8 * 2**30
+NEW_TEST = re.compile(r"^\+\+\+ b/(.*)|^\+def (test_\w+)", re.M)
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a check said: passed, failed or skipped, and a detail.
+
+    Example
+    -------
+    >>> print(Outcome("ruff", "passed", "2 files"))
+    ruff: passed (2 files)
+    """
+
+    check: str
+    result: str
+    detail: str
+
+    def __str__(self):
+        """For people."""
+        return f"{self.check}: {self.result} ({self.detail})"
+
+
+def call(tree, *command, memory=None):
+    """Run a program in a checkout, whose modules it imports.
+
+    Returns
+    -------
+    status : int
+    printed : str
+    """
+
+    def limit():
+        if memory:
+            resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+
+    settings = {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=tree,
+        env=os.environ | settings,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=limit,
+    )
+    return done.returncode, done.stdout
+
+
+def run_pytest(tree, *arguments, memory=None):
+    """Exit status of pytest, its last line, and how many tests did what.
+
+    Returns
+    -------
+    status : int
+    summary : str
+        Such as "1 failed, 3 passed".
+    counts : dict
+        Such as {"failed": 1, "passed": 3}.
+    """
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    status, printed = call(tree, *command, *arguments, memory=memory)
+    last = (printed.strip().splitlines() or ["nothing was printed"])[-1]
+    summary = re.sub(r" in [\d.]+s.*", "", last).strip("= ")
+    counts = re.findall(r"(\d+) (failed|passed|errors?|skipped)", summary)
+    return status, summary, {name: int(number) for number, name in counts}
+
+
+def _git(tree, *arguments):
+    return call(tree, "git", *arguments)[1]
+
+
+def changed(tree):
+    """Names of files that the last commit added or changed."""
+    names = _git(tree, "diff", "--name-only", "--diff-filter=AM", "HEAD~1")
+    return names.splitlines()
+
+
+def is_test(name):
+    """Whether a file of SpeechBrain is one of its tests."""
+    return "tests" in Path(name).parts
+
+
+def find_new_tests(difference):
+    """Tests that a difference adds.
+
+    Arguments
+    ---------
+    difference : str
+        As ``git diff`` prints it.
+
+    Returns
+    -------
+    list of str
+        Such as "tests/unittests/test_a.py::test_b".
+
+    Example
+    -------
+    >>> find_new_tests("+++ b/t/test_a.py\\n+import x\\n+def test_b():\\n")
+    ['t/test_a.py::test_b']
+    """
+    found, file = [], None
+    for name, test in NEW_TEST.findall(difference):
+        file = name or file
+        if test:
+            found.append(f"{file}::{test}")
+    return found
+
+
+def check_new_tests(tree):
+    """New tests fail on the commit before, and pass on this one."""
+    tests = find_new_tests(_git(tree, "diff", "HEAD~1"))
+    if not tests:
+        return [Outcome("new tests", "failed", "there are none")]
+    status, after, _ = run_pytest(tree, *tests)
+    with tempfile.TemporaryDirectory() as folder:
+        before = Path(folder) / "before"
+        _git(tree, "worktree", "add", "--detach", before, "HEAD~1")
+        files = [name for name in changed(tree) if is_test(name)]
+        commit = _git(tree, "rev-parse", "HEAD").strip()
+        _git(before, "checkout", commit, "--", *files)
+        _, without, counts = run_pytest(before, *tests, memory=MEMORY)
+        _git(tree, "worktree", "remove", "--force", before)
+    failed = counts.get("failed", 0)
+    return [
+        Outcome(
+            "new tests without the change",
+            "passed" if failed else "failed",
+            f"{without}, as they should",
+        ),
+        Outcome("new tests", "failed" if status else "passed", after),
+    ]
+
+
+def check_tests(tree):
+    """Consistency tests; doctests and unit tests of changed modules."""
+    modules = [
+        name
+        for name in changed(tree)
+        if name.startswith("speechbrain/") and not is_test(name)
+    ]
+    # As SpeechBrain's script for doctests, without what needs more packages.
+    own = [m for m in modules if "integrations" not in m]
+    imports = [m.removesuffix(".py").replace("/", ".") for m in modules]
+    units = [
+        path.relative_to(tree)
+        for path in sorted(tree.glob("tests/*/**/*.py"))
+        if any(name in path.read_text("utf-8") for name in imports)
+    ]
+    for check, arguments in (
+        ("consistency tests", ["tests/consistency"]),
+        ("doctests of changed modules", ["--doctest-modules", *own]),
+        ("tests of changed modules", units),
+    ):
+        if arguments and arguments[-1] != "--doctest-modules":
+            status, summary, _ = run_pytest(tree, *arguments)
+            # 5: there was nothing to run
+            result = "failed" if status not in (0, 5) else "passed"
+            yield Outcome(check, result, summary)
+
+
+def check_style(tree):
+    """Linters with the configuration and the versions of the checkout."""
+    status, printed = call(tree, "git", "diff", "--check", "HEAD~1")
+    yield Outcome(
+        "whitespace", "failed" if status else "passed", printed[-200:] or "git"
+    )
+    names = changed(tree)
+    python = [name for name in names if name.endswith(".py")]
+    options = [name for name in names if name.endswith((".yaml", ".yml"))]
+    pins = (tree / "lint-requirements.txt").read_text("utf-8")
+    for tool, arguments, files in (
+        ("ruff", ["check", "--quiet"], python),
+        ("ruff", ["format", "--check", "--quiet"], python),
+        ("yamllint", ["--no-warnings"], options),
+        ("codespell", ["--ignore-words=.dict-speechbrain.txt"], names),
+    ):
+        if files:
+            yield check_linter(tree, tool, arguments, files, pins)
+
+
+def check_linter(tree, tool, arguments, files, pins):
+    """One linter, where there is one of the right version.
+
+    Arguments
+    ---------
+    tree : Path
+        The checkout.
+    tool : str
+        Its program.
+    arguments : list of str
+        Options.
+    files : list of str
+        What to look at.
+    pins : str
+        Requirements: those with "==" are followed.
+
+    Returns
+    -------
+    Outcome
+    """
+    name = f"{tool} {arguments[0]}" if tool == "ruff" else tool
+    program = shutil.which(tool)
+    if not program:
+        return Outcome(name, "skipped", "it is not installed")
+    wanted = re.search(rf"^{tool}==v?(\S+)", pins, re.M)
+    version = call(tree, program, "--version")[1].split()[-1]
+    if wanted and wanted[1] != version:
+        return Outcome(name, "skipped", f"{version}, expected {wanted[1]}")
+    status, printed = call(tree, program, *arguments, *files)
+    if status:
+        return Outcome(name, "failed", " ".join(printed.split())[-300:])
+    return Outcome(name, "passed", f"{version}, {len(files)} files")
+
+
+def run_checks(tree):
+    """All checks of the last commit of a checkout.
+
+    Arguments
+    ---------
+    tree : Path
+        A checkout, or another work tree of one.
+
+    Returns
+    -------
+    list of Outcome
+    """
+    return [*check_new_tests(tree), *check_tests(tree), *check_style(tree)]

@@ -1,0 +1,292 @@
+"""Write what we contribute to SpeechBrain into a checkout of it.
+
+    python tests/upstream/contribute.py CHECKOUT [--output FOLDER]
+
+Each folder of ``series`` is one pull request. It becomes a branch of CHECKOUT,
+one commit from the commit that is checked out there, which stays checked out;
+and in FOLDER a patch for ``git am`` and the text of the pull request, in the
+form of SpeechBrain's own template.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from checks import run_checks
+
+from speechbrain_ext.utils.errors import InputError, one_line_errors
+
+SERIES = Path(__file__).resolve().parent / "series"
+TEMPLATE = ".github/pull_request_template.md"
+# A line of an Authors block, which one line per author takes the place of.
+AUTHOR = re.compile(r"^( *\* )@AUTHORS@\n", re.M)
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One pull request: a folder with ``text.md`` and ``change.patch``.
+
+    Arguments
+    ---------
+    folder : Path
+        Its name is a number, which orders the series, and the branch's name.
+
+    Example
+    -------
+    >>> Part(SERIES / "02-scores-repr").branch
+    'scores-repr'
+    """
+
+    folder: Path
+
+    @property
+    def branch(self):
+        """Name of the branch."""
+        return self.folder.name.partition("-")[2]
+
+    @property
+    def title(self):
+        """Title of the pull request and of the commit."""
+        return self._text()[0]
+
+    @property
+    def body(self):
+        """What and why, how it was tested, numbers."""
+        return self._text()[1]
+
+    def _text(self):
+        text = (self.folder / "text.md").read_text(encoding="utf-8")
+        title, _, body = text.removeprefix("# ").partition("\n")
+        return title, body.strip()
+
+    def write(self, tree, authors):
+        """Change the files of a checkout.
+
+        Parts that are made of our modules, not of a patch, belong here too.
+
+        Arguments
+        ---------
+        tree : Path
+            A checkout without changes.
+        authors : list of str
+            For Authors blocks; those of no author get no line.
+        """
+        patch = self.folder / "change.patch"
+        git(tree, "apply", "--3way", "--index", str(patch))
+        for name in changed_files(tree, "--cached"):
+            path = tree / name
+            text = path.read_text(encoding="utf-8")
+            signed = AUTHOR.sub(
+                lambda line: "".join(f"{line[1]}{a}\n" for a in authors), text
+            )
+            if signed != text:
+                path.write_text(signed, encoding="utf-8")
+                git(tree, "add", name)
+
+
+def read_series(wanted=()):
+    """The parts, smallest first.
+
+    Arguments
+    ---------
+    wanted : list of str
+        Branches; all if there are none.
+
+    Raises
+    ------
+    InputError
+        There is no such part.
+
+    Example
+    -------
+    >>> [part.title for part in read_series(["scores-repr"])]
+    ['Let PLDA scores be printed']
+    """
+    parts = [Part(folder) for folder in sorted(SERIES.iterdir())]
+    known = [part.branch for part in parts]
+    for name in wanted:
+        if name not in known:
+            raise InputError(
+                f"there is no part {name}: give some of {', '.join(known)}"
+            )
+    return [part for part in parts if not wanted or part.branch in wanted]
+
+
+def git(folder, *arguments):
+    """What git prints; what it says in one line where it fails."""
+    done = subprocess.run(
+        ["git", "-C", str(folder), *arguments], capture_output=True, text=True
+    )
+    if done.returncode:
+        said = " ".join((done.stderr or done.stdout).split())
+        raise InputError(f"git {arguments[0]} in {folder}: {said}")
+    return done.stdout
+
+
+def changed_files(tree, *between):
+    """Names of files that are new or changed."""
+    listed = git(tree, "diff", "--name-only", "--diff-filter=AM", *between)
+    return listed.splitlines()
+
+
+def check_checkout(checkout, parts):
+    """Refuse a folder in which the branches cannot be written."""
+    for name in (".git", "speechbrain/version.txt", TEMPLATE):
+        if not (checkout / name).exists():
+            raise InputError(
+                f"{checkout} is no SpeechBrain checkout: it has no {name}; "
+                "give the root of a clone of speechbrain/speechbrain"
+            )
+    if changes := git(checkout, "status", "--porcelain").splitlines():
+        raise InputError(
+            f"{checkout} has changes that are not committed, in "
+            f"{len(changes)} files (first: {changes[0][3:]}): commit, stash or "
+            "remove them"
+        )
+    for part in parts:
+        if git(checkout, "branch", "--list", part.branch):
+            raise InputError(
+                f"{checkout} has a branch {part.branch} already: rename or "
+                "delete it, or name other parts with --parts"
+            )
+
+
+@contextlib.contextmanager
+def work_tree(checkout, *options):
+    """A work tree of its own, so that the user's stays as it is."""
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder) / "tree"
+        git(checkout, "worktree", "add", "--quiet", *options, str(tree), "HEAD")
+        try:
+            yield tree
+        finally:
+            git(checkout, "worktree", "remove", "--force", str(tree))
+
+
+def describe(part, template, outcomes=()):
+    """The text of a pull request, in a template of SpeechBrain.
+
+    Arguments
+    ---------
+    part : Part
+        Has the text.
+    template : str
+        Its comments between the first heading and the list of things to do
+        before submitting ask for what the text says.
+    outcomes : list of checks.Outcome
+        What SpeechBrain's own checks said.
+
+    Returns
+    -------
+    str
+    """
+    body = part.body
+    if outcomes:
+        rows = [f"| {o.check} | {o.result} | {o.detail} |" for o in outcomes]
+        rows = ["| Check | Outcome | |", "| - | - | - |", *rows]
+        body += "\n\n### Checks\n\n" + "\n".join(rows)
+    heading, _, rest = template.partition("\n")
+    todo = rest[rest.index("<details>") :]
+    return f"# {part.title}\n\n{heading}\n\n{body}\n\n{todo}"
+
+
+def contribute(checkout, output, authors=(), wanted=(), check=False):
+    """Write branches, patches and texts.
+
+    Arguments
+    ---------
+    checkout : Path
+        Root of a clone of SpeechBrain without changes.
+    output : Path
+        Folder for patches and texts.
+    authors : list of str
+        For Authors blocks, such as "Ada Lovelace 2026".
+    wanted : list of str
+        Branches; all if there are none.
+    check : bool
+        Run SpeechBrain's checks, and add their outcome to the texts.
+
+    Returns
+    -------
+    dict
+        Branch -> outcomes of its checks.
+
+    Raises
+    ------
+    InputError
+        An unknown part, no checkout, changes in it, a branch that is there, or
+        a patch that does not apply.
+    """
+    parts = read_series(wanted)
+    check_checkout(checkout, parts)
+    output.mkdir(parents=True, exist_ok=True)
+    template = (checkout / TEMPLATE).read_text(encoding="utf-8")
+    found = {}
+    for part in parts:
+        with work_tree(checkout, "-b", part.branch) as tree:
+            try:
+                part.write(tree, authors)
+                git(tree, "commit", "--quiet", "-m", part.title)
+            except InputError:
+                git(tree, "checkout", "--quiet", "--force", "--detach", "HEAD")
+                git(tree, "branch", "--quiet", "-D", part.branch)
+                raise
+            patch = git(tree, "format-patch", "-1", "--stdout")
+            found[part.branch] = run_checks(tree) if check else []
+        text = describe(part, template, found[part.branch])
+        for suffix, content in (("patch", patch), ("md", text)):
+            path = output / f"{part.folder.name}.{suffix}"
+            path.write_text(content, encoding="utf-8")
+        print(f"{part.folder.name}: {part.title}")
+        for outcome in found[part.branch]:
+            print(f"    {outcome}")
+    return found
+
+
+def main(arguments=None):
+    """Read the command line; exit status 1 where a check failed."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.partition("\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("checkout", type=Path, help="a clone of SpeechBrain")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default="contribution",
+        help="folder for patches and texts",
+    )
+    parser.add_argument(
+        "--authors",
+        default="",
+        help='for Authors blocks: "Ada Lovelace 2026, Alan Turing 2026"',
+    )
+    parser.add_argument(
+        "--parts", nargs="+", default=[], help="branches; all if not given"
+    )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="run SpeechBrain's checks on each branch",
+    )
+    options = parser.parse_args(arguments)
+    authors = [a.strip() for a in options.authors.split(",") if a.strip()]
+    with one_line_errors():
+        found = contribute(
+            options.checkout.resolve(),
+            options.output.resolve(),
+            authors,
+            options.parts,
+            options.check,
+        )
+        if any(o.result == "failed" for part in found.values() for o in part):
+            sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
