@@ -155,7 +155,7 @@ def test_unknown_part(tmp_path, capsys):
     with pytest.raises(SystemExit, match="1"):
         contribute.main([str(tmp_path), "--parts", "scores-repr", "repr"])
     error = capsys.readouterr().err
-    assert "no part repr: give some of extract-embeddings-call" in error
+    assert "no part repr: give some of load-collected-calls" in error
 
 
 # On a clone of SpeechBrain -------------------------------------------------

@@ -182,12 +182,13 @@ def check_style(tree):
     names = changed(tree)
     python = [name for name in names if name.endswith(".py")]
     options = [name for name in names if name.endswith((".yaml", ".yml"))]
+    texts = [name for name in names if not name.endswith(".ipynb")]
     pins = (tree / "lint-requirements.txt").read_text("utf-8")
     for tool, arguments, files in (
         ("ruff", ["check", "--quiet"], python),
         ("ruff", ["format", "--check", "--quiet"], python),
         ("yamllint", ["--no-warnings"], options),
-        ("codespell", ["--ignore-words=.dict-speechbrain.txt"], names),
+        ("codespell", ["--ignore-words=.dict-speechbrain.txt"], texts),
     ):
         if files:
             yield check_linter(tree, tool, arguments, files, pins)

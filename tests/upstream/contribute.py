@@ -90,7 +90,7 @@ class Part:
 
 
 def read_series(wanted=()):
-    """The parts, smallest first.
+    """The parts, small ones first.
 
     Arguments
     ---------
