@@ -121,56 +121,57 @@ def find_new_tests(difference):
     return found
 
 
-def check_new_tests(tree):
-    """New tests fail on the commit before, and pass on this one."""
-    tests = find_new_tests(_git(tree, "diff", "HEAD~1"))
-    if not tests:
-        return [Outcome("new tests", "failed", "there are none")]
-    status, after, _ = run_pytest(tree, *tests)
+def check_before(tree, tests):
+    """New tests on the commit before, where some must fail."""
     with tempfile.TemporaryDirectory() as folder:
         before = Path(folder) / "before"
         _git(tree, "worktree", "add", "--detach", before, "HEAD~1")
         files = [name for name in changed(tree) if is_test(name)]
         commit = _git(tree, "rev-parse", "HEAD").strip()
-        _git(before, "checkout", commit, "--", *files)
-        _, without, counts = run_pytest(before, *tests, memory=MEMORY)
-        _git(tree, "worktree", "remove", "--force", before)
-    failed = counts.get("failed", 0)
-    return [
-        Outcome(
-            "new tests without the change",
-            "passed" if failed else "failed",
-            f"{without}, as they should",
-        ),
-        Outcome("new tests", "failed" if status else "passed", after),
-    ]
+        try:
+            _git(before, "checkout", commit, "--", *files)
+            _, summary, counts = run_pytest(before, *tests, memory=MEMORY)
+        finally:
+            _git(tree, "worktree", "remove", "--force", before)
+    result = "passed" if counts.get("failed") else "failed"
+    return Outcome(
+        "new tests without the change", result, f"{summary}; some must fail"
+    )
 
 
-def check_tests(tree):
-    """Consistency tests; doctests and unit tests of changed modules."""
+def check_tests(tree, tests):
+    """New tests; SpeechBrain's consistency tests; those of changed modules.
+
+    The last are doctests, and tests that name the module. All in one call, as
+    importing SpeechBrain takes longer than most of them.
+    """
     modules = [
         name
         for name in changed(tree)
         if name.startswith("speechbrain/") and not is_test(name)
     ]
-    # As SpeechBrain's script for doctests, without what needs more packages.
-    own = [m for m in modules if "integrations" not in m]
+    # SpeechBrain runs none of integrations, and those of inference download.
+    doctests = [
+        name
+        for name in modules
+        if not re.match("speechbrain/(integrations|inference)/", name)
+    ]
     imports = [m.removesuffix(".py").replace("/", ".") for m in modules]
     units = [
         path.relative_to(tree)
-        for path in sorted(tree.glob("tests/*/**/*.py"))
+        for folder in ("tests/unittests", "tests/integration")
+        for path in sorted((tree / folder).rglob("*.py"))
         if any(name in path.read_text("utf-8") for name in imports)
     ]
-    for check, arguments in (
-        ("consistency tests", ["tests/consistency"]),
-        ("doctests of changed modules", ["--doctest-modules", *own]),
-        ("tests of changed modules", units),
-    ):
-        if arguments and arguments[-1] != "--doctest-modules":
-            status, summary, _ = run_pytest(tree, *arguments)
-            # 5: there was nothing to run
-            result = "failed" if status not in (0, 5) else "passed"
-            yield Outcome(check, result, summary)
+    known = {str(path) for path in units}
+    others = [test for test in tests if test.partition("::")[0] not in known]
+    arguments = ["--doctest-modules", "tests/consistency", *doctests, *units]
+    status, summary, _ = run_pytest(tree, *arguments, *others)
+    return Outcome(
+        "new tests, consistency tests, doctests and tests of changed modules",
+        "failed" if status else "passed",
+        f"{summary}; {len(tests)} new ones",
+    )
 
 
 def check_style(tree):
@@ -240,4 +241,11 @@ def run_checks(tree):
     -------
     list of Outcome
     """
-    return [*check_new_tests(tree), *check_tests(tree), *check_style(tree)]
+    tests = find_new_tests(_git(tree, "diff", "HEAD~1"))
+    if not tests:
+        return [Outcome("new tests", "failed", "there are none")]
+    return [
+        check_before(tree, tests),
+        check_tests(tree, tests),
+        *check_style(tree),
+    ]
