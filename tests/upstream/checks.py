@@ -157,16 +157,15 @@ def check_tests(tree, tests):
         if not re.match("speechbrain/(integrations|inference)/", name)
     ]
     imports = [m.removesuffix(".py").replace("/", ".") for m in modules]
-    units = [
-        path.relative_to(tree)
+    files = {test.partition("::")[0] for test in tests}
+    files |= {
+        str(path.relative_to(tree))
         for folder in ("tests/unittests", "tests/integration")
         for path in sorted((tree / folder).rglob("*.py"))
         if any(name in path.read_text("utf-8") for name in imports)
-    ]
-    known = {str(path) for path in units}
-    others = [test for test in tests if test.partition("::")[0] not in known]
-    arguments = ["--doctest-modules", "tests/consistency", *doctests, *units]
-    status, summary, _ = run_pytest(tree, *arguments, *others)
+    }
+    arguments = ["--doctest-modules", "tests/consistency", *doctests]
+    status, summary, _ = run_pytest(tree, *arguments, *sorted(files))
     return Outcome(
         "new tests, consistency tests, doctests and tests of changed modules",
         "failed" if status else "passed",
