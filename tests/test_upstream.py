@@ -194,6 +194,14 @@ def test_part_alone(part, checkout, tmp_path):
     assert "@AUTHORS@" not in patch
 
 
+def failing(tree):
+    """Unit tests of a checkout that fail."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    _, printed = checks.call(tree, *command, "tests/unittests")
+    print(printed.splitlines()[-1])
+    return set(re.findall(r"^(?:FAILED|ERROR) (\S+)", printed, re.M))
+
+
 @pytest.mark.stock
 def test_all_parts_together(checkout, tmp_path):
     """One commit of all patches, by which the checks look at all of them."""
@@ -202,6 +210,5 @@ def test_all_parts_together(checkout, tmp_path):
             part.write(tree, AUTHORS)
         contribute.git(tree, "commit", "--quiet", "-m", "all parts")
         check_outcomes(checks.run_checks(tree))
-        status, summary, _ = checks.run_pytest(tree, "tests/unittests")
-        print(summary)
-        assert status == 0, summary
+        # Some fail as it is, with other versions or without a network.
+        assert failing(tree) <= failing(checkout)
