@@ -194,10 +194,10 @@ def test_part_alone(part, checkout, tmp_path):
     assert "@AUTHORS@" not in patch
 
 
-def failing(tree):
-    """Unit tests of a checkout that fail."""
+def failing(tree, *tests):
+    """Those of some tests of a checkout that fail."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    _, printed = checks.call(tree, *command, "tests/unittests")
+    _, printed = checks.call(tree, *command, *tests)
     print(printed.splitlines()[-1])
     return set(re.findall(r"^(?:FAILED|ERROR) (\S+)", printed, re.M))
 
@@ -210,5 +210,8 @@ def test_all_parts_together(checkout, tmp_path):
             part.write(tree, AUTHORS)
         contribute.git(tree, "commit", "--quiet", "-m", "all parts")
         check_outcomes(checks.run_checks(tree))
-        # Some fail as it is, with other versions or without a network.
-        assert failing(tree) <= failing(checkout)
+        # Some fail as it is, with other versions or without a network; those
+        # of several processes now and then, where others use their port.
+        units = "tests/unittests"
+        new = failing(tree, units) - failing(checkout, units)
+        assert not (new and failing(tree, *sorted(new)))
