@@ -210,8 +210,7 @@ def test_all_parts_together(checkout, tmp_path):
             part.write(tree, AUTHORS)
         contribute.git(tree, "commit", "--quiet", "-m", "all parts")
         check_outcomes(checks.run_checks(tree))
-        # Some fail as it is, with other versions or without a network; those
-        # of several processes now and then, where others use their port.
-        units = "tests/unittests"
-        new = failing(tree, units) - failing(checkout, units)
-        assert not (new and failing(tree, *sorted(new)))
+        # Some fail as it is, with other versions or without a network. Those
+        # of several processes fail now and then, also without the parts.
+        units = "tests/unittests", "-k", "not distributed and not parallel"
+        assert failing(tree, *units) <= failing(checkout, *units)
