@@ -90,7 +90,7 @@ def of_ids(function, *more):
 
     def prepare(folder):
         dataset = load(folder)
-        return lambda: function(dataset, list(dataset.data), *more)
+        return functools.partial(function, dataset, [*dataset.data], *more)
 
     return prepare
 
@@ -108,12 +108,7 @@ def select(order):
 
 def of_cache(function):
     """A function of what finds the cache."""
-
-    def prepare(folder):
-        found = given(folder)
-        return lambda: function(*found)
-
-    return prepare
+    return lambda folder: functools.partial(function, *given(folder))
 
 
 # Name -> (what is prepared in a folder, and gives the step that is measured)
@@ -129,7 +124,6 @@ STEPS = {
     "pickle": of_ids(lambda dataset, _: pickle.dumps(dataset)),
 }
 CACHE_STEPS = {
-    "audio_digests": of_cache(lambda *g: feature_cache.audio_digests(g[0])),
     "missing_hours": of_cache(feature_cache.missing_hours),
     "extract_features": of_cache(feature_cache.extract_features),
     "select in order": select(1),

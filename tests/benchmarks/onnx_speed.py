@@ -4,9 +4,8 @@
 
 One clip, as many as a CPU encodes at a time, and mixed lengths, by turns (9
 rounds), on one thread. The difference of a vector is the largest, in parts of
-its largest number. The base
-model is wav2vec 2.0 base with random weights and a head on its last layer;
-torch pads the mixed batch for mini alone.
+its largest number. The base model is wav2vec 2.0 base with random weights and a
+head on its last layer; torch pads the mixed batch for mini alone.
 """
 
 import tempfile
