@@ -126,6 +126,18 @@ def test_two_runs_at_the_same_time_and_one_afterwards(dataset, tmp_path):
     assert np.array_equal(first, second) and np.array_equal(first, third)
 
 
+def test_what_a_filter_of_speechbrain_leaves(dataset, tmp_path):
+    """Is encoded alone, in its order; and is what recordings are."""
+    whole = extract(dataset, tmp_path)
+    options = {"sort_key": "wav", "reverse": True, "select_n": 5}
+    some = dataset.filtered_sorted(**options)
+    found = extract(some, tmp_path)
+    assert found.ids == some.data_ids and len(found.ids) == 5
+    assert np.array_equal(found.array, whole.select(found.ids).numpy())
+    assert list(find_recordings(some).data) == some.data_ids
+    assert find_recordings(dataset) is dataset
+
+
 def test_interrupt_and_resume(dataset, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         extract(dataset, tmp_path, Statistics(fail_after=30))

@@ -12,7 +12,7 @@ from scipy.signal import resample_poly
 
 from speechbrain.dataio import audio_io
 from speechbrain.utils.logger import get_logger
-from speechbrain_ext.dataio.columns import Columns, set_values
+from speechbrain_ext.dataio.columns import columns_of, set_values
 from speechbrain_ext.dataio.remote import (
     in_threads,
     is_elsewhere,
@@ -121,10 +121,11 @@ def check_audio(dataset, sample_rate=16000, resample=True, unreadable=None):
         file or is not in samples, or a rate is not one of speech, or differs
         while ``resample`` is off.
     """
-    wavs = Columns.of(dataset.data).values_of("wav")
+    data = columns_of(dataset)
+    wavs = data.values_of("wav")
     infos = in_threads(_info_or_error, filter(is_elsewhere, wavs))
     durations = {}
-    for key, row in dataset.data.items():
+    for key, row in data.items():
         try:
             durations[key] = _check_row(key, row, infos, sample_rate, resample)
         except InputError as error:

@@ -173,6 +173,29 @@ class Columns(Mapping):
         return [default if value is ABSENT else value for value in values]
 
 
+def columns_of(dataset):
+    """Columns of a dataset, of what a filter of SpeechBrain left, in its order.
+
+    Arguments
+    ---------
+    dataset : DynamicItemDataset
+        Any.
+
+    Returns
+    -------
+    Columns
+
+    Example
+    -------
+    >>> from speechbrain.dataio.dataset import DynamicItemDataset
+    >>> dataset = DynamicItemDataset({"a": {"n": 2}, "b": {"n": 1}})
+    >>> list(columns_of(dataset.filtered_sorted(sort_key="n")))
+    ['b', 'a']
+    """
+    data = Columns.of(dataset.data)
+    return data if dataset.data_ids == [*data] else data.take(dataset.data_ids)
+
+
 def set_values(data, name, found):
     """Set a column of some rows.
 

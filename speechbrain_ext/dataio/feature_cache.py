@@ -33,7 +33,7 @@ from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.logger import get_logger
 from speechbrain_ext.dataio.audio import AudioDataset, audio_info, check_audio
-from speechbrain_ext.dataio.columns import Columns, set_values
+from speechbrain_ext.dataio.columns import Columns, columns_of, set_values
 from speechbrain_ext.dataio.remote import (
     in_threads,
     is_remote,
@@ -163,7 +163,7 @@ def in_windows(dataset):
     spans : list of tuple
         Of each row the utterance, and its begin and end in that in seconds.
     """
-    data = Columns.of(dataset.data)
+    data = columns_of(dataset)
     durations = data.values_of("duration")
     if max(durations) <= WHOLE:
         spans = list(zip(data, itertools.repeat(0.0), durations))
@@ -210,7 +210,7 @@ def audio_digests(dataset, memo=None):
     list of str
         In the order of the dataset; a segment's start and stop count.
     """
-    data = Columns.of(dataset.data)
+    data = columns_of(dataset)
     # Of a shard the digest is that of all, and which part of it.
     origins = [origin(wav) for wav in data.values_of("wav")]
     known = dict.fromkeys((wav for wav, _ in origins), "")
@@ -350,7 +350,7 @@ def _cache_of(
             f"Features are of a dataset, got {dataset!r}: give what "
             "load_manifest makes of a manifest"
         )
-    data = Columns.of(dataset.data)
+    data = columns_of(dataset)
     if None in data.values_of("duration", default=None):
         check_audio(dataset, encoder.sample_rate)
     dataset, spans = in_windows(dataset)

@@ -314,7 +314,8 @@ def find_recordings(source, data_root=None):
     Returns
     -------
     DynamicItemDataset
-        With ``id`` and ``wav``. One that is given is returned as it is.
+        With ``id`` and ``wav``. One that is given is returned as it is, of one
+        that was filtered what is left.
 
     Raises
     ------
@@ -329,7 +330,8 @@ def find_recordings(source, data_root=None):
     True
     """
     if isinstance(getattr(source, "data", None), Mapping):
-        return source
+        whole = source.data_ids == [*source.data]
+        return source if whole else subset(source, source.data_ids)
     if isinstance(source, (str, Path)) or is_shards(source):
         return load_manifest(source, data_root)
     try:

@@ -172,10 +172,10 @@ def embed_in_parts(
 
 def _without(dataset, unreadable):
     """What can be read of a dataset."""
-    good = [key for key in dataset.data if key not in (unreadable or ())]
+    good = [key for key in dataset.data_ids if key not in (unreadable or ())]
     if not good:
         raise InputError(
-            f"None of {len(dataset.data)} recordings can be read: "
+            f"None of {len(dataset)} recordings can be read: "
             f"{next(iter(unreadable.values()))}"
         )
     return subset(dataset, good)
