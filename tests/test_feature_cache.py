@@ -467,6 +467,12 @@ def test_shards(dataset, tmp_path, count):
     )
 
 
+@pytest.mark.parametrize("shard", [(3, 2), (0, 0), (-1, 2), 1])
+def test_a_shard_that_is_none(dataset, tmp_path, shard):
+    with pytest.raises(InputError, match="shard.*an index below the count"):
+        extract(dataset, tmp_path, shard=shard)
+
+
 def test_a_lost_shard_is_made_again(dataset, tmp_path):
     """By any call; a part that is damaged too, and by a call in all parts."""
     whole = extract(dataset, tmp_path / "whole").array

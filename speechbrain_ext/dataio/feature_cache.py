@@ -49,7 +49,8 @@ from speechbrain_ext.utils.files import (
     write_json,
     write_lines,
 )
-from speechbrain_ext.utils.shards import own_cores
+from speechbrain_ext.utils.options import check_options
+from speechbrain_ext.utils.shards import SHARD, own_cores
 from speechbrain_ext.utils.windows import WHOLE, mean_of_windows, windows
 
 logger = get_logger(__name__)
@@ -516,6 +517,7 @@ def extract_features(
         raise InputError(
             f"Unknown dtype '{dtype}' of features: expected float32 or float16"
         )
+    check_options({"shard": shard}, {"shard": SHARD})
     if precision not in PRECISIONS:
         raise InputError(
             f"Unknown precision '{precision}': expected {', '.join(PRECISIONS)}"
