@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechbrain_ext.dataio.feature_cache import PooledFeatures
+from speechbrain_ext.dataio.pooled_features import PooledFeatures
 from speechbrain_ext.evaluation.results import select
 from speechbrain_ext.utils.errors import one_line_errors
 

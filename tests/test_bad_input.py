@@ -10,7 +10,8 @@ import pytest
 import soundfile
 
 from speechbrain_ext.dataio.audio import check_audio, read_audio
-from speechbrain_ext.dataio.manifest import load_manifest, split_manifest
+from speechbrain_ext.dataio.manifest import load_manifest
+from speechbrain_ext.dataio.splits import split_manifest
 from speechbrain_ext.synthesis import espeak
 from speechbrain_ext.synthesis.base import Voice
 from speechbrain_ext.synthesis.grid import render_cells

@@ -13,13 +13,13 @@ from tiny_models import save_tiny
 
 from speechbrain_ext.augment.channel import RandomChannel
 from speechbrain_ext.augment.interventions import RandomCrop, RandomSpeed
-from speechbrain_ext.dataio.feature_cache import PooledFeatures
 from speechbrain_ext.dataio.manifest import (
     factor_labels,
     find_recordings,
     load_manifest,
-    split_manifest,
 )
+from speechbrain_ext.dataio.pooled_features import PooledFeatures
+from speechbrain_ext.dataio.splits import split_manifest
 from speechbrain_ext.evaluation.report import choice_line
 from speechbrain_ext.evaluation.results import read_results
 from speechbrain_ext.evaluation.systems import embed, threshold_trials

@@ -17,23 +17,19 @@ from test_errors import no_room
 
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain_ext.augment.channel import RandomChannel
-from speechbrain_ext.dataio import feature_cache
+from speechbrain_ext.dataio import digests, feature_cache
 from speechbrain_ext.dataio.audio import check_audio
 from speechbrain_ext.dataio.columns import set_values
-from speechbrain_ext.dataio.feature_cache import (
-    PooledFeatures,
-    audio_digests,
-    extract_features,
-    missing_hours,
-)
+from speechbrain_ext.dataio.digests import audio_digests
+from speechbrain_ext.dataio.feature_cache import extract_features, missing_hours
 from speechbrain_ext.dataio.feature_plans import plan_conditions
 from speechbrain_ext.dataio.manifest import (
-    SPLITS,
     find_recordings,
-    in_split,
     load_manifest,
     subset,
 )
+from speechbrain_ext.dataio.pooled_features import PooledFeatures
+from speechbrain_ext.dataio.splits import SPLITS, in_split
 from speechbrain_ext.lobes.encoders import (
     PRECISIONS,
     load_encoder,
@@ -241,8 +237,8 @@ def test_digests_are_remembered_and_know_segments(dataset, tmp_path):
 def test_digests_outlive_a_kill(dataset, tmp_path, monkeypatch):
     """What was noted stays, also behind a line that was cut."""
     memo = tmp_path / "digests.tsv"
-    read, digests = [], audio_digests(dataset)
-    made = feature_cache.file_digest
+    read, wanted = [], audio_digests(dataset)
+    made = digests.file_digest
 
     def file_digest(wav):
         read.append(wav)
@@ -250,14 +246,14 @@ def test_digests_outlive_a_kill(dataset, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return made(wav)
 
-    monkeypatch.setattr(feature_cache, "file_digest", file_digest)
-    monkeypatch.setattr(feature_cache, "AT_A_TIME", 10)
+    monkeypatch.setattr(digests, "file_digest", file_digest)
+    monkeypatch.setattr(digests, "AT_A_TIME", 10)
     with pytest.raises(KeyboardInterrupt):
         audio_digests(dataset, memo)
     memo.write_bytes(memo.read_bytes()[:-3])
-    assert audio_digests(dataset, memo) == digests
+    assert audio_digests(dataset, memo) == wanted
     assert len(read) == 50 + 94 - 39
-    assert audio_digests(dataset, memo) == digests
+    assert audio_digests(dataset, memo) == wanted
     assert len(read) == 50 + 94 - 39
 
 

@@ -8,9 +8,9 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from speechbrain.dataio.dataset import DynamicItemDataset
-from speechbrain_ext.dataio.feature_cache import PooledFeatures
 from speechbrain_ext.dataio.grid import BlockSampler, Grid, GridFeatures
 from speechbrain_ext.dataio.manifest import factor_labels
+from speechbrain_ext.dataio.pooled_features import PooledFeatures
 from speechbrain_ext.utils.errors import InputError
 
 

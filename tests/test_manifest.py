@@ -11,13 +11,8 @@ from conftest import write_manifest
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain_ext.dataio import manifest
 from speechbrain_ext.dataio.columns import Columns, Text
-from speechbrain_ext.dataio.manifest import (
-    factor_labels,
-    in_split,
-    load_manifest,
-    split_manifest,
-    subset,
-)
+from speechbrain_ext.dataio.manifest import factor_labels, load_manifest, subset
+from speechbrain_ext.dataio.splits import in_split, split_manifest
 from speechbrain_ext.utils.errors import InputError
 
 FACTORS = ["speaker", "content"]

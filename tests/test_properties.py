@@ -14,7 +14,8 @@ from hypothesis import (
 )
 
 from speechbrain_ext.dataio.grid import BlockSampler, Grid
-from speechbrain_ext.dataio.manifest import load_manifest, split_manifest
+from speechbrain_ext.dataio.manifest import load_manifest
+from speechbrain_ext.dataio.splits import split_manifest
 from speechbrain_ext.metrics.trials import generate_trials
 from speechbrain_ext.metrics.variance import variance_shares
 from speechbrain_ext.metrics.verification import equal_error_rate, min_dcf

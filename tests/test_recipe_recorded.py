@@ -26,8 +26,8 @@ from speechbrain_ext.dataio.manifest import (
     factor_labels,
     load_manifest,
     recordings_name,
-    split_manifest,
 )
+from speechbrain_ext.dataio.splits import split_manifest
 from speechbrain_ext.evaluation.results import COLUMNS, read_results, select
 from speechbrain_ext.evaluation.systems import (
     closed_form_heads,

@@ -17,7 +17,8 @@ from conftest import voiced
 
 from speechbrain_ext.dataio import remote
 from speechbrain_ext.dataio.audio import check_audio, read_audio
-from speechbrain_ext.dataio.feature_cache import audio_digests, extract_features
+from speechbrain_ext.dataio.digests import audio_digests
+from speechbrain_ext.dataio.feature_cache import extract_features
 from speechbrain_ext.dataio.manifest import find_recordings, load_manifest
 from speechbrain_ext.lobes.encoders import load_encoder
 from speechbrain_ext.utils.errors import InputError, Unreachable

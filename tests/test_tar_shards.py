@@ -13,7 +13,8 @@ from conftest import voiced
 from test_remote import features, serving
 
 from speechbrain_ext.dataio.audio import check_audio, read_audio
-from speechbrain_ext.dataio.feature_cache import audio_digests, extract_features
+from speechbrain_ext.dataio.digests import audio_digests
+from speechbrain_ext.dataio.feature_cache import extract_features
 from speechbrain_ext.dataio.manifest import (
     find_recordings,
     load_manifest,

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from speechbrain_ext.dataio.audio import audio_info
-from speechbrain_ext.dataio.manifest import check_disjoint
+from speechbrain_ext.dataio.splits import check_disjoint
 from speechbrain_ext.utils.errors import InputError
 
 KEYWORDS = "yes no up down left right on off stop go".split()

@@ -34,119 +34,21 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.logger import get_logger
 from speechbrain_ext.dataio.audio import AudioDataset, audio_info, check_audio
 from speechbrain_ext.dataio.columns import Columns, columns_of, set_values
-from speechbrain_ext.dataio.remote import (
-    in_threads,
-    is_remote,
-    origin,
-    remote_digest,
-)
+from speechbrain_ext.dataio.digests import audio_digests
+from speechbrain_ext.dataio.pooled_features import PooledFeatures
 from speechbrain_ext.lobes.encoders import PRECISIONS, encoding_in, similar_rows
 from speechbrain_ext.utils.errors import InputError, explain
-from speechbrain_ext.utils.files import (
-    digest,
-    file_digest,
-    sync,
-    write_json,
-    write_lines,
-)
+from speechbrain_ext.utils.files import digest, sync, write_json, write_lines
 from speechbrain_ext.utils.options import check_options
 from speechbrain_ext.utils.shards import SHARD, own_cores
-from speechbrain_ext.utils.windows import WHOLE, mean_of_windows, windows
+from speechbrain_ext.utils.windows import WHOLE, windows
 
 logger = get_logger(__name__)
 
 # Raised when a change of this module makes older caches wrong.
 CACHE_FORMAT = 3
-AT_A_TIME = 4096  # rows, where a copy of all would take too much memory
+AT_A_TIME = 4096  # rows, whose digests make one together
 FLUSH = 0.5  # seconds, after which what was encoded goes to the disk
-
-
-class PooledFeatures:
-    """Pooled features of utterances, memory-mapped.
-
-    Arguments
-    ---------
-    parts : list of numpy.ndarray
-        Shape [rows, layers, dim] each; of a long utterance a row per window.
-        Row i stands in part i % n of the n parts.
-    ids : list of str
-        The utterance of each row. Those of one stand together.
-    durations : list of float
-        Of each row, where an utterance has several.
-
-    Attributes
-    ----------
-    array : numpy.ndarray
-        Shape [utterances, layers, dim]: memory-mapped, unless there are several
-        parts, or some utterances are in windows.
-
-    Example
-    -------
-    >>> features = PooledFeatures([np.zeros((2, 1, 4), "float16")], ["a", "b"])
-    >>> features.select(["b"], layers=[0]).shape
-    torch.Size([1, 1, 4])
-    """
-
-    def __init__(self, parts, ids, durations=None):
-        self.parts, self.durations = parts, durations
-        self.ids = list(dict.fromkeys(ids))
-        self._place = {key: place for place, key in enumerate(self.ids)}
-        # The first row of each utterance, and the end of the last one.
-        self._first = np.arange(len(ids) + 1)
-        if len(self.ids) < len(ids):
-            begins = (one != last for one, last in zip(ids[1:], ids))
-            begins = np.fromiter(begins, bool, len(ids) - 1)
-            self._first = self._first[np.concatenate([[1], begins, [1]]) > 0]
-
-    @functools.cached_property
-    def array(self):
-        """Shape [utterances, layers, dim], see above."""
-        if len(self.parts) == 1 and len(self.ids) == len(self.parts[0]):
-            return self.parts[0]
-        return self.select(self.ids).numpy()
-
-    def select(self, ids, layers=None, joined=True):
-        """Features of some utterances, in that order, in memory.
-
-        Arguments
-        ---------
-        ids : list of str
-            Utterances.
-        layers : list of int
-            Layers to keep. Default: all.
-        joined : bool
-            One row for each utterance, of a long one the mean over its
-            windows; else a row for each window.
-
-        Returns
-        -------
-        torch.Tensor
-            float32, shape [rows, layers, dim].
-        """
-        if ids is self.ids:
-            places = np.arange(len(ids))
-        else:
-            places = map(self._place.__getitem__, ids)
-            places = np.fromiter(places, int, len(ids))
-        counts = np.diff(self._first)[places]
-        # Of each utterance its first row, and those after it.
-        ends = np.cumsum(counts)
-        chosen = np.repeat(self._first[places] - ends + counts, counts)
-        chosen += np.arange(len(chosen))
-        _, n_layers, dim = self.parts[0].shape
-        layers = range(n_layers) if layers is None else layers
-        rows = np.empty((len(chosen), len(layers), dim), dtype=np.float32)
-        part_of, row_in = chosen % len(self.parts), chosen // len(self.parts)
-        for number, part in enumerate(self.parts):
-            own = np.flatnonzero(part_of == number)
-            for first in range(0, len(own), AT_A_TIME):
-                some = own[first : first + AT_A_TIME]
-                rows[some] = part[np.ix_(row_in[some], layers)]  # no other
-        rows = torch.from_numpy(rows)
-        if len(rows) == len(ids) or not joined:
-            return rows
-        durations = np.asarray(self.durations)[chosen]
-        return mean_of_windows(rows, counts.tolist(), durations)
 
 
 def in_windows(dataset):
@@ -192,77 +94,6 @@ def in_windows(dataset):
     for name, values in changed.items():
         set_values(cut, name, values)
     return DynamicItemDataset(cut), spans
-
-
-def audio_digests(dataset, memo=None):
-    """Digest of the audio content of every utterance.
-
-    Arguments
-    ---------
-    dataset : DynamicItemDataset
-        From :func:`speechbrain_ext.dataio.manifest.load_manifest`.
-    memo : str or Path
-        File in which digests are remembered by path, size and time of
-        change, so that a large corpus is read only once. Files elsewhere
-        are not read, see :func:`~speechbrain_ext.dataio.remote.remote_digest`.
-
-    Returns
-    -------
-    list of str
-        In the order of the dataset; a segment's start and stop count.
-    """
-    data = columns_of(dataset)
-    # Of a shard the digest is that of all, and which part of it.
-    origins = [origin(wav) for wav in data.values_of("wav")]
-    known = dict.fromkeys((wav for wav, _ in origins), "")
-    elsewhere = in_threads(remote_digest, filter(is_remote, known))
-    if memo is not None:
-        _recall(memo, known)
-    fresh = []
-    for wav, found in known.items():
-        if wav in elsewhere:
-            continue
-        stat = os.stat(wav)
-        stamp = f"{stat.st_size}\t{stat.st_mtime_ns}\t"
-        if found.startswith(stamp):
-            known[wav] = found.removeprefix(stamp)
-            continue
-        known[wav] = file_digest(wav)
-        fresh.append(f"{stamp}{known[wav]}\t{wav}\n")
-        if len(fresh) == AT_A_TIME:
-            _note(memo, fresh)
-    _note(memo, fresh)
-    segments = (data.values_of(n, default="") for n in ("start", "stop"))
-    known |= elsewhere
-    return [
-        f"{known[wav]}{part}{start}:{stop}"
-        for (wav, part), start, stop in zip(origins, *segments)
-    ]
-
-
-def _recall(memo, known):
-    """Read of some files their size, time of change and digest.
-
-    A line of what a killed run left, or of anything else, is passed over.
-    """
-    with contextlib.suppress(OSError), open(memo, "rb") as file:
-        for line in file:
-            line = line.decode("utf-8", "surrogateescape").rstrip("\n")
-            *found, wav = line.split("\t", 3)
-            if wav in known and len(found) == 3:
-                known[wav] = "\t".join(found)
-
-
-def _note(memo, lines):
-    """Add lines to a file, in one piece, and forget them."""
-    # A finished cache can be read where nothing can be written.
-    with contextlib.suppress(OSError):
-        if memo is not None and lines:
-            Path(memo).parent.mkdir(parents=True, exist_ok=True)
-            text = "".join(["\n", *lines]).encode("utf-8", "surrogateescape")
-            with FileLock(f"{memo}.lock"), open(memo, "ab") as file:
-                file.write(text)
-    lines.clear()
 
 
 def _readers(utterances):

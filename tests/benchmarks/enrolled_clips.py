@@ -13,7 +13,8 @@ import sys
 
 import numpy as np
 
-from speechbrain_ext.dataio.manifest import in_split, load_manifest, subset
+from speechbrain_ext.dataio.manifest import load_manifest, subset
+from speechbrain_ext.dataio.splits import in_split
 from speechbrain_ext.inference import SubspaceEncoder
 from speechbrain_ext.inference.recordings import embed_recordings
 from speechbrain_ext.metrics.arrays import unit_rows

@@ -23,7 +23,7 @@ import clock
 import numpy as np
 import soundfile
 
-from speechbrain_ext.dataio import feature_cache, manifest
+from speechbrain_ext.dataio import feature_cache, manifest, splits
 
 FACTORS, DIM = ["speaker", "content"], 192
 SPLITS = ("train", "train", "train", "valid", "test")
@@ -82,7 +82,7 @@ def split_at_random(folder):
     """Of speakers and sentences, where there is no column."""
     dataset = load(folder)
     del dataset.data.columns["split"]
-    return lambda: manifest.split_manifest(dataset, *FACTORS)
+    return lambda: splits.split_manifest(dataset, *FACTORS)
 
 
 def of_ids(function, *more):
@@ -115,7 +115,7 @@ def of_cache(function):
 STEPS = {
     "load_manifest": lambda folder: functools.partial(load, folder),
     "split_manifest by column": of_ids(
-        lambda dataset, _: manifest.split_manifest(dataset, "speaker")
+        lambda dataset, _: splits.split_manifest(dataset, "speaker")
     ),
     "split_manifest at random": split_at_random,
     "factor_labels": of_ids(manifest.factor_labels, FACTORS),

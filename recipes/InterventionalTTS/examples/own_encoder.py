@@ -27,9 +27,9 @@ from speechbrain_ext.dataio.feature_cache import extract_features
 from speechbrain_ext.dataio.manifest import (
     factor_labels,
     load_manifest,
-    split_manifest,
     write_manifest,
 )
+from speechbrain_ext.dataio.splits import split_manifest
 from speechbrain_ext.evaluation.systems import (
     equal_error_thresholds,
     threshold_trials,

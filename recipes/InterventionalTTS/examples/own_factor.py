@@ -23,9 +23,9 @@ from speechbrain_ext.dataio.feature_cache import extract_features
 from speechbrain_ext.dataio.manifest import (
     factor_labels,
     load_manifest,
-    split_manifest,
     write_manifest,
 )
+from speechbrain_ext.dataio.splits import split_manifest
 from speechbrain_ext.evaluation.systems import embed, threshold_trials
 from speechbrain_ext.lobes.encoders import load_encoder
 from speechbrain_ext.metrics.verification import equal_error_rate

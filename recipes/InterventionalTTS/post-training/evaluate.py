@@ -31,15 +31,9 @@ import speechbrain as sb
 from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.logger import get_logger
 from speechbrain_ext.dataio.audio import check_audio
-from speechbrain_ext.dataio.feature_cache import audio_digests
-from speechbrain_ext.dataio.manifest import (
-    check_disjoint,
-    factor_labels,
-    first_values,
-    in_split,
-    load_manifest,
-    subset,
-)
+from speechbrain_ext.dataio.digests import audio_digests
+from speechbrain_ext.dataio.manifest import factor_labels, load_manifest, subset
+from speechbrain_ext.dataio.splits import check_disjoint, first_values, in_split
 from speechbrain_ext.evaluation import plots, report, results, systems, tasks
 from speechbrain_ext.evaluation.embedding import (
     Use,

@@ -6,7 +6,7 @@ the class that takes it allows.
 
 import inspect
 
-from speechbrain_ext.dataio.manifest import DIVISION, SPLITS
+from speechbrain_ext.dataio.splits import DIVISION, SPLITS
 from speechbrain_ext.evaluation.score_files import FORMS
 from speechbrain_ext.lobes.pooling import POOLINGS
 from speechbrain_ext.processing.adaptation import RULES

@@ -39,7 +39,8 @@ from speechbrain.utils.distributed import (
     run_on_main,
 )
 from speechbrain_ext.dataio.audio import check_audio
-from speechbrain_ext.dataio.feature_cache import audio_digests, extract_features
+from speechbrain_ext.dataio.digests import audio_digests
+from speechbrain_ext.dataio.feature_cache import extract_features
 from speechbrain_ext.dataio.feature_plans import (
     describe_hours,
     encode_planned,
@@ -49,10 +50,8 @@ from speechbrain_ext.dataio.grid import BlockSampler, Grid, GridFeatures
 from speechbrain_ext.dataio.manifest import (
     factor_labels,
     find_recordings,
-    first_values,
     load_manifest,
     recordings_name,
-    split_manifest,
     subset,
 )
 from speechbrain_ext.dataio.mixed import (
@@ -60,6 +59,7 @@ from speechbrain_ext.dataio.mixed import (
     stack_views,
     training_blocks,
 )
+from speechbrain_ext.dataio.splits import first_values, split_manifest
 from speechbrain_ext.evaluation import plots, report, results, systems, tasks
 from speechbrain_ext.evaluation.page import write_most_wrong, write_page
 from speechbrain_ext.evaluation.score_files import check_ids, write_scores

@@ -13,7 +13,8 @@ from filelock import FileLock
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.dataio.sampler import DynamicBatchSampler
 from speechbrain_ext.dataio.audio import read_audio
-from speechbrain_ext.dataio.manifest import in_split, load_manifest
+from speechbrain_ext.dataio.manifest import load_manifest
+from speechbrain_ext.dataio.splits import in_split
 from speechbrain_ext.utils.errors import InputError
 from speechbrain_ext.utils.files import replacing
 

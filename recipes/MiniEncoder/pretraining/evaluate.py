@@ -22,7 +22,7 @@ import torch
 
 import speechbrain as sb
 from speechbrain.dataio.batch import PaddedBatch
-from speechbrain_ext.dataio import manifest
+from speechbrain_ext.dataio import manifest, splits
 from speechbrain_ext.dataio.audio import AudioDataset, check_audio
 from speechbrain_ext.dataio.feature_cache import extract_features
 from speechbrain_ext.evaluation import report, results, systems, tasks
@@ -130,7 +130,7 @@ class KeywordProbe(tasks.Task):
 def load_recordings(folder, factors, split=None):
     """Recordings whose audio was checked, as a dataset."""
     dataset = manifest.load_manifest(f"{folder}/manifest.csv", folder, factors)
-    dataset = manifest.subset(dataset, manifest.in_split(dataset, split))
+    dataset = manifest.subset(dataset, splits.in_split(dataset, split))
     check_audio(dataset)
     return dataset
 
