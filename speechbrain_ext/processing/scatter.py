@@ -110,10 +110,11 @@ def covariance(blocks, about_mean=False):
     count, total, product, centre = 0, 0.0, 0.0, 0.0
     for block in blocks:
         if about_mean:
-            # Near the mean nothing is lost when that is subtracted below.
+            # Near the mean nothing is lost when that is subtracted below, nor
+            # by a sum in the precision of the features: a product, for speed.
             centre = centre if count else block.mean(axis=0)
             block = block - centre
-            total += block.sum(axis=0, dtype=np.float64)
+            total = total + np.ones(len(block), block.dtype) @ block
         count += len(block)
         product = product + (block.T @ block).astype(np.float64, copy=False)
     if about_mean:
