@@ -1,5 +1,6 @@
 """WebDataset shards: samples as rows, read wherever the shards lie."""
 
+import argparse
 import io
 import os
 import tarfile
@@ -12,6 +13,7 @@ import torch
 from conftest import voiced
 from test_remote import features, serving
 
+from speechbrain_ext.cli.commands import find
 from speechbrain_ext.dataio.audio import check_audio, read_audio
 from speechbrain_ext.dataio.digests import audio_digests
 from speechbrain_ext.dataio.feature_cache import extract_features
@@ -51,6 +53,17 @@ def corpus(tmp_path_factory):
             sample |= {"json": {"speaker": f"s{n % 2}", "start": 1.5}}
             sink.write(sample | {"txt": f"text {n}", "npy": np.ones(300)})
     return folder
+
+
+@pytest.mark.parametrize(
+    "given, count", [("{}", 3), ("tar://s0/u0.flac::{}", 1)]
+)
+def test_on_the_command_line(corpus, given, count):
+    """A shard is a list of recordings; a sample of one is a recording."""
+    source = given.format(corpus / "shards/shard-000000.tar")
+    dataset = find(argparse.Namespace(source=[source], data_folder=None))
+    check_audio(dataset)
+    assert len(dataset) == count
 
 
 def test_rows(corpus, tmp_path):

@@ -19,6 +19,7 @@ from speechbrain_ext.dataio.manifest import (
 )
 from speechbrain_ext.dataio.readers import LISTS
 from speechbrain_ext.dataio.remote import is_remote, join
+from speechbrain_ext.dataio.tar_shards import is_shards
 from speechbrain_ext.evaluation.page import write_page
 from speechbrain_ext.inference.enrolment import Enrolment, fingerprint
 from speechbrain_ext.inference.export import check_place
@@ -100,8 +101,8 @@ def find(given):
             raise InputError(
                 f"{one} is a folder: give it alone, or audio files only"
             )
-    listed = Path(first).suffix.lower() in {".csv", ".json", ".tar", *LISTS}
-    if not others and (listed or Path(first).is_dir()):
+    listed = Path(first).suffix.lower() in {".csv", ".json", *LISTS}
+    if not others and (listed or is_shards(first) or Path(first).is_dir()):
         return find_recordings(first, given.data_folder)
     return find_recordings(given.source)
 
