@@ -197,10 +197,8 @@ def _read_columns(path, root, columns, needed):
 
     None of other sources, and where something is wrong, which that tells.
     """
-    # A file on a disk is a Path.
-    if is_shards(path) or not isinstance(path, Path) or not _is_table(path):
-        return None
-    if path.suffix.lower() == ".json":
+    on_disk = isinstance(path, Path) and not is_shards(path)
+    if not on_disk or not _is_table(path) or path.suffix.lower() == ".json":
         return None
     ids, parts, own, known, stripped = [], {}, set(), {}, 0
     try:
