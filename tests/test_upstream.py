@@ -13,7 +13,7 @@ from conftest import ROOT, load_script
 
 UPSTREAM = ROOT / "tests/upstream"
 contribute = load_script(UPSTREAM / "contribute.py")
-checks = sys.modules["checks"]
+checks, modules, parts = map(sys.modules.get, ["checks", "modules", "parts"])
 PARTS = contribute.read_series()
 SECTIONS = ["Why", "What", "How tested", "Breaking changes"]
 # For Authors blocks and commits.
@@ -32,8 +32,8 @@ def test_parts_are_well_formed(part):
     headings = re.findall("^### (.*)", part.body, re.M)
     assert [h for h in headings if h != "Numbers"] == SECTIONS
     assert "@" not in part.title + part.body
-    patch = (part.folder / "change.patch").read_text(encoding="utf-8")
-    assert checks.find_new_tests(patch)
+    assert set(part.options) == {"modules", "needs"}
+    assert all(one.folder < part.folder for one in parts.needed(part))
 
 
 def test_readme_has_all_parts():
@@ -61,7 +61,7 @@ def part(tmp_path, monkeypatch):
         f"--- a/{FILE}\n+++ b/{FILE}\n@@ -1,3 +1,4 @@\n"
         ' """Authors\n+ * @AUTHORS@\n """\n-SCORE = 1\n+SCORE = 2\n'
     )
-    monkeypatch.setattr(contribute, "SERIES", folder.parent)
+    monkeypatch.setattr(parts, "SERIES", folder.parent)
 
 
 @pytest.fixture
@@ -156,6 +156,121 @@ def test_unknown_part(tmp_path, capsys):
         contribute.main([str(tmp_path), "--parts", "scores-repr", "repr"])
     error = capsys.readouterr().err
     assert "no part repr: give some of load-collected-calls" in error
+
+
+SOURCE = '''"""Sums."""
+
+import math
+import os
+
+from speechbrain_ext.lobes.other import Other
+from speechbrain_ext.utils.errors import InputError
+
+MOST = 3
+
+
+class Sum:
+    """Of numbers.
+
+    Raises
+    ------
+    InputError
+        As :class:`speechbrain_ext.lobes.other.Other`.
+    """
+
+    def add(self, number):
+        if number > math.inf:
+            raise InputError("too much")
+
+    # Nobody else asks.
+    @property
+    def name(self):
+        return os.getcwd()
+
+
+def other():
+    return Other()
+'''
+MADE = '''"""Sums.
+
+Authors
+ * @AUTHORS@
+"""
+
+import math
+
+from speechbrain.others import Other
+
+
+class Sum:
+    """Of numbers.
+
+    Raises
+    ------
+    ValueError
+        As :class:`speechbrain.others.Other`.
+    """
+
+    def add(self, number):
+        if number > math.inf:
+            raise ValueError("too much")
+
+
+def other():
+    return Other()
+'''
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    monkeypatch.setattr(modules, "PACKAGE", tmp_path)
+    (tmp_path / "sums.py").write_text(SOURCE)
+
+
+NAMES = {"speechbrain_ext.lobes.other": "speechbrain.others"}
+
+
+def test_module_is_made_of_ours(package):
+    assert modules.made_of("sums.py", ["MOST", "Sum.name"], NAMES) == MADE
+
+
+@pytest.mark.parametrize(
+    "without, names, message",
+    [
+        (["Sum.sum"], NAMES, "sums.py: it has no Sum.sum that could be left"),
+        (["MOST"], {}, "imports Other of speechbrain_ext.lobes.other, which"),
+        (["other"], {}, "it names speechbrain_ext.lobes.other.Other, which is"),
+    ],
+)
+def test_module_that_cannot_be_made(package, without, names, message):
+    with pytest.raises(modules.InputError, match=message):
+        modules.made_of("sums.py", without, names)
+
+
+def test_part_on_another(part, small_checkout, tmp_path):
+    """A new file, on a branch that starts with the commit of another part."""
+    folder = parts.SERIES / "02-totals"
+    (folder / "files/docs").mkdir(parents=True)
+    (folder / "text.md").write_text("# Add totals\n\n### Why\n\nNone.\n")
+    (folder / "part.yaml").write_text("needs: [scores]\n")
+    (folder / "files/docs/a.md").write_text("A\n\nAuthors\n * @AUTHORS@\n")
+    output = tmp_path / "out"
+    options = [str(small_checkout), f"--output={output}", "--parts", "totals"]
+    contribute.main(options)
+    log = contribute.git(small_checkout, "log", "--format=%s", "main..totals")
+    assert log == "Add totals\nMend the scores\n"
+    assert contribute.git(small_checkout, "show", "totals:docs/a.md") == "A\n"
+    text = (output / "02-totals.md").read_text()
+    assert "Builds on:\n\n- `scores`: Mend the scores\n" in text
+    assert "SCORE" not in (output / "02-totals.patch").read_text()
+
+    (small_checkout / "docs").mkdir()
+    (small_checkout / "docs/a.md").write_text("theirs")
+    contribute.git(small_checkout, "add", ".")
+    contribute.git(small_checkout, "commit", "--quiet", "-m", "theirs")
+    contribute.git(small_checkout, "branch", "-D", "totals")
+    with pytest.raises(SystemExit):
+        contribute.main(options)
 
 
 # On a clone of SpeechBrain -------------------------------------------------

@@ -3,135 +3,24 @@
     python tests/upstream/contribute.py CHECKOUT [--output FOLDER]
 
 Each folder of ``series`` is one pull request. It becomes a branch of CHECKOUT,
-one commit from the commit that is checked out there, which stays checked out;
-and in FOLDER a patch for ``git am`` and the text of the pull request, in the
-form of SpeechBrain's own template.
+one commit from the commit that is checked out there, which stays checked out,
+or from those of the parts that it builds on; and in FOLDER a patch for ``git
+am`` and the text of the pull request, in the form of SpeechBrain's own
+template.
 """
 
 import argparse
 import contextlib
-import dataclasses
-import re
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 from checks import run_checks
+from parts import git, needed, read_series
 
 from speechbrain_ext.utils.errors import InputError, one_line_errors
 
-SERIES = Path(__file__).resolve().parent / "series"
 TEMPLATE = ".github/pull_request_template.md"
-# A line of an Authors block, which one line per author takes the place of.
-AUTHOR = re.compile(r"^( *\* )@AUTHORS@\n", re.M)
-
-
-@dataclasses.dataclass(frozen=True)
-class Part:
-    """One pull request: a folder with ``text.md`` and ``change.patch``.
-
-    Arguments
-    ---------
-    folder : Path
-        Its name is a number, which orders the series, and the branch's name.
-
-    Example
-    -------
-    >>> Part(SERIES / "02-scores-repr").branch
-    'scores-repr'
-    """
-
-    folder: Path
-
-    @property
-    def branch(self):
-        """Name of the branch."""
-        return self.folder.name.partition("-")[2]
-
-    @property
-    def title(self):
-        """Title of the pull request and of the commit."""
-        return self._text()[0]
-
-    @property
-    def body(self):
-        """What and why, how it was tested, numbers."""
-        return self._text()[1]
-
-    def _text(self):
-        text = (self.folder / "text.md").read_text(encoding="utf-8")
-        title, _, body = text.removeprefix("# ").partition("\n")
-        return title, body.strip()
-
-    def write(self, tree, authors):
-        """Change the files of a checkout.
-
-        Parts that are made of our modules, not of a patch, belong here too.
-
-        Arguments
-        ---------
-        tree : Path
-            A checkout without changes.
-        authors : list of str
-            For Authors blocks; those of no author get no line.
-        """
-        patch = self.folder / "change.patch"
-        git(tree, "apply", "--3way", "--index", str(patch))
-        for name in changed_files(tree, "--cached"):
-            path = tree / name
-            text = path.read_text(encoding="utf-8")
-            signed = AUTHOR.sub(
-                lambda line: "".join(f"{line[1]}{a}\n" for a in authors), text
-            )
-            if signed != text:
-                path.write_text(signed, encoding="utf-8")
-                git(tree, "add", name)
-
-
-def read_series(wanted=()):
-    """The parts, small ones first.
-
-    Arguments
-    ---------
-    wanted : list of str
-        Branches; all if there are none.
-
-    Raises
-    ------
-    InputError
-        There is no such part.
-
-    Example
-    -------
-    >>> [part.title for part in read_series(["scores-repr"])]
-    ['Let PLDA scores be printed']
-    """
-    parts = [Part(folder) for folder in sorted(SERIES.iterdir())]
-    known = [part.branch for part in parts]
-    for name in wanted:
-        if name not in known:
-            raise InputError(
-                f"there is no part {name}: give some of {', '.join(known)}"
-            )
-    return [part for part in parts if not wanted or part.branch in wanted]
-
-
-def git(folder, *arguments):
-    """What git prints; what it says in one line where it fails."""
-    done = subprocess.run(
-        ["git", "-C", str(folder), *arguments], capture_output=True, text=True
-    )
-    if done.returncode:
-        said = " ".join((done.stderr or done.stdout).split())
-        raise InputError(f"git {arguments[0]} in {folder}: {said}")
-    return done.stdout
-
-
-def changed_files(tree, *between):
-    """Names of files that are new or changed."""
-    listed = git(tree, "diff", "--name-only", "--diff-filter=AM", *between)
-    return listed.splitlines()
 
 
 def check_checkout(checkout, parts):
@@ -186,6 +75,9 @@ def describe(part, template, outcomes=()):
     str
     """
     body = part.body
+    if others := needed(part):
+        titles = [f"- `{other.branch}`: {other.title}" for other in others]
+        body = "\n".join(["Builds on:", "", *titles, "", body])
     if outcomes:
         rows = [f"| {o.check} | {o.result} | {o.detail} |" for o in outcomes]
         rows = ["| Check | Outcome | |", "| - | - | - |", *rows]
@@ -220,7 +112,7 @@ def contribute(checkout, output, authors=(), wanted=(), check=False):
     ------
     InputError
         An unknown part, no checkout, changes in it, a branch that is there, or
-        a patch that does not apply.
+        a part that does not apply.
     """
     parts = read_series(wanted)
     check_checkout(checkout, parts)
@@ -230,8 +122,9 @@ def contribute(checkout, output, authors=(), wanted=(), check=False):
     for part in parts:
         with work_tree(checkout, "-b", part.branch) as tree:
             try:
-                part.write(tree, authors)
-                git(tree, "commit", "--quiet", "-m", part.title)
+                for one in (*needed(part), part):
+                    one.write(tree, authors)
+                    git(tree, "commit", "--quiet", "-m", one.title)
             except InputError:
                 git(tree, "checkout", "--quiet", "--force", "--detach", "HEAD")
                 git(tree, "branch", "--quiet", "-D", part.branch)
