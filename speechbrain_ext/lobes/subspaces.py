@@ -1,5 +1,7 @@
 """Heads that map pooled features to subspaces, one for each factor."""
 
+from pathlib import Path
+
 import torch
 
 from speechbrain.utils.checkpoints import (
@@ -92,20 +94,22 @@ class FeatureStandardiser(torch.nn.Module):
         return (features - self.mean) / self.std
 
 
-def load_state(path, digest=None):
+def load_state(path):
     """What ``torch.save`` wrote, where it is tensors and plain values alone.
 
     Arguments
     ---------
     path : str or Path
         The file. Nothing in it is run.
-    digest : str
-        SHA-256 of the file. Default: not checked.
+
+    Returns
+    -------
+    object
 
     Raises
     ------
     InputError
-        If the file is another one, damaged, or holds anything else.
+        If there is no such file, or it is damaged, or holds anything else.
 
     Example
     -------
@@ -114,7 +118,8 @@ def load_state(path, digest=None):
     >>> load_state(path)
     {'a': tensor([1.])}
     """
-    check_file(path, digest)
+    if not Path(path).is_file():
+        raise InputError(f"There is no file {path}")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     # What damaged files raise depends on where the damage is; torch would
@@ -124,40 +129,6 @@ def load_state(path, digest=None):
         raise InputError(
             f"{path} is damaged, or holds more than weights ({kind}): make it "
             "anew"
-        )
-
-
-def load_weights(head, path, digest=None):
-    """Load the weights of a head: all of them, and only these.
-
-    Arguments
-    ---------
-    head : torch.nn.Module
-        Of the same class and configuration as the one that was saved.
-    path, digest
-        See :func:`load_state`.
-
-    Raises
-    ------
-    InputError
-        If the file is another one, damaged, or of another head.
-
-    Example
-    -------
-    >>> path = getfixture("tmp_path") / "network.ckpt"
-    >>> torch.save(torch.nn.Linear(2, 1).state_dict(), path)
-    >>> load_weights(torch.nn.Linear(3, 1), path)
-    Traceback (most recent call last):
-    ...
-    speechbrain_ext.utils.errors.InputError: ... does not have the weights...
-    """
-    state = load_state(path, digest)
-    try:
-        head.load_state_dict(state)
-    except (RuntimeError, TypeError, AttributeError) as error:
-        said = " ".join(str(error).split())
-        raise InputError(
-            f"{path} does not have the weights of this head: {said}"
         )
 
 
@@ -184,8 +155,34 @@ class Head(torch.nn.Module):
 
     @mark_as_transfer
     def load(self, path):
-        """Load saved weights, see :func:`load_weights`."""
-        load_weights(self, path)
+        """Load saved weights: all of them, and only these.
+
+        Arguments
+        ---------
+        path : str or Path
+            Of a head of the same class and configuration.
+
+        Raises
+        ------
+        InputError
+            If the file is damaged, or of another head.
+
+        Example
+        -------
+        >>> path = getfixture("tmp_path") / "network.ckpt"
+        >>> torch.save(torch.nn.Linear(2, 1).state_dict(), path)
+        >>> BaselineHead().load(path)
+        Traceback (most recent call last):
+        ...
+        speechbrain_ext.utils.errors.InputError: ... does not have the weigh...
+        """
+        try:
+            self.load_state_dict(load_state(path))
+        except (RuntimeError, TypeError, AttributeError) as error:
+            said = " ".join(str(error).split())
+            raise InputError(
+                f"{path} does not have the weights of this head: {said}"
+            )
 
     def fit_statistics(self, features):
         """Estimate the input statistics where ``standardise`` is on.
@@ -197,6 +194,27 @@ class Head(torch.nn.Module):
         """
         if self.standardise:
             self.standardiser.fit(features)
+
+
+def load_weights(head, path, digest=None):
+    """Load the weights of an exported head, see :meth:`Head.load`.
+
+    Arguments
+    ---------
+    head : Head
+        Of the same class and configuration as the one that was saved.
+    path : str or Path
+        The file.
+    digest : str
+        Its SHA-256. Default: not checked.
+
+    Raises
+    ------
+    InputError
+        If the file is another one, damaged, or of another head.
+    """
+    check_file(path, digest)
+    head.load(path)
 
 
 class SubspaceNetwork(Head):
@@ -267,10 +285,9 @@ class SubspaceNetwork(Head):
             )
         trained = {factor: widths[factor] for factor in factors}
         residual = {"residual": residual_width} if residual_width else {}
-        super().__init__(
-            trained | residual, FeatureStandardiser(input_shape), standardise
-        )
-        self.widths = trained | residual
+        every = {**trained, **residual}
+        super().__init__(every, FeatureStandardiser(input_shape), standardise)
+        self.widths = every
         # What an export needs to build the same network again.
         self.config = dict(
             input_shape=list(input_shape),

@@ -14,6 +14,7 @@ import torch
 from scipy.linalg import eigh
 
 from speechbrain_ext.lobes.linear_subspaces import LinearSubspaces
+from speechbrain_ext.lobes.model_files import check_file
 from speechbrain_ext.lobes.subspaces import FeatureStandardiser, load_state
 from speechbrain_ext.processing.scatter import Rows, Scatter, covariance, shrunk
 from speechbrain_ext.utils.errors import InputError
@@ -90,8 +91,9 @@ class Sources(list):
         InputError
             If the file is another one, or damaged.
         """
+        check_file(path, digest)
         try:
-            self[:] = [_source(state) for state in load_state(path, digest)]
+            self[:] = [_source(state) for state in load_state(path)]
         except (TypeError, ValueError, KeyError, AttributeError) as error:
             raise InputError(f"{path} does not hold sources: {error!r}")
         return self
