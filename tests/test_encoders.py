@@ -18,15 +18,15 @@ from safetensors.torch import load_file, save_file
 from tiny_models import save_ecapa, save_tiny
 
 from speechbrain.utils.parameter_transfer import Pretrainer
-from speechbrain_ext.lobes import encoders
+from speechbrain_ext.lobes import pooled_encoder
 from speechbrain_ext.lobes.archive import encoder_reference, pack_encoder
 from speechbrain_ext.lobes.encoders import (
     PackedEncoder,
-    PooledEncoder,
     choose_layers,
     load_encoder,
 )
 from speechbrain_ext.lobes.log_mel import LogMelStatistics
+from speechbrain_ext.lobes.pooled_encoder import PooledEncoder
 from speechbrain_ext.lobes.pooling import POOLINGS
 from speechbrain_ext.utils.errors import InputError
 from speechbrain_ext.utils.hparams import hparams_folder
@@ -170,7 +170,7 @@ def test_padded_batches_are_exact(case, encoder_of, monkeypatch):
     assert encoder.handles_padding
     assert encoder.pads_on_cpu == case.endswith("layer")
     monkeypatch.setattr(encoder, "pads_on_cpu", True)
-    monkeypatch.setattr(encoders, "CPU_SECONDS", math.inf)
+    monkeypatch.setattr(pooled_encoder, "CPU_SECONDS", math.inf)
     monkeypatch.setattr(
         encoder, "encode", lambda *a: shapes.append(a[0].shape) or encode(*a)
     )
@@ -370,7 +370,7 @@ def test_a_cpu_encodes_so_many_seconds_at_a_time(monkeypatch, encoder_of):
         return encode(part, counts)
 
     monkeypatch.setattr(encoder, "encode", spy)
-    monkeypatch.setattr(encoders, "CPU_SECONDS", 7.0)
+    monkeypatch.setattr(pooled_encoder, "CPU_SECONDS", 7.0)
     error = (encoder(wavs, lengths) - whole).norm() / whole.norm()
     assert len(seen) == 4 and max(seen) <= 7 * 16000 and error < 1e-6
 
@@ -644,7 +644,7 @@ def test_bad_names_and_files(tmp_path, models):
         ("a: [", "mine.yaml: while parsing"),
         ("encoder: 3", "must make a PooledEncoder, got int"),
         (
-            "encoder: !new:speechbrain_ext.lobes.encoders.PooledEncoder\n"
+            "encoder: !new:speechbrain_ext.lobes.pooled_encoder.PooledEncoder\n"
             "    sample_rate: 16000\n    parameters: {}",
             "cannot encode half a second",
         ),

@@ -30,11 +30,8 @@ from speechbrain_ext.dataio.manifest import (
 )
 from speechbrain_ext.dataio.pooled_features import PooledFeatures
 from speechbrain_ext.dataio.splits import SPLITS, in_split
-from speechbrain_ext.lobes.encoders import (
-    PRECISIONS,
-    load_encoder,
-    similar_rows,
-)
+from speechbrain_ext.lobes.encoders import load_encoder
+from speechbrain_ext.lobes.pooled_encoder import PRECISIONS, similar_rows
 from speechbrain_ext.lobes.pooling import POOLINGS
 from speechbrain_ext.utils import shards
 from speechbrain_ext.utils.errors import InputError, explain

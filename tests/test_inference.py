@@ -13,7 +13,8 @@ from helpers import build_export
 from speechbrain_ext.inference import SubspaceEncoder
 from speechbrain_ext.inference.export import export_subspaces
 from speechbrain_ext.inference.subspaces import load_exports
-from speechbrain_ext.lobes.encoders import PooledEncoder, load_encoder
+from speechbrain_ext.lobes.encoders import load_encoder
+from speechbrain_ext.lobes.pooled_encoder import PooledEncoder
 from speechbrain_ext.lobes.subspaces import SubspaceNetwork
 from speechbrain_ext.models import packaged_model
 from speechbrain_ext.utils.errors import InputError

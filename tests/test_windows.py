@@ -12,7 +12,9 @@ from speechbrain_ext.augment.channel import RandomChannel
 from speechbrain_ext.dataio.audio import check_audio
 from speechbrain_ext.dataio.feature_cache import extract_features, in_windows
 from speechbrain_ext.dataio.manifest import find_recordings
-from speechbrain_ext.lobes.encoders import PooledEncoder, load_encoder
+from speechbrain_ext.lobes import pooled_encoder
+from speechbrain_ext.lobes.encoders import load_encoder
+from speechbrain_ext.lobes.pooled_encoder import PooledEncoder
 from speechbrain_ext.utils.windows import windows
 
 RATE = 1000
@@ -66,7 +68,7 @@ def test_an_utterance_is_the_mean_of_its_windows():
 @pytest.mark.parametrize("seconds, most", [(16.0, 1), (math.inf, 8)])
 def test_a_long_one_is_encoded_in_parts(monkeypatch, seconds, most):
     """Its length does not say how much is encoded at a time: 8 on a GPU."""
-    monkeypatch.setattr("speechbrain_ext.lobes.encoders.CPU_SECONDS", seconds)
+    monkeypatch.setattr(pooled_encoder, "CPU_SECONDS", seconds)
     encoder = Moments()
     encoder(torch.from_numpy(noise(600))[None])
     assert max(rows for rows, _ in encoder.seen) == most

@@ -36,7 +36,11 @@ from speechbrain_ext.dataio.audio import AudioDataset, audio_info, check_audio
 from speechbrain_ext.dataio.columns import Columns, columns_of, set_values
 from speechbrain_ext.dataio.digests import audio_digests
 from speechbrain_ext.dataio.pooled_features import PooledFeatures
-from speechbrain_ext.lobes.encoders import PRECISIONS, encoding_in, similar_rows
+from speechbrain_ext.lobes.pooled_encoder import (
+    PRECISIONS,
+    encoding_in,
+    similar_rows,
+)
 from speechbrain_ext.utils.errors import InputError, explain
 from speechbrain_ext.utils.files import digest, sync, write_json, write_lines
 from speechbrain_ext.utils.options import check_options
@@ -294,7 +298,7 @@ def extract_features(
     dataset : DynamicItemDataset
         From :func:`speechbrain_ext.dataio.manifest.load_manifest`; checked by
         ``check_audio`` where it has no durations yet.
-    encoder : speechbrain_ext.lobes.encoders.PooledEncoder
+    encoder : speechbrain_ext.lobes.pooled_encoder.PooledEncoder
         The frozen encoder.
     cache_folder : str or Path
         Folder of all caches.
@@ -309,7 +313,7 @@ def extract_features(
         Layers that are kept. Default: all.
     precision : str
         That the encoder runs in, see
-        :func:`~speechbrain_ext.lobes.encoders.encoding_in`.
+        :func:`~speechbrain_ext.lobes.pooled_encoder.encoding_in`.
     device : str
         Where the encoder runs.
     batch_size : int

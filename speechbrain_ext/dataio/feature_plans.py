@@ -33,7 +33,7 @@ def plan_conditions(
         From :func:`speechbrain_ext.dataio.manifest.load_manifest`.
     splits : dict
         ``train``, ``valid`` and ``test`` -> IDs.
-    encoder : speechbrain_ext.lobes.encoders.PooledEncoder
+    encoder : speechbrain_ext.lobes.pooled_encoder.PooledEncoder
         The frozen encoder.
     channel : callable
         Makes a channel from ``seed`` and ``sample_rate``, such as the class

@@ -23,7 +23,7 @@ class Source(NamedTuple):
 
     Arguments
     ---------
-    encoder : speechbrain_ext.lobes.encoders.PooledEncoder
+    encoder : speechbrain_ext.lobes.pooled_encoder.PooledEncoder
         What makes the features.
     layers : list of int
         Its layers that are taken.

@@ -229,7 +229,7 @@ def export_subspaces(
     ---------
     folder : str or Path
         Where to. An earlier export there is replaced; anything else is not.
-    encoder : speechbrain_ext.lobes.encoders.PooledEncoder
+    encoder : speechbrain_ext.lobes.pooled_encoder.PooledEncoder
         The frozen encoder, from ``load_encoder``.
     head : torch.nn.Module
         With the attributes ``config`` (its arguments), ``subspaces`` and a

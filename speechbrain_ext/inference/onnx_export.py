@@ -286,7 +286,7 @@ def _over_batch(one, sizes):
         [value("one/row", whole, []), value("one/go", boolean, [])],
         [value("one/on", boolean, []), *inner.output],
     )
-    # The samples of each utterance, as lobes.encoders.count_samples has them.
+    # The samples of each utterance, as count_samples has them.
     lengths = [
         node("Shape", ["wavs"], ["batch"], start=0, end=1),
         node("Shape", ["wavs"], ["time"], start=1, end=2),

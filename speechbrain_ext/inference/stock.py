@@ -11,11 +11,8 @@ import torch
 from hyperpyyaml import load_hyperpyyaml
 
 from speechbrain_ext.inference.subspaces import SubspaceEncoder, load_export
-from speechbrain_ext.lobes.encoders import (
-    choose_layers,
-    count_samples,
-    load_encoder,
-)
+from speechbrain_ext.lobes.encoders import choose_layers, load_encoder
+from speechbrain_ext.lobes.pooled_encoder import count_samples
 from speechbrain_ext.lobes.subspaces import (
     BaselineHead,
     FeatureStandardiser,

@@ -34,7 +34,7 @@ def encoder_reference(encoder):
     >>> encoder_reference(load_encoder("log_mel"))
     {'name': 'log_mel'}
     """
-    recipe, model = encoder.recipe, encoder.model_files
+    recipe, model = getattr(encoder, "recipe", None), encoder.model_files
     if recipe is None or not recipe.named or {*recipe.overrides} - {"pooling"}:
         return None
     name = {"name": encoder.identity["name"], **recipe.overrides}
@@ -82,7 +82,7 @@ def pack_encoder(encoder, path):
         with replacing(path) as temporary:
             shutil.copyfile(archive, temporary)
         return
-    recipe, model = encoder.recipe, encoder.model_files
+    recipe, model = getattr(encoder, "recipe", None), encoder.model_files
     if recipe is None:
         raise InputError(
             "This encoder cannot be copied into an export: make it with "

@@ -6,8 +6,8 @@ import torch
 
 from speechbrain.inference.classifiers import EncoderClassifier
 from speechbrain.utils.checkpoints import torch_patched_state_dict_load
-from speechbrain_ext.lobes.encoders import PooledEncoder
 from speechbrain_ext.lobes.model_files import SPEECHBRAIN_FILES, find_model
+from speechbrain_ext.lobes.pooled_encoder import PooledEncoder
 from speechbrain_ext.utils.errors import InputError
 
 

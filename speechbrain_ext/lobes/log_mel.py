@@ -3,7 +3,7 @@
 import torch
 import torchaudio
 
-from speechbrain_ext.lobes.encoders import PooledEncoder
+from speechbrain_ext.lobes.pooled_encoder import PooledEncoder
 
 
 class LogMelStatistics(PooledEncoder):

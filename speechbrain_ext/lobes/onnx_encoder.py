@@ -3,8 +3,8 @@
 import torch
 from torchaudio.compliance import kaldi
 
-from speechbrain_ext.lobes.encoders import PooledEncoder
 from speechbrain_ext.lobes.model_files import find_model
+from speechbrain_ext.lobes.pooled_encoder import PooledEncoder
 from speechbrain_ext.utils.errors import InputError
 
 

@@ -382,7 +382,7 @@ class SubspaceEmbedding(torch.nn.Module):
 
     Arguments
     ---------
-    encoder : speechbrain_ext.lobes.encoders.PooledEncoder
+    encoder : speechbrain_ext.lobes.pooled_encoder.PooledEncoder
         The frozen encoder.
     network : Head
         The head, trained or a closed form. (Exports call it so.)

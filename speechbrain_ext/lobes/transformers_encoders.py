@@ -11,9 +11,9 @@ from safetensors import SafetensorError
 from transformers.utils import logging
 
 from speechbrain.utils.logger import get_logger
-from speechbrain_ext.lobes.encoders import PooledEncoder
 from speechbrain_ext.lobes.masked_norm import mask_group_norms, valid_frames
 from speechbrain_ext.lobes.model_files import find_model
+from speechbrain_ext.lobes.pooled_encoder import PooledEncoder
 from speechbrain_ext.lobes.pooling import POOLINGS, join_windows, pool_frames
 from speechbrain_ext.utils.errors import InputError
 from speechbrain_ext.utils.options import check_options, one_of

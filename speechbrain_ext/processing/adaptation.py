@@ -153,7 +153,7 @@ class Adaptation:
         ---------
         dataset : DynamicItemDataset
             The recordings.
-        encoder : speechbrain_ext.lobes.encoders.PooledEncoder
+        encoder : speechbrain_ext.lobes.pooled_encoder.PooledEncoder
             The frozen encoder.
         factors : list of str
             Those that have a subspace.

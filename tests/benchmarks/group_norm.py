@@ -22,7 +22,8 @@ import torch
 import transformers
 
 from speechbrain_ext.dataio.manifest import find_recordings
-from speechbrain_ext.lobes.encoders import load_encoder, similar_rows
+from speechbrain_ext.lobes.encoders import load_encoder
+from speechbrain_ext.lobes.pooled_encoder import similar_rows
 
 SMALL = {
     **dict(hidden_size=128, num_hidden_layers=4, num_attention_heads=4),

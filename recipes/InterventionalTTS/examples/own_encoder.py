@@ -36,8 +36,9 @@ from speechbrain_ext.evaluation.systems import (
 )
 from speechbrain_ext.inference import SubspaceEncoder
 from speechbrain_ext.inference.export import export_subspaces
-from speechbrain_ext.lobes.encoders import PooledEncoder, load_encoder
+from speechbrain_ext.lobes.encoders import load_encoder
 from speechbrain_ext.lobes.model_files import find_model
+from speechbrain_ext.lobes.pooled_encoder import PooledEncoder
 from speechbrain_ext.processing.closed_form import channel_lda
 from speechbrain_ext.synthesis.espeak import EspeakSynthesizer
 from speechbrain_ext.synthesis.grid import grid_cells, render_cells
