@@ -20,7 +20,7 @@ from speechbrain_ext.utils.windows import mean_of_windows, windows
 AT_A_TIME = 8
 # Of audio that a CPU encodes at a time. Of more, intermediate results are so
 # large that the C library gets fresh memory from the system for each of them:
-# up to twice as slow (log_mel, mini), or no faster (wav2vec 2.0, Moonshine).
+# up to twice as slow (spectrograms), or no faster (wav2vec 2.0).
 CPU_SECONDS = 16.0
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 _precision = contextvars.ContextVar("precision", default="fp32")
