@@ -14,7 +14,9 @@ from speechbrain_ext.utils.errors import InputError
 SERIES = Path(__file__).resolve().parent / "series"
 # A line of an Authors block, which one line per author takes the place of.
 AUTHOR = re.compile(r"^( *\* )@AUTHORS@\n", re.M)
+# A block of nobody else, and where it follows a docstring of one line.
 NOBODY = re.compile(r"\n+Authors\n \* @AUTHORS@\n")
+ONE_LINE = re.compile(r'\A(""".*)\n\nAuthors\n \* @AUTHORS@\n"""')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +111,7 @@ def sign(path, authors):
         return
     text = content.decode("utf-8")
     if not authors:  # a block of nobody else goes
-        text = NOBODY.sub("\n", text)
+        text = NOBODY.sub("\n", ONE_LINE.sub(r'\1"""', text))
     lines = AUTHOR.sub(
         lambda line: "".join(f"{line[1]}{a}\n" for a in authors), text
     )
