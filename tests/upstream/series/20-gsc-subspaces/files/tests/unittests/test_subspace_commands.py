@@ -19,16 +19,17 @@ def load(**overrides):
         return load_hyperpyyaml(file, overrides)
 
 
-@pytest.fixture
-def weights(tmp_path):
-    """Random ones, of another seed, in tmp_path/network.ckpt"""
-    network = load(seed=1, pretrain_path="none", load_network=None)["network"]
-    torch.save(network.state_dict(), tmp_path / "network.ckpt")
-    return network.state_dict()
+def random_weights():
+    """Of another seed, so that weights that are not loaded are others"""
+    hparams = load(seed=1, pretrain_path="none", load_network=None)
+    return hparams["network"].state_dict()
 
 
-def test_unchanged_script(weights, tmp_path, device):
+def test_unchanged_script(tmp_path, device):
     from speechbrain.dataio import audio_io
+
+    weights = random_weights()
+    torch.save(weights, tmp_path / "network.ckpt")
 
     lines = ["ID,duration,start,stop,wav,command"]
     clips, generator = [], torch.Generator().manual_seed(0)
@@ -82,7 +83,8 @@ def test_unchanged_script(weights, tmp_path, device):
     assert all(network[name].equal(weights[name]) for name in weights)
 
 
-def test_other_weights_are_refused(weights, tmp_path):
+def test_other_weights_are_refused(tmp_path):
+    weights = random_weights()
     del weights["standardiser.mean"]
     torch.save(weights, tmp_path / "network.ckpt")
     with pytest.raises(ValueError, match="standardiser.mean"):
