@@ -17,6 +17,7 @@ AUTHOR = re.compile(r"^( *\* )@AUTHORS@\n", re.M)
 # A block of nobody else, and where it follows a docstring of one line.
 NOBODY = re.compile(r"\n+Authors\n \* @AUTHORS@\n")
 ONE_LINE = re.compile(r'\A(""".*)\n\nAuthors\n \* @AUTHORS@\n"""')
+CACHE = re.compile(r"/(__pycache__|\.\w+_cache)/")  # of Python, ruff, pytest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +88,7 @@ class Part:
         new = {
             path.relative_to(files): path.read_bytes()
             for path in sorted(files.rglob("*"))
-            if path.is_file() and "__pycache__" not in path.parts
+            if path.is_file() and not CACHE.search(str(path))
         }
         for name, how in self.options["modules"].items():
             new[name] = made_of(
