@@ -1,12 +1,14 @@
 """All benchmarks of speed, one after the other, into one JSON file.
 
     python tests/benchmarks/all.py OUT.json [--grid GRID] \\
-        [--recordings SOURCE] [--earlier CHECKOUT] [--quick] [NAME ...]
+        [--recordings SOURCE] [--earlier CHECKOUT] [--upstream CHECKOUT] \\
+        [--quick] [NAME ...]
     python tests/benchmarks/all.py OUT.json --table
 
 Each runs in a process of its own, on one thread. GRID is a rendered grid
 (``data_folder`` of ``interventional.yaml``), SOURCE a folder or manifest of
-recordings (the option may be given again), CHECKOUT one of an earlier version.
+recordings (the option may be given again), CHECKOUT one of an earlier version,
+and one of SpeechBrain.
 What lacks its input is left out, with the reason in the file; where one fails,
 its error is there, the others go on, and the exit status is 1. The last two,
 which train, run where they are named. ``--quick`` shows in some minutes, with
@@ -34,7 +36,7 @@ HERE = Path(__file__).parent
 PACKAGES = ("torch", "numpy", "scipy", "speechbrain", "transformers")
 
 
-def runs_of(grid, recordings, earlier):
+def runs_of(grid, recordings, earlier, upstream):
     """Name -> arguments of measure() in calls of their own; with --quick."""
 
     def each(*given):
@@ -55,6 +57,7 @@ def runs_of(grid, recordings, earlier):
         "metrics_at_scale": [(10**7, 3)],
         "closed_forms": [()],
         "group_norm": each("wav2vec2", "small"),
+        "upstream_error_rates": [(upstream,)],
         "two_processes": [(grid,)],
         "stages": [(earlier,)],
     }
@@ -67,6 +70,7 @@ def runs_of(grid, recordings, earlier):
         "metrics_at_scale": [(20_000, 1)],
         "closed_forms": [(2000, 64, "channel_lda", "pca", "leakage")],
         "group_norm": each("wav2vec2", "small", 1, 1),
+        "upstream_error_rates": [(upstream, 1, 5, 1000)],
         "stages": [(earlier, 1)],
     }
     return full, quick
@@ -132,6 +136,7 @@ def main():
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--grid", default="--grid")
     parser.add_argument("--earlier", default="--earlier")
+    parser.add_argument("--upstream", default="--upstream")
     parser.add_argument("--recordings", action="append")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--table", action="store_true")
@@ -140,7 +145,8 @@ def main():
         print(*tables(json.loads(args.out.read_text())), sep="\n")
         return
     recordings = args.recordings or ["--recordings"]
-    runs = runs_of(args.grid, recordings, args.earlier)[args.quick]
+    runs = runs_of(args.grid, recordings, args.earlier, args.upstream)
+    runs = runs[args.quick]
     unknown = sorted(set(args.names) - set(runs))
     if unknown:
         parser.error(f"no benchmark {unknown}; there are {', '.join(runs)}")
