@@ -1,64 +1,18 @@
 """SpeechBrain's own checks of a commit, and what they said."""
 
-import dataclasses
-import os
 import re
-import resource
 import shutil
-import subprocess
 import sys
-import tempfile
-from pathlib import Path
+
+from commits import Outcome, call, changed, commit_before, is_test
+from notebooks import check_notebooks
+from parts import git
+from recipe_rows import check_rows
 
 # Bytes of address space for tests that must fail without the change: some ask
 # for terabytes there.
 MEMORY = 8 * 2**30
 NEW_TEST = re.compile(r"^\+\+\+ b/(.*)|^\+def (test_\w+)", re.M)
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """What a check said: passed, failed or skipped, and a detail.
-
-    Example
-    -------
-    >>> print(Outcome("ruff", "passed", "2 files"))
-    ruff: passed (2 files)
-    """
-
-    check: str
-    result: str
-    detail: str
-
-    def __str__(self):
-        """For people."""
-        return f"{self.check}: {self.result} ({self.detail})"
-
-
-def call(tree, *command, memory=None):
-    """Run a program in a checkout, whose modules it imports.
-
-    Returns
-    -------
-    status : int
-    printed : str
-    """
-
-    def limit():
-        if memory:
-            resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-
-    settings = {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run(
-        [str(part) for part in command],
-        cwd=tree,
-        env=os.environ | settings,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        preexec_fn=limit,
-    )
-    return done.returncode, done.stdout
 
 
 def run_pytest(tree, *arguments, memory=None):
@@ -78,21 +32,6 @@ def run_pytest(tree, *arguments, memory=None):
     summary = re.sub(r" in [\d.]+s.*", "", last).strip("= ")
     counts = re.findall(r"(\d+) (failed|passed|errors?|skipped)", summary)
     return status, summary, {name: int(number) for number, name in counts}
-
-
-def _git(tree, *arguments):
-    return call(tree, "git", *arguments)[1]
-
-
-def changed(tree):
-    """Names of files that the last commit added or changed."""
-    names = _git(tree, "diff", "--name-only", "--diff-filter=AM", "HEAD~1")
-    return names.splitlines()
-
-
-def is_test(name):
-    """Whether a file of SpeechBrain is one of its tests."""
-    return "tests" in Path(name).parts
 
 
 def find_new_tests(difference):
@@ -121,18 +60,9 @@ def find_new_tests(difference):
     return found
 
 
-def check_before(tree, tests):
+def check_before(before, tests):
     """New tests on the commit before, where some must fail."""
-    with tempfile.TemporaryDirectory() as folder:
-        before = Path(folder) / "before"
-        _git(tree, "worktree", "add", "--detach", before, "HEAD~1")
-        files = [name for name in changed(tree) if is_test(name)]
-        commit = _git(tree, "rev-parse", "HEAD").strip()
-        try:
-            _git(before, "checkout", commit, "--", *files)
-            _, summary, counts = run_pytest(before, *tests, memory=MEMORY)
-        finally:
-            _git(tree, "worktree", "remove", "--force", before)
+    _, summary, counts = run_pytest(before, *tests, memory=MEMORY)
     result = "passed" if counts.get("failed") else "failed"
     return Outcome(
         "new tests without the change", result, f"{summary}; some must fail"
@@ -240,11 +170,13 @@ def run_checks(tree):
     -------
     list of Outcome
     """
-    tests = find_new_tests(_git(tree, "diff", "HEAD~1"))
-    if not tests:
+    tests = find_new_tests(git(tree, "diff", "HEAD~1"))
+    with commit_before(tree) as before:
+        found = [
+            *([check_before(before, tests)] if tests else []),
+            *check_rows(tree, before),
+            *check_notebooks(tree, before),
+        ]
+    if not any("new " in outcome.check for outcome in found):
         return [Outcome("new tests", "failed", "there are none")]
-    return [
-        check_before(tree, tests),
-        check_tests(tree, tests),
-        *check_style(tree),
-    ]
+    return [*found, check_tests(tree, tests), *check_style(tree)]
