@@ -27,14 +27,14 @@ class StandIn(BaseHTTPRequestHandler):
     ROUTES = (
         ("POST", r"/api/repos/create", "create"),
         ("POST", r"/api/validate-yaml", "validate"),
-        ("POST", r"/api/models/(\w+/\w+)/branch/(\w+)", "branch"),
-        ("POST", r"/api/models/(\w+/\w+)/preupload/(\w+)", "preupload"),
-        ("POST", r"/api/models/(\w+/\w+)/commit/(\w+)", "commit"),
-        ("POST", r"/(\w+/\w+)\.git/info/lfs/objects/batch", "batch"),
+        ("POST", r"/api/models/([\w-]+/[\w-]+)/branch/(\w+)", "branch"),
+        ("POST", r"/api/models/([\w-]+/[\w-]+)/preupload/(\w+)", "preupload"),
+        ("POST", r"/api/models/([\w-]+/[\w-]+)/commit/(\w+)", "commit"),
+        ("POST", r"/([\w-]+/[\w-]+)\.git/info/lfs/objects/batch", "batch"),
         ("PUT", r"/objects/(\w+)", "store"),
-        ("GET", r"/api/models/(\w+/\w+)(?:/revision/(\w+))?", "info"),
-        ("GET", r"/api/models/(\w+/\w+)/tree/(\w+)", "tree"),
-        ("GET|HEAD", r"/(\w+/\w+)/resolve/(\w+)/(.+)", "resolve"),
+        ("GET", r"/api/models/([\w-]+/[\w-]+)(?:/revision/(\w+))?", "info"),
+        ("GET", r"/api/models/([\w-]+/[\w-]+)/tree/(\w+)", "tree"),
+        ("GET|HEAD", r"/([\w-]+/[\w-]+)/resolve/(\w+)/(.+)", "resolve"),
     )
 
     def handle_any(self):

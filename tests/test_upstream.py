@@ -3,6 +3,7 @@
 The series is written into a clone of SPEECHBRAIN_ROOT with ``pytest -m stock``.
 """
 
+import json
 import os
 import re
 import subprocess
@@ -10,10 +11,15 @@ import sys
 
 import pytest
 from conftest import ROOT, load_script
+from hub_stand_in import TOKEN, stand_in
+from tiny_models import save_tiny
 
 UPSTREAM = ROOT / "tests/upstream"
 contribute = load_script(UPSTREAM / "contribute.py")
-checks, modules, parts = map(sys.modules.get, ["checks", "modules", "parts"])
+checks, modules, parts, recipe_rows, notebooks = map(
+    sys.modules.get,
+    ["checks", "modules", "parts", "recipe_rows", "notebooks"],
+)
 PARTS = contribute.read_series()
 SECTIONS = ["Why", "What", "How tested", "Breaking changes"]
 # For Authors blocks and commits.
@@ -273,11 +279,219 @@ def test_part_on_another(part, small_checkout, tmp_path):
         contribute.main(options)
 
 
+# SpeechBrain's recipe tests as far as it matters here: rows with flags, in
+# which scripts print what they import.
+RECIPE_TESTS = """
+import csv, pathlib, subprocess
+def run_recipe_tests(folder):
+    for path in pathlib.Path(folder).glob("*.csv"):
+        for number, row in enumerate(csv.DictReader(open(path)), 2):
+            if not row["test_debug_flags"]:
+                continue
+            name = f"{path.stem}_row_{number:02}"
+            output = pathlib.Path("tests/tmp", name)
+            output.mkdir(parents=True)
+            done = subprocess.run(
+                f"PYTHONPATH=. python {row['Script_file']} "
+                f"{row['Hparam_file']} {row['test_debug_flags']}",
+                shell=True, capture_output=True, text=True)
+            (output / "stderr.txt").write_text(done.stderr)
+            (output / "stdout.txt").write_text(done.stdout)
+            if done.returncode:
+                print(f"Error in {name} (a.yaml)")
+            else:
+                (output / ".passed").touch()
+"""
+# It needs its option file and, with flags that name another row, its output.
+SCRIPT = """
+import sys, pathlib
+import speechbrain.scores
+exec(pathlib.Path(sys.argv[1]).read_text())
+assert "tmp" not in sys.argv[2] or pathlib.Path(sys.argv[2]).is_dir()
+"""
+FIELDS = "Script_file,Hparam_file,Data_prep_file,test_debug_flags"
+OFFLINE = "raise OSError('ConnectionError')"
+
+
+def commit(root, files):
+    """Write files and commit them."""
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    contribute.git(root, "add", ".")
+    contribute.git(root, "commit", "--quiet", "-m", "files")
+
+
+def check_last(root, check):
+    with checks.commit_before(root) as before:
+        return [str(outcome) for outcome in check(root, before)]
+
+
+def rows(*options):
+    lines = [f"r/train.py,r/{name}.yaml,,{flag}" for name, flag in options]
+    return "\n".join([FIELDS, *lines, ""])
+
+
+def test_recipe_rows(small_checkout):
+    root = small_checkout
+    commit(
+        root,
+        {
+            "speechbrain/__init__.py": "",
+            ".gitignore": "tests/tmp\n__pycache__\n",
+            "tests/utils/recipe_tests.py": RECIPE_TESTS,
+            "tests/recipes/A.csv": rows(("a", "x"), ("b", "x"), ("c", "x")),
+            "r/train.py": SCRIPT,
+            "r/a.yaml": "1",
+            "r/b.yaml": "1",
+            "r/c.yaml": "1",
+        },
+    )
+    # A new row that needs another one; one of the old ones was changed
+    commit(
+        root,
+        {
+            "tests/recipes/B.csv": rows(("d", "tests/tmp/A_row_02")),
+            "r/b.yaml": "2",
+            "r/d.yaml": "3",
+        },
+    )
+    assert check_last(root, recipe_rows.check_rows) == [
+        "new recipe rows without the change: passed (1 of 1 fail; all must)",
+        "recipe tests: passed (2 rows: 2 passed)",
+    ]
+    assert contribute.git(root, "status", "--porcelain") == ""
+    assert (root / "tests/tmp/A_row_02/.passed").exists()
+    assert not (root / "tests/tmp/A_row_04").exists()
+
+
+def test_recipe_rows_that_fail(small_checkout):
+    root = small_checkout
+    old = rows(("a", "x"), ("b", "x"))
+    commit(
+        root,
+        {
+            "speechbrain/__init__.py": "",
+            ".gitignore": "tests/tmp\n__pycache__\n",
+            "tests/utils/recipe_tests.py": RECIPE_TESTS,
+            "tests/recipes/A.csv": old,
+            "r/train.py": SCRIPT,
+            "r/a.yaml": OFFLINE,
+            "r/b.yaml": "1",
+        },
+    )
+    # One needs the network as before, one is spoiled, and what a new one tests
+    # was there before
+    commit(
+        root,
+        {
+            "tests/recipes/A.csv": old + rows(("b", "new")).partition("\n")[2],
+            "r/a.yaml": f"1; {OFFLINE}",
+            "r/b.yaml": "b",
+        },
+    )
+    assert check_last(root, recipe_rows.check_rows) == [
+        "new recipe rows without the change: failed (0 of 1 fail; all must)",
+        "recipe tests: failed (3 rows: 2 failed, A_row_04 A_row_03: NameError: "
+        "name 'b' is not defined, 1 skipped, A_row_02: needs the network)",
+    ]
+
+
+def notebook(*cells):
+    """As SpeechBrain's are written."""
+    made = [
+        {"cell_type": "code", "id": f"c{number}", "metadata": {}}
+        | {"execution_count": None, "outputs": [], "source": cell}
+        for number, cell in enumerate(cells)
+    ]
+    return json.dumps(
+        {"cells": made, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+    )
+
+
+# It puts a final newline where there is none.
+UPDATER = """
+import glob, pathlib
+for name in glob.glob("./tutorials/**/*.ipynb", recursive=True):
+    path = pathlib.Path(name)
+    path.write_text(path.read_text().rstrip() + "\\n")
+"""
+CELLS = [
+    "!python -m pip install git+https://example.org/speechbrain",
+    "!git clone https://example.org/speechbrain\nimport speechbrain.scores",
+    "open('speechbrain/docs/tutorials/a.ipynb').close()",
+]
+
+
+@pytest.fixture
+def tutorials(small_checkout):
+    commit(
+        small_checkout,
+        {
+            "speechbrain/__init__.py": "",
+            "tools/tutorial-cell-updater.py": UPDATER,
+            "docs/tutorials/b.ipynb": notebook("1 / 0") + "\n",
+        },
+    )
+    commit(
+        small_checkout,
+        {
+            "docs/tutorials/a.ipynb": notebook(*CELLS) + "\n",
+            "docs/tutorials/b.ipynb": notebook("1 / 0", "2") + "\n",
+            "docs/tutorials/c.ipynb": notebook("import nothing"),
+        },
+    )
+    return small_checkout
+
+
+def test_notebooks_are_executed(tutorials):
+    pytest.importorskip("nbclient", reason="nbclient is not installed")
+    header, *ran = check_last(tutorials, notebooks.check_notebooks)
+    assert header.endswith("notebooks: failed (docs/tutorials/c.ipynb)")
+    assert re.fullmatch(r"new notebook a.ipynb runs: passed \(\d+ s\)", ran[0])
+    assert ran[1] == (
+        "notebook b.ipynb runs: skipped (as without the change: "
+        "ZeroDivisionError: division by zero)"
+    )
+    assert re.search("c.ipynb runs: failed .after .* s: needs nothing", ran[2])
+    assert contribute.git(tutorials, "status", "--porcelain") == ""
+
+
+def test_notebooks_where_none_can_be_executed(tutorials, monkeypatch):
+    monkeypatch.setattr(notebooks.importlib.util, "find_spec", lambda _: None)
+    header, *others = check_last(tutorials, notebooks.check_notebooks)
+    assert header.endswith("notebooks: failed (docs/tutorials/c.ipynb)")
+    assert len(others) == 3 and all(
+        "skipped (nbclient is not installed)" in other for other in others
+    )
+
+
 # On a clone of SpeechBrain -------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def checkout(tmp_path_factory):
+def hub(tmp_path_factory):
+    """A stand-in of the hub that has a tiny WavLM under its real name."""
+    folder = tmp_path_factory.mktemp("hub")
+    save_tiny(folder / "wavlm", "wavlm")
+    files = (folder / "wavlm").iterdir()
+    with stand_in() as (address, hub), pytest.MonkeyPatch.context() as patch:
+        name, digest = "microsoft/wavlm-base", 40 * "a"
+        hub.repos[name] = {digest: {f.name: f.read_bytes() for f in files}}
+        hub.heads[name, "main"] = digest
+        for variable, value in (
+            ("HF_ENDPOINT", address),
+            ("HF_HOME", str(folder)),
+            ("HF_HUB_DISABLE_XET", "1"),
+            ("HF_TOKEN", TOKEN),
+        ):
+            patch.setenv(variable, value)
+        yield
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory, hub):
     if "SPEECHBRAIN_ROOT" not in os.environ:
         pytest.skip("SPEECHBRAIN_ROOT does not name a SpeechBrain checkout")
     root = tmp_path_factory.mktemp("upstream") / "speechbrain"

@@ -11,7 +11,9 @@ from pathlib import Path
 
 from parts import git
 
-# What an error says where a file of the hub or another server was not reached.
+COLOUR = re.compile(r"\x1b\[[\d;]*m")
+ERROR = re.compile(r"[\w.]*(Error|Exception|Exit)\b")
+# What it says where a file of the hub or another server was not reached.
 UNREACHED = re.compile(
     "Connect(ion)?Error|URLError|LocalEntryNotFound|RepositoryNotFound|"
     "Max retries|Name or service not known|Could not resolve|couldn't connect|"
@@ -107,18 +109,23 @@ def commit_before(tree):
 
 
 def reason(printed):
-    """Why a program stopped: the end of what it printed, in one line.
+    """Why a program stopped: the last error of what it printed, in one line.
 
     Example
     -------
     >>> reason("Traceback ...\\nModuleNotFoundError: No module named 'k2'\\n")
     'needs k2'
-    >>> reason("requests.exceptions.ConnectionError: ...")
+    >>> reason("urllib.error.URLError: <urlopen error ...>\\nNothing came.")
     'needs the network'
-    >>> reason("  a = b\\nNameError: name 'b' is not defined")
+    >>> reason("NameError: name 'b' is not defined\\nepoch 1 | 2")
     "NameError: name 'b' is not defined"
+    >>> reason("killed | stopped")
+    'killed / stopped'
     """
-    end = (printed.strip().splitlines() or ["nothing was printed"])[-1]
+    printed = COLOUR.sub("", printed)
+    lines = printed.strip().splitlines() or ["nothing was printed"]
+    errors = [line for line in lines if ERROR.match(line)]
+    end = (errors or lines)[-1]
     if missing := re.search(r"No module named '(\w+)", end):
         return f"needs {missing[1]}"
     if UNREACHED.search(printed):

@@ -52,25 +52,18 @@ def find_rows(tree):
     return new, [name for name in touched if name not in new]
 
 
-def add_needed(names, rows):
-    """Rows, and those whose output their flags name.
+def find_needed(names, rows):
+    """Rows whose output the flags of others name.
 
     Example
     -------
     >>> rows = {"a_row_02": {FLAGS: "--pretrain_path=tests/tmp/b_row_03/save"}}
-    >>> sorted(add_needed(["a_row_02"], rows | {"b_row_03": {FLAGS: ""}}))
-    ['a_row_02', 'b_row_03']
+    >>> find_needed(["a_row_02"], rows | {"b_row_03": {FLAGS: ""}})
+    ['b_row_03']
     """
-    found, open_names = set(), [*names]
-    while open_names:
-        name = open_names.pop()
-        found.add(name)
-        flags = rows[name][FLAGS]
-        needed = re.findall(rf"{OUTPUT}/([\w-]+_row_\d+)", flags)
-        open_names += [
-            one for one in needed if one in rows and one not in found
-        ]
-    return found
+    flags = " ".join(rows[name][FLAGS] for name in names)
+    found = re.findall(rf"{OUTPUT}/([\w-]+_row_\d+)", flags)
+    return [name for name in dict.fromkeys(found) if name in rows]
 
 
 def write_rows(folder, rows, wanted):
@@ -98,20 +91,31 @@ def run_rows(tree, rows, names):
     rows : dict
         All rows.
     names : list of str
-        Those to run; what they need runs, too.
+        Those to run, after those that they need.
 
     Returns
     -------
     dict
-        Name -> why it stopped; "" if it passed.
+        Name -> why it stopped, "" if it passed; with those that were needed.
     """
     if not names:
         return {}
+    found = run_rows(tree, rows, find_needed(names, rows))
+    for name in names:
+        for one in find_needed([name], rows):
+            if found[one]:
+                found[name] = f"{one} {found[one]}"
+    left = [name for name in names if name not in found]
+    printed = call_tests(tree, rows, left) if left else ""
+    return found | {name: why_stopped(tree, name, printed) for name in left}
+
+
+def call_tests(tree, rows, names):
+    """What SpeechBrain's recipe tests of some rows print."""
     with tempfile.TemporaryDirectory() as folder:
-        folder = Path(folder).resolve()
-        tables, program = folder / "rows", folder / "bin/python"
+        tables, program = Path(folder, "rows"), Path(folder, "bin/python")
         tables.mkdir()
-        write_rows(tables, rows, add_needed(names, rows))
+        write_rows(tables, rows, names)
         # The tests call "python" and set PYTHONPATH: scripts would import an
         # installed SpeechBrain.
         program.parent.mkdir()
@@ -125,8 +129,7 @@ def run_rows(tree, rows, names):
             "from tests.utils.recipe_tests import run_recipe_tests\n"
             f"run_recipe_tests({str(tables)!r})"
         )
-        _, printed = call(tree, sys.executable, "-c", code, PATH=path)
-    return {name: why_stopped(tree, name, printed) for name in names}
+        return call(tree, sys.executable, "-c", code, PATH=path)[1]
 
 
 def why_stopped(tree, name, printed):
@@ -134,10 +137,12 @@ def why_stopped(tree, name, printed):
     output = tree / OUTPUT / name
     if (output / ".passed").exists():
         return ""
-    if f"Error in {name} " in printed:
-        return reason((output / "stderr.txt").read_text("utf-8"))
     lines = [line for line in printed.splitlines() if name in line]
-    return reason(lines[-1] if len(lines) > 1 else printed)
+    if f"Error in {name} " in printed:
+        # Until SpeechBrain logs, errors are in the first of these.
+        files = (output / f"std{end}.txt" for end in ("err", "out"))
+        lines = [file.read_text(encoding="utf-8") for file in files]
+    return reason("\n".join(lines or [printed])).replace(f"{tree}/", "")
 
 
 def check_rows(tree, before):
@@ -156,7 +161,8 @@ def check_rows(tree, before):
     """
     rows = read_rows(tree)
     new, touched = find_rows(tree)
-    found = run_rows(tree, rows, new + touched)
+    ran = run_rows(tree, rows, new + touched)
+    found = {name: ran[name] for name in new + touched}
     stopped = [name for name in touched if found[name]]
     earlier = run_rows(before, rows, new + stopped)
     if new:
