@@ -472,9 +472,10 @@ def test_notebooks_where_none_can_be_executed(tutorials, monkeypatch):
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory):
-    """A stand-in of the hub that has a tiny WavLM under its real name."""
+    """A stand-in of the hub: random weights, of as many and as long layers."""
     folder = tmp_path_factory.mktemp("hub")
-    save_tiny(folder / "wavlm", "wavlm")
+    sizes = {"num_hidden_layers": 12, "hidden_size": 768}
+    save_tiny(folder / "wavlm", "wavlm", **sizes)
     files = (folder / "wavlm").iterdir()
     with stand_in() as (address, hub), pytest.MonkeyPatch.context() as patch:
         name, digest = "microsoft/wavlm-base", 40 * "a"
