@@ -253,6 +253,17 @@ def test_module_that_cannot_be_made(package, without, names, message):
         modules.made_of("sums.py", without, names)
 
 
+@pytest.mark.parametrize(
+    "authors, names",
+    [(AUTHORS, "Ada Lovelace & Alan Turing"), ([], "SpeechBrain")],
+)
+def test_authors_within_a_line(tmp_path, authors, names):
+    table = tmp_path / "tasks.rst"
+    table.write_text("   * - @AUTHORS@\n     - Dec. 2026\n")
+    parts.sign(table, authors)
+    assert table.read_text() == f"   * - {names}\n     - Dec. 2026\n"
+
+
 def test_part_on_another(part, small_checkout, tmp_path):
     """A new file, on a branch that starts with the commit of another part."""
     folder = parts.SERIES / "02-totals"

@@ -106,7 +106,10 @@ class Part:
 
 
 def sign(path, authors):
-    """Put the authors into a file, where it asks for them."""
+    """Put the authors into a file, where it asks for them.
+
+    In lines of their own, or within a line, without years.
+    """
     content = path.read_bytes()
     if b"@AUTHORS@" not in content:
         return
@@ -116,6 +119,8 @@ def sign(path, authors):
     lines = AUTHOR.sub(
         lambda line: "".join(f"{line[1]}{a}\n" for a in authors), text
     )
+    names = [author.rstrip(" 0123456789") for author in authors]
+    lines = lines.replace("@AUTHORS@", " & ".join(names or ["SpeechBrain"]))
     path.write_text(lines, encoding="utf-8")
 
 
