@@ -180,14 +180,12 @@ def dataio_prep(hparams):
 
 def make_blocks(hparams, grids, n_processes):
     """Batches of training and validation: BlockSamplers of the grids."""
-    # With a single block left for a process, DistributedSamplerWrapper would
-    # take the numbers of its utterances for batches.
     train_blocks = BlockSampler(
         grids["train"],
         hparams["train_block"],
         seed=hparams["seed"],
         order=hparams["block_order"],
-        multiple_of=2 * n_processes if n_processes > 1 else 1,
+        multiple_of=n_processes,
     )
     valid_blocks = BlockSampler(
         grids["valid"], hparams["valid_block"], hparams["seed"], order="fixed"
