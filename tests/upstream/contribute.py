@@ -125,7 +125,7 @@ def contribute(checkout, output, authors=(), wanted=(), check=False):
                 for one in (*needed(part), part):
                     one.write(tree, authors)
                     git(tree, "commit", "--quiet", "-m", one.title)
-            except InputError:
+            except BaseException:  # also Ctrl-C: no branch is left half-made
                 git(tree, "checkout", "--quiet", "--force", "--detach", "HEAD")
                 git(tree, "branch", "--quiet", "-D", part.branch)
                 raise
