@@ -169,8 +169,8 @@ class BlockSampler(Sampler):
         ``"shuffled"``: the second factor is divided anew for each group of the
         first, and so on, and the blocks come in random order. ``"grouped"``:
         each factor is divided once an epoch, and the groups of the first come
-        one after the other, each with all groups of the others, as in the
-        authors' program. ``"fixed"``: values in order, the same takes each
+        one after the other, each with all groups of the others, as Cox
+        and Barker do. ``"fixed"``: values in order, the same takes each
         time (for validation).
     multiple_of : int
         Add blocks until the length is a multiple of this, e.g. of the number
