@@ -278,8 +278,7 @@ class SubspaceNetwork(Head):
         missing = [factor for factor in factors if factor not in widths]
         if missing or not factors:
             raise InputError(
-                f"No width for subspace '{missing[0]}': add it to "
-                "subspace_widths"
+                f"No width for subspace '{missing[0]}': add it to the widths"
                 if missing
                 else "The list of factors is empty: name at least one"
             )
@@ -288,7 +287,7 @@ class SubspaceNetwork(Head):
         every = {**trained, **residual}
         super().__init__(every, FeatureStandardiser(input_shape), standardise)
         self.widths = every
-        # What an export needs to build the same network again.
+        # The same network is built again of these.
         self.config = dict(
             input_shape=list(input_shape),
             factors=list(factors),
@@ -385,7 +384,7 @@ class SubspaceEmbedding(torch.nn.Module):
     encoder : speechbrain_ext.lobes.pooled_encoder.PooledEncoder
         The frozen encoder.
     network : Head
-        The head, trained or a closed form. (Exports call it so.)
+        The head that takes the encoder's vectors.
     layers : list of int
         Layers of the encoder that the head takes.
     subspace : str
@@ -406,7 +405,7 @@ class SubspaceEmbedding(torch.nn.Module):
         self.requires_grad_(False)
 
     def choose_subspace(self, name=None):
-        """The name, or the default; an InputError if there is none such."""
+        """The name, or the default; refused if there is none such."""
         name = name or self.subspace
         if name not in self.network.subspaces:
             raise InputError(
