@@ -113,6 +113,37 @@ def test_series_is_written(part, small_checkout, tmp_path, authors, capsys):
     assert (root / FILE).read_text() == changed
 
 
+def test_configuration_of_the_user(part, small_checkout, tmp_path):
+    root, output = small_checkout, tmp_path / "out"
+    for name, value in (
+        ("format.attach", "true"),
+        ("diff.noprefix", "true"),
+        ("color.ui", "always"),
+        ("core.autocrlf", "true"),
+    ):
+        contribute.git(root, "config", name, value)
+    contribute.contribute(root, output)
+    contribute.git(root, "am", str(output / "01-scores.patch"))
+    assert "SCORE = 2" in (root / FILE).read_text()
+
+
+def test_interrupted(part, small_checkout, tmp_path, monkeypatch):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(parts, "sign", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        contribute.contribute(small_checkout, tmp_path / "out")
+    assert contribute.git(small_checkout, "branch", "--list") == "* main\n"
+
+
+def hook_refuses(root):
+    hook = root / ".git/hooks/pre-commit"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text("#!/bin/sh\nexit 1\n")
+    hook.chmod(0o755)
+
+
 def dirty(root):
     (root / FILE).write_text("SCORE = 3\n")
 
@@ -141,6 +172,7 @@ def changed_upstream(root):
         (not_speechbrain, "no SpeechBrain checkout: it has no speechbrain/v"),
         (no_clone, "no SpeechBrain checkout: it has no .git; give the root"),
         (written_before, "has a branch scores already: rename or delete"),
+        (hook_refuses, "git commit in .*: exit status 1, perhaps of a hook"),
         (changed_upstream, "git apply in .*(does not apply|with conflicts)"),
     ],
 )

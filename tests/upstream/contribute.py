@@ -21,6 +21,9 @@ from parts import git, needed, read_series
 from speechbrain_ext.utils.errors import InputError, one_line_errors
 
 TEMPLATE = ".github/pull_request_template.md"
+# Patches that ``git am`` takes, whatever the user's configuration of git says
+PLAIN = ("--no-attach", "--no-color", "--no-ext-diff")
+PLAIN += ("--src-prefix=a/", "--dst-prefix=b/")
 
 
 def check_checkout(checkout, parts):
@@ -125,11 +128,11 @@ def contribute(checkout, output, authors=(), wanted=(), check=False):
                 for one in (*needed(part), part):
                     one.write(tree, authors)
                     git(tree, "commit", "--quiet", "-m", one.title)
-            except BaseException:  # also Ctrl-C: no branch is left half-made
+            except BaseException:  # Ctrl-C too: no half a branch
                 git(tree, "checkout", "--quiet", "--force", "--detach", "HEAD")
                 git(tree, "branch", "--quiet", "-D", part.branch)
                 raise
-            patch = git(tree, "format-patch", "-1", "--stdout")
+            patch = git(tree, "format-patch", "-1", "--stdout", *PLAIN)
             found[part.branch] = run_checks(tree) if check else []
         text = describe(part, template, found[part.branch])
         for suffix, content in (("patch", patch), ("md", text)):

@@ -195,6 +195,7 @@ def git(folder, *arguments):
     )
     if done.returncode:
         said = " ".join((done.stderr or done.stdout).split())
+        said = said or f"exit status {done.returncode}, perhaps of a hook"
         raise InputError(f"git {arguments[0]} in {folder}: {said}")
     return done.stdout
 
