@@ -164,11 +164,12 @@ def test_training(libritts, synthesized, tmp_path, device):
     network.load_state_dict(torch.load(output / "save/network.ckpt"))
 
     # It goes on where it was, from the features that are there; those of
-    # another encoder are not taken.
+    # another encoder are not taken, nor weights with other slices.
     made = (output / "save/train_features.pt").stat().st_mtime_ns
     done = train("--number_of_epochs=3")
     assert done.returncode == 0, done.stdout
     assert "epoch: 3" in (output / "train_log.txt").read_text()
     assert (output / "save/train_features.pt").stat().st_mtime_ns == made
-    done = train("--number_of_epochs=3", "--n_mels=40")
-    assert done.returncode and "is of another encoder" in done.stdout
+    for other in ("--n_mels=40", "--factors=[content, speaker]"):
+        done = train("--number_of_epochs=3", other)
+        assert done.returncode and "is of another encoder" in done.stdout

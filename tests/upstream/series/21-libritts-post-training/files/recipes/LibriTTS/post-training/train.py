@@ -254,8 +254,11 @@ def pool_features(split, dataset, hparams, device):
     origin = {
         "encoder": encoder.identity,
         "layers": hparams["layers"],
+        # Checkpoints do not say whose slice is whose.
+        "factors": hparams["factors"],
         "utterances": [
-            (key, dataset.data[key]["duration"]) for key in dataset.data_ids
+            (key, dataset.data[key]["duration"], dataset.data[key]["wav"])
+            for key in dataset.data_ids
         ],
     }
     if os.path.exists(path):
@@ -264,8 +267,8 @@ def pool_features(split, dataset, hparams, device):
             return saved["features"]
         # Checkpoints would not fit, either.
         raise ValueError(
-            f"{path} is of another encoder, other layers or other utterances: "
-            "choose another output_folder, or delete this one"
+            f"{path} is of another encoder, other layers, factors or "
+            "utterances: choose another output_folder, or delete this one"
         )
     encoder.to(device)
     features = []
