@@ -123,15 +123,12 @@ def contribute(checkout, output, authors=(), wanted=(), check=False):
     template = (checkout / TEMPLATE).read_text(encoding="utf-8")
     found = {}
     for part in parts:
-        with work_tree(checkout, "-b", part.branch) as tree:
-            try:
-                for one in (*needed(part), part):
-                    one.write(tree, authors)
-                    git(tree, "commit", "--quiet", "-m", one.title)
-            except BaseException:  # Ctrl-C too: no half a branch
-                git(tree, "checkout", "--quiet", "--force", "--detach", "HEAD")
-                git(tree, "branch", "--quiet", "-D", part.branch)
-                raise
+        with work_tree(checkout, "--detach") as tree:
+            for one in (*needed(part), part):
+                one.write(tree, authors)
+                git(tree, "commit", "--quiet", "-m", one.title)
+            # Last, so that nothing is left of a part that does not get so far
+            git(tree, "branch", part.branch)
             patch = git(tree, "format-patch", "-1", "--stdout", *PLAIN)
             found[part.branch] = run_checks(tree) if check else []
         text = describe(part, template, found[part.branch])
