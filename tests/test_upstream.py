@@ -189,19 +189,10 @@ def test_bad_checkouts(part, small_checkout, tmp_path, spoil, message, capsys):
         assert contribute.git(small_checkout, "status", "--porcelain") == ""
 
 
-def test_nothing_is_left_of_an_interrupted_part(
-    part, small_checkout, tmp_path, monkeypatch
-):
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(parts, "sign", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        contribute.contribute(small_checkout, tmp_path / "out")
-    assert contribute.git(small_checkout, "branch", "--list") == "* main\n"
-    assert (
-        len(contribute.git(small_checkout, "worktree", "list").split("\n")) == 2
-    )
+def test_output_in_the_checkout(part, small_checkout):
+    with pytest.raises(contribute.InputError, match="out is in the checkout"):
+        contribute.contribute(small_checkout, small_checkout / "out")
+    assert not (small_checkout / "out").exists()
 
 
 def test_unknown_part(tmp_path, capsys):

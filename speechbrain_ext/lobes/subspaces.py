@@ -132,6 +132,39 @@ def load_state(path):
         )
 
 
+def fill(head, state, path):
+    """Give a head its weights: all of them, and only these.
+
+    Arguments
+    ---------
+    head : Head
+        Of the same class and configuration as the one that was saved.
+    state : dict
+        Its weights.
+    path : str or Path
+        Where they come from, for the message.
+
+    Raises
+    ------
+    InputError
+        If they are of another head.
+
+    Example
+    -------
+    >>> fill(BaselineHead(), torch.nn.Linear(2, 1).state_dict(), "a.ckpt")
+    Traceback (most recent call last):
+    ...
+    speechbrain_ext.utils.errors.InputError: a.ckpt does not have the weig...
+    """
+    try:
+        head.load_state_dict(state)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        said = " ".join(str(error).split())
+        raise InputError(
+            f"{path} does not have the weights of this head: {said}"
+        )
+
+
 @register_checkpoint_hooks
 class Head(torch.nn.Module):
     """Base class: pooled features are standardised, then mapped to subspaces.
@@ -155,34 +188,14 @@ class Head(torch.nn.Module):
 
     @mark_as_transfer
     def load(self, path):
-        """Load saved weights: all of them, and only these.
+        """Load the weights of a file, see :func:`fill`.
 
         Arguments
         ---------
         path : str or Path
-            Of a head of the same class and configuration.
-
-        Raises
-        ------
-        InputError
-            If the file is damaged, or of another head.
-
-        Example
-        -------
-        >>> path = getfixture("tmp_path") / "network.ckpt"
-        >>> torch.save(torch.nn.Linear(2, 1).state_dict(), path)
-        >>> BaselineHead().load(path)
-        Traceback (most recent call last):
-        ...
-        speechbrain_ext.utils.errors.InputError: ... does not have the weigh...
+            The file.
         """
-        try:
-            self.load_state_dict(load_state(path))
-        except (RuntimeError, TypeError, AttributeError) as error:
-            said = " ".join(str(error).split())
-            raise InputError(
-                f"{path} does not have the weights of this head: {said}"
-            )
+        fill(self, load_state(path), path)
 
     def fit_statistics(self, features):
         """Estimate the input statistics where ``standardise`` is on.
@@ -197,12 +210,12 @@ class Head(torch.nn.Module):
 
 
 def load_weights(head, path, digest=None):
-    """Load the weights of an exported head, see :meth:`Head.load`.
+    """Load the weights of an exported head, see :func:`fill`.
 
     Arguments
     ---------
     head : Head
-        Of the same class and configuration as the one that was saved.
+        As of :func:`fill`.
     path : str or Path
         The file.
     digest : str
@@ -373,6 +386,7 @@ class BaselineHead(Head):
         return dict.fromkeys(self.subspaces, vectors)
 
 
+@register_checkpoint_hooks
 class SubspaceEmbedding(torch.nn.Module):
     """Frozen encoder, layer selection and head in one module.
 
@@ -439,3 +453,61 @@ class SubspaceEmbedding(torch.nn.Module):
             Shape [B, 1, D].
         """
         return self.embed(wavs, wav_lens)[self.subspace].unsqueeze(1)
+
+    def _origin(self):
+        """What the weights of the head are of no use without."""
+        return {
+            "encoder": self.encoder.identity,
+            "layers": self.layers,
+            "subspaces": self.network.subspaces,
+        }
+
+    def save(self, path):
+        """Save the weights of the head, and which vectors it takes.
+
+        Arguments
+        ---------
+        path : str or Path
+            The file. The encoder is not in it.
+        """
+        torch.save(
+            {**self._origin(), "weights": self.network.state_dict()}, path
+        )
+
+    @mark_as_transfer
+    def load(self, path):
+        """Load what :meth:`save` saved, where it is of the same encoder.
+
+        Arguments
+        ---------
+        path : str or Path
+            The file.
+
+        Raises
+        ------
+        InputError
+            If it is damaged, or of another encoder, other layers, other
+            subspaces or another head.
+
+        Example
+        -------
+        >>> from speechbrain_ext.lobes.log_mel import LogMelStatistics
+        >>> path = getfixture("tmp_path") / "embedding_model.ckpt"
+        >>> SubspaceEmbedding(LogMelStatistics(), BaselineHead(), [0]).save(
+        ...     path
+        ... )
+        >>> SubspaceEmbedding(LogMelStatistics(), BaselineHead(), [1]).load(
+        ...     path
+        ... )
+        Traceback (most recent call last):
+        ...
+        speechbrain_ext.utils.errors.InputError: ... is of layers [0], this ...
+        """
+        saved = load_state(path)
+        for key, own in self._origin().items():
+            found = saved.get(key) if isinstance(saved, dict) else None
+            if found != own:
+                raise InputError(
+                    f"{path} is of {key} {found}, this model of {own}"
+                )
+        fill(self.network, saved["weights"], path)

@@ -114,11 +114,16 @@ def contribute(checkout, output, authors=(), wanted=(), check=False):
     Raises
     ------
     InputError
-        An unknown part, no checkout, changes in it, a branch that is there, or
-        a part that does not apply.
+        An unknown part, no checkout, changes in it, a branch that is there, a
+        part that does not apply, or an output in the checkout.
     """
     parts = read_series(wanted)
     check_checkout(checkout, parts)
+    if output.is_relative_to(checkout):
+        raise InputError(
+            f"{output} is in the checkout, which would have changes by it: "
+            "give another folder, --output"
+        )
     output.mkdir(parents=True, exist_ok=True)
     template = (checkout / TEMPLATE).read_text(encoding="utf-8")
     found = {}
@@ -127,14 +132,14 @@ def contribute(checkout, output, authors=(), wanted=(), check=False):
             for one in (*needed(part), part):
                 one.write(tree, authors)
                 git(tree, "commit", "--quiet", "-m", one.title)
-            # Last, so that nothing is left of a part that does not get so far
-            git(tree, "branch", part.branch)
             patch = git(tree, "format-patch", "-1", "--stdout", *PLAIN)
             found[part.branch] = run_checks(tree) if check else []
-        text = describe(part, template, found[part.branch])
-        for suffix, content in (("patch", patch), ("md", text)):
-            path = output / f"{part.folder.name}.{suffix}"
-            path.write_text(content, encoding="utf-8")
+            text = describe(part, template, found[part.branch])
+            for suffix, content in (("patch", patch), ("md", text)):
+                path = output / f"{part.folder.name}.{suffix}"
+                path.write_text(content, encoding="utf-8")
+            # Last, so that a part that does not get so far can be written again
+            git(tree, "branch", part.branch)
         print(f"{part.folder.name}: {part.title}")
         for outcome in found[part.branch]:
             print(f"    {outcome}")

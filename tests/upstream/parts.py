@@ -84,7 +84,12 @@ class Part:
         """
         patch, files = self.folder / "change.patch", self.folder / "files"
         if patch.exists():
-            git(tree, "apply", "--3way", "--index", str(patch))
+            try:
+                git(tree, "apply", "--3way", "--index", str(patch))
+            except InputError as error:
+                raise InputError(
+                    f"{self.folder.name} does not apply to this commit: {error}"
+                )
         new = {
             path.relative_to(files): path.read_bytes()
             for path in sorted(files.rglob("*"))

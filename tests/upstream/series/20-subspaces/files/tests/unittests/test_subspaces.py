@@ -52,28 +52,50 @@ def test_statistics():
         network.fit_statistics(features)
 
 
-def test_weights_are_loaded_strictly(tmp_path):
+def test_weights_are_those_of_the_same_model(tmp_path):
+    from speechbrain.lobes.models.log_mel_statistics import LogMelStatistics
+    from speechbrain.lobes.models.subspaces import (
+        SubspaceEmbedding,
+        SubspaceNetwork,
+    )
     from speechbrain.utils.parameter_transfer import Pretrainer
 
-    network, other = make_network(), make_network()
-    path = tmp_path / "network.ckpt"
-    torch.save(network.state_dict(), path)
+    path = tmp_path / "embedding_model.ckpt"
 
-    def load(module):
+    def make(factors=("speaker", "content"), layers=(0,), n_mels=80, **options):
+        network = SubspaceNetwork(
+            [1, 7 * n_mels], factors, {"speaker": 4, "content": 4}, **options
+        )
+        return SubspaceEmbedding(
+            LogMelStatistics(n_mels=n_mels), network, layers
+        )
+
+    def load(model):
         pretrainer = Pretrainer(
-            loadables={"network": module}, paths={"network": str(path)}
+            loadables={"model": model}, paths={"model": str(path)}
         )
         pretrainer.collect_files()
         pretrainer.load_collected()
 
+    model, other = make(), make()
+    model.save(path)
+    wavs = torch.randn(3, 16000)
+    assert not torch.equal(model(wavs), other(wavs))
     load(other)
-    features = torch.randn(3, 2, 5)
-    assert torch.equal(network(features)["speaker"], other(features)["speaker"])
+    assert torch.equal(model(wavs), other(wavs))
+    # Weights of the same shapes, but of no use
+    for key, changed in (
+        ("subspaces", make(factors=("content", "speaker"))),
+        ("layers", make(layers=(1,))),
+        ("encoder", make(n_mels=40)),
+    ):
+        with pytest.raises(ValueError, match=f"ckpt is of {key} .* this model"):
+            load(changed)
     # SpeechBrain's own hook would only warn
     with pytest.raises(ValueError, match="weights of this head"):
-        load(make_network(layer_mixture=True))
+        load(make(layer_mixture=True))
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(ValueError, match="network.ckpt is damaged"):
+    with pytest.raises(ValueError, match="embedding_model.ckpt is damaged"):
         load(other)
 
 

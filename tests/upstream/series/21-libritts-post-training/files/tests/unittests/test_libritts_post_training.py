@@ -124,7 +124,11 @@ def test_grid_that_cannot_be(libritts, synthesized, tmp_path, changes, message):
 
 
 def test_training(libritts, synthesized, tmp_path, device):
-    from speechbrain.lobes.models.subspaces import SubspaceNetwork
+    from speechbrain.lobes.models.log_mel_statistics import LogMelStatistics
+    from speechbrain.lobes.models.subspaces import (
+        SubspaceEmbedding,
+        SubspaceNetwork,
+    )
 
     grid_folder, output = tmp_path / "grid", tmp_path / "output"
     prepare(libritts, grid_folder)
@@ -161,7 +165,8 @@ def test_training(libritts, synthesized, tmp_path, device):
     assert all("test content EER%" in line for line in lines[-3:])
     shape, widths = [1, 560], {"speaker": 384, "content": 384}
     network = SubspaceNetwork(shape, ["speaker", "content"], widths)
-    network.load_state_dict(torch.load(output / "save/network.ckpt"))
+    model = SubspaceEmbedding(LogMelStatistics(), network, [0])
+    model.load(output / "save/embedding_model.ckpt")
 
     # It goes on where it was, from the features that are there; those of
     # another encoder are not taken, nor weights with other slices.

@@ -31,7 +31,7 @@ def test_unchanged_scripts(name, tmp_path, device):
     sizes = {"emb_dim": 2, "rank_f": 2} if name == "plda" else {}
     # Of another seed, so that weights that are not loaded are others.
     model = load(name, tmp_path, seed=1, **sizes)["embedding_model"]
-    torch.save(model.network.state_dict(), tmp_path / "network.ckpt")
+    model.save(tmp_path / "embedding_model.ckpt")
     annotation = "tests/samples/annotation/ASR_train_plda.csv"
     options = {
         "data_folder": "tests/samples/ASR",
@@ -79,9 +79,11 @@ def test_unchanged_scripts(name, tmp_path, device):
 
 @pytest.mark.parametrize("name", ["cosine", "plda"])
 def test_other_weights_are_refused(name, tmp_path):
-    state = load(name, tmp_path)["network"].state_dict()
-    del state["standardiser.mean"]
-    torch.save(state, tmp_path / "network.ckpt")
+    path = tmp_path / "embedding_model.ckpt"
+    load(name, tmp_path)["embedding_model"].save(path)
+    saved = torch.load(path)
+    del saved["weights"]["standardiser.mean"]
+    torch.save(saved, path)
     pretrainer = load(name, tmp_path)["pretrainer"]
     pretrainer.collect_files()
     with pytest.raises(ValueError, match="standardiser.mean"):

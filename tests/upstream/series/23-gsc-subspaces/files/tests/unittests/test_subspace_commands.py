@@ -19,17 +19,17 @@ def load(**overrides):
         return load_hyperpyyaml(file, overrides)
 
 
-def random_weights():
+def save_weights(path):
     """Of another seed, so that weights that are not loaded are others"""
     hparams = load(seed=1, pretrain_path="none", load_network=None)
+    hparams["mean_var_norm"].save(path)
     return hparams["network"].state_dict()
 
 
 def test_unchanged_script(tmp_path, device):
     from speechbrain.dataio import audio_io
 
-    weights = random_weights()
-    torch.save(weights, tmp_path / "network.ckpt")
+    weights = save_weights(tmp_path / "embedding_model.ckpt")
 
     lines = ["ID,duration,start,stop,wav,command"]
     clips, generator = [], torch.Generator().manual_seed(0)
@@ -84,8 +84,10 @@ def test_unchanged_script(tmp_path, device):
 
 
 def test_other_weights_are_refused(tmp_path):
-    weights = random_weights()
-    del weights["standardiser.mean"]
-    torch.save(weights, tmp_path / "network.ckpt")
+    path = tmp_path / "embedding_model.ckpt"
+    save_weights(path)
+    saved = torch.load(path)
+    del saved["weights"]["standardiser.mean"]
+    torch.save(saved, path)
     with pytest.raises(ValueError, match="standardiser.mean"):
         load(pretrain_path=str(tmp_path))

@@ -77,7 +77,9 @@ def prepare_libritts_grid(
     """
     if skip_prep:
         return
-    cells = plan_cells(Path(data_folder), Path(grid_folder), grid_sizes, seed)
+    # With the names of clips, all that they depend on
+    folder = Path(grid_folder) / f"{F5_MODEL}_seed{seed}_{sample_rate}Hz"
+    cells = plan_cells(Path(data_folder), folder, grid_sizes, seed)
     missing = [
         cell
         for split in cells.values()
@@ -90,12 +92,15 @@ def prepare_libritts_grid(
         write_csv(path, cells[split], Path(grid_folder))
 
 
-def plan_cells(data_folder, grid_folder, grid_sizes, seed):
+def plan_cells(data_folder, folder, grid_sizes, seed):
     """Draws who says what, and from which recording the voice is taken.
 
     Arguments
     ---------
-    data_folder, grid_folder : Path
+    data_folder : Path
+        Folder of LibriTTS.
+    folder : Path
+        Of the clips.
     grid_sizes : dict
     seed : int
         As of ``prepare_libritts_grid``.
@@ -134,10 +139,9 @@ def plan_cells(data_folder, grid_folder, grid_sizes, seed):
             for sentence in chosen:
                 others = [c for c in clips if c.words != sentence.words]
                 reference = rng.choice(others)
-                # The name says all that the audio depends on but the seed.
                 wav = f"{reference.id}-says-{sentence.id}.wav"
-                folder = grid_folder / F5_MODEL / reference.speaker
-                cells[split].append(Cell(reference, sentence, folder / wav))
+                path = folder / reference.speaker / wav
+                cells[split].append(Cell(reference, sentence, path))
     return cells
 
 

@@ -33,6 +33,7 @@ import speechbrain as sb
 from speechbrain.dataio import audio_io
 from speechbrain.dataio.dataloader import make_dataloader
 from speechbrain.dataio.factor_grid import BlockSampler, Grid, GridFeatures
+from speechbrain.lobes.models.subspaces import SubspaceEmbedding
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
 from speechbrain.utils.metric_stats import EER, minDCF
@@ -157,10 +158,11 @@ def dataio_prep(hparams):
             output_keys=["id", "sig"],
         )
         for column in ("duration", "wav", *hparams["factors"]):
-            if any(column not in row for row in dataset.data.values()):
+            if not all(row.get(column) for row in dataset.data.values()):
                 raise ValueError(
-                    f"{path} has no column '{column}': it needs ID, duration, "
-                    f"wav and the factors {hparams['factors']}"
+                    f"{path} has no column '{column}', or rows without a value "
+                    "of it: it needs ID, duration, wav and the factors "
+                    f"{hparams['factors']}"
                 )
         # In the order of their durations, so that batches need little padding.
         datasets[split] = dataset.filtered_sorted(sort_key="duration")
@@ -251,14 +253,20 @@ def pool_features(split, dataset, hparams, device):
     """
     path = os.path.join(hparams["save_folder"], f"{split}_features.pt")
     encoder = hparams["encoder"]
+    rows = {key: dataset.data[key] for key in dataset.data_ids}
     origin = {
         "encoder": encoder.identity,
         "layers": hparams["layers"],
         # Checkpoints do not say whose slice is whose.
         "factors": hparams["factors"],
+        # The grid may be moved between calls.
         "utterances": [
-            (key, dataset.data[key]["duration"], dataset.data[key]["wav"])
-            for key in dataset.data_ids
+            (
+                key,
+                row["duration"],
+                os.path.relpath(row["wav"], hparams["grid_folder"]),
+            )
+            for key, row in rows.items()
         ],
     }
     if os.path.exists(path):
@@ -339,7 +347,8 @@ if __name__ == "__main__":
     for split in SPLITS:
         args = [split, datasets[split], hparams, brain.device]
         run_on_main(pool_features, args=args)
-        sets[split] = GridFeatures(pool_features(*args), grids[split])
+        features = GridFeatures(pool_features(*args), grids[split])
+        sets[split] = features.on(brain.device)
     hparams["network"].fit_statistics(sets["train"].features)
 
     # Training. The sampler is told the epoch; with several processes,
@@ -360,10 +369,8 @@ if __name__ == "__main__":
     brain.verify(sets["test"], trials)
 
     # The best network, for other recipes
-    run_on_main(
-        torch.save,
-        args=[
-            hparams["network"].state_dict(),
-            os.path.join(hparams["save_folder"], "network.ckpt"),
-        ],
+    embedding = SubspaceEmbedding(
+        hparams["encoder"], hparams["network"], hparams["layers"]
     )
+    path = os.path.join(hparams["save_folder"], "embedding_model.ckpt")
+    run_on_main(embedding.save, args=[path])
