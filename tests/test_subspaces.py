@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from speechbrain_ext.lobes.log_mel import LogMelStatistics
 from speechbrain_ext.lobes.subspaces import (
     BaselineHead,
     FeatureStandardiser,
@@ -126,3 +127,28 @@ def test_embedding_module():
     assert not any(p.requires_grad for p in module.parameters())
     with pytest.raises(InputError, match="has speaker, content"):
         SubspaceEmbedding(Doubler(), net, [1], subspace="accent")
+
+
+def test_saved_embedding_is_loaded_into_the_same_model(tmp_path):
+    path, widths = tmp_path / "model.ckpt", {"a": 4, "b": 4}
+
+    def make(factors="ab", layers=(0,), n_mels=80):
+        net = SubspaceNetwork([1, 7 * n_mels], list(factors), widths)
+        return SubspaceEmbedding(LogMelStatistics(n_mels=n_mels), net, layers)
+
+    model, other, wavs = make(), make(), torch.randn(2, 16000)
+    model.save(path)
+    assert not torch.equal(model(wavs), other(wavs))
+    other.load(path)
+    assert torch.equal(model(wavs), other(wavs))
+    # Weights of the same shapes, but of no use
+    for key, changed in (
+        ("subspaces", make("ba")),
+        ("layers", make(layers=(1,))),
+        ("encoder", make(n_mels=40)),
+    ):
+        with pytest.raises(InputError, match=f"is of {key} .*, this model of"):
+            changed.load(path)
+    torch.save(model.network.state_dict(), path)
+    with pytest.raises(InputError, match="is of encoder None, this model"):
+        other.load(path)
