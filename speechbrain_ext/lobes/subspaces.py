@@ -491,14 +491,11 @@ class SubspaceEmbedding(torch.nn.Module):
 
         Example
         -------
-        >>> from speechbrain_ext.lobes.log_mel import LogMelStatistics
+        >>> from speechbrain_ext.lobes.pooled_encoder import PooledEncoder
         >>> path = getfixture("tmp_path") / "embedding_model.ckpt"
-        >>> SubspaceEmbedding(LogMelStatistics(), BaselineHead(), [0]).save(
-        ...     path
-        ... )
-        >>> SubspaceEmbedding(LogMelStatistics(), BaselineHead(), [1]).load(
-        ...     path
-        ... )
+        >>> encoder, head = PooledEncoder(16000, {}), BaselineHead()
+        >>> SubspaceEmbedding(encoder, head, [0]).save(path)
+        >>> SubspaceEmbedding(encoder, head, [1]).load(path)
         Traceback (most recent call last):
         ...
         speechbrain_ext.utils.errors.InputError: ... is of layers [0], this ...
