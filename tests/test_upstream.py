@@ -302,6 +302,16 @@ def test_authors_within_a_line(tmp_path, authors, names):
     assert table.read_text() == f"   * - {names}\n     - Dec. 2026\n"
 
 
+@pytest.mark.parametrize("part", PARTS, ids=lambda part: part.branch)
+def test_modules_keep_short_lines(part):
+    """With the names upstream, too, or SpeechBrain's formatter breaks them."""
+    for how in part.options["modules"].values():
+        text = modules.made_of(
+            how["from"], how.get("without", []), parts.names_upstream()
+        )
+        assert max(map(len, text.splitlines())) <= 80
+
+
 def test_part_on_another(part, small_checkout, tmp_path):
     """A new file, on a branch that starts with the commit of another part."""
     folder = parts.SERIES / "02-totals"

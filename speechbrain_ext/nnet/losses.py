@@ -147,8 +147,9 @@ def orthogonality_loss(a, b, form="published"):
     form : str
         ``"published"``: rows are L2-normalised; mean square of the D1 x D2
         cross-product. ``"published_batch"``: the same with the B x B product,
-        D1 = D2, as in an earlier release of the authors' code. Neither is centred, and both depend on
-        B and D: for independent rows they are near B / (D1 D2) and 1 / D.
+        D1 = D2, as in an earlier release of the authors' code. Neither is
+        centred, and both depend on B and D: for independent rows they are near
+        B / (D1 D2) and 1 / D.
         ``"cka"``: linear centred kernel alignment (Kornblith et al., ICML
         2019, https://arxiv.org/abs/1905.00414), 0 for uncorrelated and 1 for
         equal subspaces up to rotation and scale, whatever B and D.
