@@ -104,10 +104,12 @@ class Part:
                 raise InputError(f"{self.folder.name}: there is a {name}")
             (tree / name).parent.mkdir(parents=True, exist_ok=True)
             (tree / name).write_bytes(content)
-            git(tree, "add", str(name))
-        for name in changed_files(tree, "--cached"):
+        if new:
+            git(tree, "add", *map(str, new))
+        names = changed_files(tree, "--cached")
+        for name in names:
             sign(tree / name, authors)
-            git(tree, "add", name)
+        git(tree, "add", *names)
 
 
 def sign(path, authors):
